@@ -112,6 +112,7 @@ class Train(Strict):
     max_length: int = Field(gt=0)
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
 class Evaluate(Strict):

@@ -1,0 +1,35 @@
+# make figures: set up, compute the mini profile, draw its figures.   make test: set up, run the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup figures test lint lab lock clean
+
+setup: .venv/ready
+
+# Exact versions from the lock file; then this project itself, without looking anything up.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+figures: setup
+	$(BIN)/rds run --profile mini
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+# Re-make the lock file and environment.yml from the newest versions that pyproject.toml allows.
+lock:
+	$(PYTHON) tests/lock.py
+
+clean:
+	rm -rf .venv

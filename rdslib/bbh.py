@@ -1,0 +1,170 @@
+"""BBH from packages: its chain-of-thought exemplars, and tests made of the BIG-bench tasks it came from.
+
+BBH has 27 subtasks of 23 BIG-bench tasks. Their exemplars are packaged; BBH's own test questions are not,
+so tests are drawn from the parents and written as BBH writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from rdslib.chat import user_assistant
+from rdslib.params import Task
+from rdslib.readers import task_path
+from rdslib.task_readers import Candidates, Files, TaskReader, TestSample
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A subtask's BIG-bench task, and how BBH writes its questions.
+
+    `options`: "letters" lists the choices as (A), (B), ...; "words" lists them by a dash; "hidden" does
+    not list them; "free" has no fixed choices. Where the parent always names the right choice first, the
+    choices are shuffled; `rename` gives BBH's own words for them.
+    """
+
+    path: str
+    options: Literal["letters", "words", "hidden", "free"] = "letters"
+    shuffle: bool = False
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+
+PARENTS = {
+    "causal_judgement": Parent("causal_judgment", "words"),
+    "date_understanding": Parent("date_understanding", shuffle=True),
+    "disambiguation_qa": Parent("disambiguation_qa"),
+    "dyck_languages": Parent("dyck_languages", "free"),
+    "formal_fallacies": Parent("formal_fallacies_syllogisms_negation", "words"),
+    "geometric_shapes": Parent("geometric_shapes"),
+    "hyperbaton": Parent("hyperbaton"),
+    "logical_deduction_five_objects": Parent("logical_deduction/five_objects", shuffle=True),
+    "logical_deduction_seven_objects": Parent("logical_deduction/seven_objects", shuffle=True),
+    "logical_deduction_three_objects": Parent("logical_deduction/three_objects", shuffle=True),
+    "movie_recommendation": Parent("movie_recommendation", shuffle=True),
+    "navigate": Parent("navigate", "words", rename={"True": "Yes", "False": "No"}),
+    "object_counting": Parent("object_counting", "free"),
+    "penguins_in_a_table": Parent("penguins_in_a_table"),
+    "reasoning_about_colored_objects": Parent("reasoning_about_colored_objects"),
+    "ruin_names": Parent("ruin_names", shuffle=True),
+    "salient_translation_error_detection": Parent("salient_translation_error_detection"),
+    "snarks": Parent("snarks"),
+    "sports_understanding": Parent(
+        "sports_understanding", "hidden", rename={"plausible": "yes", "implausible": "no"}
+    ),
+    "temporal_sequences": Parent("temporal_sequences", shuffle=True),
+    "tracking_shuffled_objects_five_objects": Parent("tracking_shuffled_objects/five_objects", shuffle=True),
+    "tracking_shuffled_objects_seven_objects": Parent(
+        "tracking_shuffled_objects/seven_objects", shuffle=True
+    ),
+    "tracking_shuffled_objects_three_objects": Parent(
+        "tracking_shuffled_objects/three_objects", shuffle=True
+    ),
+    "word_sorting": Parent("word_sorting", "free"),
+}
+
+# The parents whose choices are inside the question: `... a " x " b " y " ?` and `... (a) x (b) y`.
+INLINE = {
+    "hyperbaton": re.compile(r'(.*?:) a " (.*) " b " (.*) " \?', re.DOTALL),
+    "snarks": re.compile(r"(.*?\?) \(a\) (.*) \(b\) (.*)", re.DOTALL),
+}
+
+
+def bbh(files: Files, task: Task, seed: int) -> Candidates:
+    """The three exemplars of each subtask are queries; tests are from the subtasks' BIG-bench parents."""
+    queries: list[TestSample] = []
+    test: list[TestSample] = []
+    parents = {task_path(name): data for name, data in files[1].items()}
+    absent = []
+    for data in files[0].values():
+        about = yaml.safe_load(data)
+        subtask, description = about["dataset_name"], about["description"].strip()
+        exemplars = about["fewshot_config"]["samples"]
+        for index, row in enumerate(exemplars):
+            prompt = f"{description}\n\nQ: {row['input'].strip()}\nA: Let's think step by step."
+            messages = user_assistant(prompt, str(row["target"]).strip())
+            queries.append(TestSample(f"{subtask}/exemplar/{index}", task.name, messages, subtask))
+        parent = PARENTS.get(subtask)
+        if parent is None or parent.path not in parents:
+            absent.append(subtask)
+            continue
+        content = json.loads(parents[parent.path])
+        known = _words(" ".join(row["input"] for row in exemplars))
+        # More than can be drawn from one subtask are not needed, and some parents have tens of thousands.
+        rng = np.random.default_rng([seed, *subtask.encode()])
+        for at in sorted(rng.permutation(len(content["examples"]))[: 2 * task.test]):
+            example = content["examples"][at]
+            made = _question(subtask, parent, content, example, rng)
+            if made is None or _words(example["input"]) in known:
+                continue
+            question, response, choices, answer = made
+            messages = user_assistant(f"{description}\n\nQ: {question}\nA:", response)
+            test.append(TestSample(f"{parent.path}/{at}", task.name, messages, subtask, choices, answer))
+    note = (
+        "Test questions are drawn from the BIG-bench tasks that BBH came from, and ask for the answer alone"
+    )
+    return queries, test, f"{note}; not there: {', '.join(absent)}." if absent else f"{note}."
+
+
+def _question(
+    subtask: str, parent: Parent, content: dict[str, Any], example: dict[str, Any], rng: np.random.Generator
+) -> tuple[str, str, list[str] | None, int | None] | None:
+    """(question, response, choices, index of the gold choice) as BBH writes them; None if not one is right."""
+    parts = [" ".join(content.get("task_prefix", "").split())]
+    parts.append(content.get("example_input_prefix", "").strip())
+    text = re.sub(r"[ \t]*\n[ \t]*", "\n", example["input"].strip())
+    if subtask == "sports_understanding":
+        question = f'Is the following sentence plausible? "{text.rstrip(".")}."'
+    else:
+        question = " ".join(part for part in (*parts, text) if part)
+    if parent.options == "free" and "target" in example:
+        target = example["target"]
+        # A count is given in words and in digits; BBH writes digits, which come last.
+        return question, str(target[-1] if isinstance(target, list) else target).strip(), None, None
+    scores: dict[str, float] = example["target_scores"]
+    right = [choice for choice, score in scores.items() if score == 1]
+    if len(right) != 1:
+        return None
+    if parent.options == "free":
+        return question, right[0].strip(), None, None
+    names = list(scores)
+    gold = names.index(right[0])
+    if subtask in INLINE:
+        inline = INLINE[subtask].fullmatch(question)
+        if inline is None:
+            return None
+        question, *names = (part.strip() for part in inline.groups())
+    names = [parent.rename.get(name, name).strip().rstrip(".") for name in names]
+    if parent.shuffle:
+        order = [int(at) for at in rng.permutation(len(names))]
+        names, gold = [names[at] for at in order], order.index(gold)
+    if parent.options == "letters":
+        choices = [f"({chr(ord('A') + at)})" for at in range(len(names))]
+        listed = "\n".join(f"{letter} {name}" for letter, name in zip(choices, names, strict=True))
+    else:
+        choices = names
+        listed = "\n".join(f"- {name}" for name in names)
+    if parent.options != "hidden":
+        question = f"{question}\nOptions:\n{listed}"
+    return question, choices[gold], choices, gold
+
+
+def _words(text: str) -> str:
+    """The text without what differs between BBH and its parents: case, spaces and punctuation."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+BBH = TaskReader(
+    bbh,
+    ("lm-eval", "bigbench"),
+    (
+        ("lm_eval/tasks/bbh/cot_fewshot/[a-z]*.yaml",),
+        tuple(f"*/benchmark_tasks/{parent.path}/task.json" for parent in PARENTS.values()),
+    ),
+)

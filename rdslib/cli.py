@@ -1,0 +1,112 @@
+"""The `rds` command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdslib.errors import UserError
+
+app = typer.Typer(
+    help="Select instruction-tuning data with RDS+ and other methods, and reproduce the paper's figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProfileOption = Annotated[
+    str, typer.Option(help="A profile: tiny, mini, paper, or the path of a YAML file of your own.")
+]
+
+
+@app.command()
+def run(
+    profile: ProfileOption = "mini",
+    only: Annotated[
+        list[str] | None, typer.Option(help="A figure or table, such as fig1_pareto; may be repeated.")
+    ] = None,
+    show: Annotated[str, typer.Option(help="What to draw: measured, published or both.")] = "both",
+    out: Annotated[
+        Path | None, typer.Option(help="Where the figures go; by default figures/<profile>.")
+    ] = None,
+) -> None:
+    """Compute what a profile's figures need, and draw them through their notebooks.
+
+    What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
+    where it was.
+    """
+    from rdslib import tables
+    from rdslib.notebooks import run_notebook
+    from rdslib.study import Study
+
+    study = Study.load(profile)
+    names = only or list(tables.FIGURES)
+    steps = [step for name in names for step in tables.steps(study, name, show)]
+    study.compute(steps)
+    for number, name in enumerate(names, start=1):
+        started = time.monotonic()
+        run_notebook(name, profile, show, out.resolve() if out else None)
+        typer.echo(f"[{number}/{len(names)}] drew {name} in {time.monotonic() - started:.1f} s", err=True)
+    typer.echo(f"figures are in {study.figures_folder(out)}")
+
+
+@app.command()
+def status(profile: ProfileOption = "mini") -> None:
+    """Show what a profile's study is made of: what exists, and what is missing."""
+    from rdslib import tables
+    from rdslib.store import in_order
+    from rdslib.study import Study
+
+    study = Study.load(profile)
+    steps = in_order([step for name in tables.FIGURES for step in tables.steps(study, name)])
+    there = 0
+    for step in steps:
+        has = study.store.has(step)
+        there += has
+        typer.echo(f"{'exists ' if has else 'missing'}  {step.stage:<9} {step.hash}  {step.label}")
+    for name in tables.FIGURES:
+        missing = len(study.missing(tables.steps(study, name)))
+        drawn = (study.figures_folder() / f"{name}.png").is_file()
+        state = "drawn" if drawn else "not drawn"
+        typer.echo(f"{name}: {state}; " + ("nothing missing" if not missing else f"{missing} steps missing"))
+    typer.echo(f"{there} of {len(steps)} artifacts exist, in {study.store.folder}")
+
+
+@app.command()
+def select(
+    pool: Annotated[Path, typer.Option(help="A JSONL file of Tulu messages to choose from.")],
+    queries: Annotated[Path, typer.Option(help="A JSONL file of samples of what the model should do.")],
+    model: Annotated[str, typer.Option(help="The language model: a folder or a hub name.")],
+    k: Annotated[int, typer.Option("-k", help="How many samples to choose.")],
+    out: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    max_length: Annotated[int, typer.Option(help="Tokens at which a sample is cut.")] = 2048,
+) -> None:
+    """Choose the K samples of a pool that are nearest to your queries, by RDS+.
+
+    The output has the pool's own lines, in the order of picking, each with rds_score, rds_rank and
+    rds_query (the number of the query, from 0, that chose it).
+    """
+    from rdslib.own import select_own
+
+    select_own(pool, queries, model, k, out, max_length)
+    typer.echo(f"{k} samples are in {out}")
+
+
+def main() -> None:
+    """Run the command; what a user can mend is told in one line, with exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"rds: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("rds: stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""What all figures share: the style, the colours, human numbers, panels, tables, saving.
+
+`figures.py` says what each figure shows; this file says how anything is drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from rdslib.published import METHOD_NAMES
+
+STYLE = "rdslib.rdslib"
+GREY = "#666666"
+# Origin to the words over its panel, in the order in which panels stand.
+ORIGINS = {"published": "Published in the paper", "measured": "Measured here"}
+
+# Okabe and Ito's colours (with their yellow darkened, to be seen on white) and two greys.
+METHOD_COLOURS = {
+    "random": "#8C8C8C",
+    "random_balanced": "#4D4D4D",
+    "rds": "#0072B2",
+    "embed_gtr": "#009E73",
+    "embed_nv": "#56B4E9",
+    "less": "#D55E00",
+    "ifd": "#CC79A7",
+    "top_ppl": "#E69F00",
+    "mid_ppl": "#A89200",
+}
+# A dark and a light step of each hue in turn, so that neighbours in a stack differ in lightness
+# too, which every kind of colour vision sees. Names that are not here get one of them by their hash.
+_SOURCE_PALETTE = (
+    "#1F5A99", "#9EC9E8", "#0B7A5C", "#8FD6BD", "#B85A00", "#F7C27A", "#8C2D6B", "#E3A6CC",
+    "#4A3F99", "#B9B2E6", "#7A6A00", "#E0D272", "#A32A2A", "#F2A79B", "#17737F", "#97D9E0",
+    "#5B7A1E", "#C3DB8E", "#5C4033", "#CDB39F", "#3D4A57", "#B4BEC8", "#C2185B", "#F6A5C0",
+)  # fmt: skip
+_KNOWN_SOURCES = (
+    "FLAN V2", "FLAN CoT", "Open Assistant", "Dolly", "GPT-4 Alpaca", "Code Alpaca", "ShareGPT", "LIMA",
+    "Wizard Evol-Instruct V2", "Open Orca", "Alpaca", "SciRIFF", "WildChat (GPT-4 subset)", "Aya",
+    "OpenMathInstruct 2", "NuminaMath-TIR", "Tulu 3 Persona MATH", "Tulu 3 Persona Algebra",
+    "Evol CodeAlpaca", "Tulu 3 WildJailbreak", "Tulu 3 WildGuardMix", "No Robots", "TableGPT",
+    "Tulu 3 Persona GSM",
+)  # fmt: skip
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Drawing(Figure):
+    """A figure outside pyplot's state that a notebook still shows, once, as a PNG."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+def styled(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a drawing function under the project's style, leaving the caller's style as it was."""
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+        with matplotlib.style.context(STYLE, after_reset=True):
+            return function(*args, **kwargs)
+
+    return inside
+
+
+@styled
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes at 200 dots an inch, without date or software name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@styled
+def save(figure: Figure, table: pd.DataFrame, folder: Path | str, name: str) -> list[Path]:
+    """Write name.png (200 dpi), name.svg and name.csv; the same table gives the same bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg", "csv")]
+    paths[0].write_bytes(png(figure))
+    figure.savefig(paths[1], format="svg", metadata={"Date": None, "Creator": None})
+    table.to_csv(paths[2], index=False, float_format="%.10g", lineterminator="\n", encoding="utf-8")
+    return paths
+
+
+def human(value: float) -> str:
+    """A count as people say it: 326,000 is 326k, 5,817,792 is 5.8M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        # 999,600 would round to 1000k, so the larger unit begins where rounding reaches it.
+        if value >= 0.9995 * size:
+            number = f"{value / size:.0f}" if value >= 99.95 * size else f"{value / size:.1f}"
+            return number.removesuffix(".0") + unit
+    return f"{value:,.0f}"
+
+
+def span(values: Iterable[float], form: Callable[[float], str] = human) -> str:
+    """One number, or the range of several, as text; missing values are passed over."""
+    known = sorted({float(value) for value in values if not math.isnan(value)})
+    ends = list(dict.fromkeys(form(value) for value in known[:1] + known[-1:]))
+    return " to ".join(ends) if ends else "unknown"
+
+
+def method_name(method: str) -> str:
+    """The paper's name of a method, or the registry key of one that the paper does not have."""
+    return METHOD_NAMES.get(method, method)
+
+
+def method_colour(method: str) -> str:
+    """The colour of a method, the same in every figure."""
+    return METHOD_COLOURS.get(method) or _SOURCE_PALETTE[_hash(method) % len(_SOURCE_PALETTE)]
+
+
+def source_colours(sources: Iterable[str]) -> dict[str, str]:
+    """A colour for each source: fixed for the paper's, by the name's hash for others.
+
+    Two unknown names of one figure that hash alike take neighbouring free colours, in order of name.
+    """
+    names = sorted(set(sources))
+    places = {name: _KNOWN_SOURCES.index(name) for name in names if name in _KNOWN_SOURCES}
+    for name in names:
+        if name in places:
+            continue
+        place = _hash(name) % len(_SOURCE_PALETTE)
+        if len(places) < len(_SOURCE_PALETTE):
+            while place in places.values():
+                place = (place + 1) % len(_SOURCE_PALETTE)
+        places[name] = place
+    return {name: _SOURCE_PALETTE[place] for name, place in places.items()}
+
+
+def _hash(name: str) -> int:
+    # Python's own hash of a string differs between processes.
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def panels(
+    table: pd.DataFrame, width: float, height: float
+) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
+    """A figure with one panel (of width x height inches) for each origin in the table, and its rows."""
+    parts = [table[table["origin"] == origin] for origin in ORIGINS]
+    parts = [part for part in parts if len(part)]
+    figure = Drawing(figsize=(width * len(parts), height))
+    axes = figure.subplots(1, len(parts), squeeze=False)[0]
+    return figure, list(zip(parts, axes, strict=True))
+
+
+def heading(axes: Axes, rows: pd.DataFrame, details: str) -> None:
+    """Over a panel: which origin it is, in bold, and below that its n and budget."""
+    axes.set_title(ORIGINS[rows["origin"].iloc[0]], pad=20)
+    axes.annotate(
+        details, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color=GREY, va="bottom"
+    )
+
+
+def footnotes(figure: Figure, lines: Iterable[str]) -> None:
+    """Small print under the figure, wrapped to its width, one paragraph a line."""
+    columns = int(figure.get_figwidth() * 16.5)
+    wrapped = [textwrap.fill(line, columns) for line in dict.fromkeys(lines) if line]
+    if wrapped:
+        figure.supxlabel("\n".join(wrapped), x=0.012, ha="left", fontsize=7.5, color=GREY, linespacing=1.35)
+
+
+def nothing(what: str) -> Figure:
+    """The figure for a table without rows: it says so, and shows nothing."""
+    figure = Drawing(figsize=(6, 2.2))
+    figure.text(0.5, 0.58, "Nothing measured and nothing published", ha="center", fontsize=11, weight="bold")
+    figure.text(0.5, 0.38, f"There is no row to draw for {what}.", ha="center", color=GREY)
+    return figure
+
+
+def count_axis(axes: Axes, values: Iterable[float]) -> None:
+    """A log x-axis of sample counts whose ticks are the counts drawn, as far as they fit."""
+    known = sorted(set(values))
+    kept = known[:1]
+    room = 10 ** (0.08 * math.log10(known[-1] / known[0]))
+    for value in known[1:-1]:
+        if value >= kept[-1] * room and value * room <= known[-1]:
+            kept.append(value)
+    if known[-1] > known[0]:
+        kept.append(known[-1])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(kept))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def flops_axis(axes: Axes, values: Iterable[float]) -> None:
+    """A log x-axis of FLOPs, with ticks in between where the values span less than two decades."""
+    known = sorted(values)
+    axes.set_xscale("log")
+    decades = math.log10(known[-1] / known[0])
+    subs = (1,) if decades > 2 else (1, 3) if decades > 1 else (1, 2, 5) if decades > 0.3 else range(1, 10)
+    axes.xaxis.set_major_locator(LogLocator(subs=tuple(float(sub) for sub in subs)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_power))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float, _: int | None = None) -> str:
+    exponent = math.floor(math.log10(value) + 1e-9)
+    lead = value / 10**exponent
+    return ("" if round(lead, 6) == 1 else rf"{lead:g}$\times$") + rf"$10^{{{exponent}}}$"
+
+
+def settle(figure: Figure) -> None:
+    """Lay the figure out and keep it so, that labels can be placed in pixels."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table to draw: its heading, header, rows of cells, widths in inches; a rule before `totals`."""
+
+    title: str
+    details: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    widths: Sequence[float]
+    totals: int | None = None
+
+
+def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
+    """Tables side by side, with rules above, under the header, before the totals and below.
+
+    Columns whose cells are all numbers are set to the right; long text wraps in its column.
+    """
+    gap, margin, line, head = 0.45, 0.25, 0.165, 0.55
+    width = 2 * margin + sum(sum(block.widths) for block in blocks) + gap * (len(blocks) - 1)
+    small = [part for note in dict.fromkeys(notes) if note for part in textwrap.wrap(note, int(width * 16))]
+    cells = [
+        [
+            [
+                textwrap.wrap(cell, max(4, int(size * 13.5))) or [""]
+                for cell, size in zip(row, block.widths, strict=True)
+            ]
+            for row in (block.header, *block.rows)
+        ]
+        for block in blocks
+    ]
+    tall = [sum(line * max(map(len, row)) + 0.09 for row in rows) for rows in cells]
+    height = 2 * margin + head + max(tall) + (0.15 * len(small) + 0.1 if small else 0)
+    figure = Drawing(figsize=(width, height))
+    figure.set_layout_engine("none")
+    # One set of axes over the whole figure, in inches, so that every place below is a length.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    left, top = margin, height - margin
+    for block, rows in zip(blocks, cells, strict=True):
+        axes.text(left, top, block.title, weight="bold", fontsize=10, va="top")
+        axes.text(left, top - 0.25, block.details, color=GREY, fontsize=8.5, va="top")
+        right = [all(_is_number(row[column]) for row in block.rows) for column in range(len(block.header))]
+        y = top - head
+        rules = [(y, 1.1)]
+        for index, row in enumerate(rows):
+            if index in (1, None if block.totals is None else block.totals + 1):
+                rules.append((y, 0.6))
+            x = left
+            for text, size, to_right in zip(row, block.widths, right, strict=True):
+                for place, words in enumerate(text):
+                    axes.text(x + (size - 0.04 if to_right else 0.04), y - 0.17 - line * place, words,
+                              ha="right" if to_right else "left", va="baseline", fontsize=8.5,
+                              weight="bold" if index == 0 else "normal")  # fmt: skip
+                x += size
+            y -= line * max(map(len, row)) + 0.09
+        for level, thickness in [*rules, (y, 1.1)]:
+            axes.plot([left, left + sum(block.widths)], [level, level], color="#333333", linewidth=thickness)
+        left += sum(block.widths) + gap
+    axes.text(margin, margin, "\n".join(small), color=GREY, fontsize=7.5, va="bottom", linespacing=1.35)
+    return figure
+
+
+def _is_number(text: str) -> bool:
+    return text in ("", "-") or text.replace(",", "").replace(".", "").isdigit()

@@ -1,0 +1,30 @@
+"""Features of samples on disk: `<name>-<start>.npy`, one file a shard, rows in the samples' order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+def shard_name(feature: str, start: int) -> str:
+    """The file of the shard whose first row is the sample at position `start`."""
+    return f"{feature}-{start:09d}.npy"
+
+
+def read_shards(folder: Path, feature: str) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, rows) of each shard in order, memory-mapped: [samples of the shard, ...]."""
+    for path in sorted(folder.glob(f"{feature}-*.npy")):
+        yield int(path.stem.rpartition("-")[2]), np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_all(folder: Path, feature: str) -> np.ndarray:
+    """All rows of a feature: [samples, ...]."""
+    return np.concatenate([np.asarray(rows) for _, rows in read_shards(folder, feature)])
+
+
+def write(path: Path, rows: np.ndarray) -> None:
+    """Write one shard's rows to `path`, whatever its suffix."""
+    with path.open("wb") as stream:
+        np.save(stream, rows, allow_pickle=False)

@@ -1,0 +1,35 @@
+"""Running the notebooks headlessly, through papermill."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import papermill
+
+from rdslib.errors import UserError
+from rdslib.params import ROOT
+
+
+def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Path = ROOT) -> None:
+    """Execute `notebooks/<name>.ipynb` with its parameters; what it draws goes to `out`.
+
+    The executed copy is thrown away: the figures' folder holds what the notebook leaves. Raises UserError,
+    with the notebook's own message, if a cell fails.
+    """
+    source = root / "notebooks" / f"{name}.ipynb"
+    parameters = {"profile": profile, "show": show, "out": None if out is None else str(out)}
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(Path(scratch, source.name)),
+                parameters=parameters,
+                cwd=str(root / "notebooks"),
+                progress_bar=False,
+                log_output=False,
+            )
+        except papermill.PapermillExecutionError as error:
+            raise UserError(f"{source.name}: {error.ename}: {' '.join(str(error.evalue).split())}") from error

@@ -1,0 +1,79 @@
+"""What a person sees while long work runs: which step, how fast, and how long it still takes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from rdslib.store import Step
+
+
+class Progress:
+    """Progress bars on standard error, one a step, with the time left for all the steps in front.
+
+    The time left for the whole is the weight that is still to do, at the seconds per weight that steps
+    of the same stage have taken in this run (before the first of a stage is done, those of all stages).
+    """
+
+    def __init__(self) -> None:
+        self._todo: dict[str, Step] = {}
+        self._total = 0
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._weight: dict[str, float] = defaultdict(float)
+        self._started = 0.0
+
+    def note(self, text: str) -> None:
+        """Print one line that stays."""
+        tqdm.write(text, file=sys.stderr)
+
+    def plan(self, steps: Sequence[Step]) -> None:
+        """Tell which steps will be computed, in order."""
+        self._todo = {step.hash: step for step in steps}
+        self._total = len(steps)
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        """Around the computation of one step."""
+        started = time.monotonic()
+        yield
+        self._seconds[step.stage] += time.monotonic() - started
+        self._weight[step.stage] += step.weight
+        self._todo.pop(step.hash, None)
+
+    def bar(self, label: str, total: int, unit: str, initial: int = 0) -> tqdm:
+        """A progress bar: `unit` per second and the time left of this step, then of all steps."""
+        done = self._total - len(self._todo)
+        prefix = f"[{done + 1}/{self._total}] " if self._todo else ""
+        left = self._left()
+        suffix = f", all steps {left}" if left else ""
+        return tqdm(
+            total=total,
+            initial=initial,
+            unit=unit,
+            unit_scale=True,
+            desc=prefix + label,
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+            bar_format="{desc}: {percentage:3.0f}% |{bar:12}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
+            + suffix,
+            leave=True,
+        )
+
+    def _left(self) -> str:
+        """The time left for all planned steps, this one included, as text; empty while it is unknown."""
+        seconds, weight = sum(self._seconds.values()), sum(self._weight.values())
+        if not self._todo or weight == 0:
+            return ""
+        total = 0.0
+        for step in self._todo.values():
+            known = self._weight[step.stage] > 0
+            rate = self._seconds[step.stage] / self._weight[step.stage] if known else seconds / weight
+            total += step.weight * rate
+        return f"about {total / 60:.1f} min" if total >= 60 else f"about {total:.0f} s"

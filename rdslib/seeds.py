@@ -1,0 +1,11 @@
+"""Random generators that follow from a seed and from what they are used for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def generator(seed: int, *names: str) -> np.random.Generator:
+    """A generator of its own for each use of one seed, named by `names`."""
+    words = [int.from_bytes(name.encode(), "big") for name in names]
+    return np.random.default_rng([seed, *words])

@@ -1,0 +1,201 @@
+"""What each stage of the study does: from the folders of its inputs to the files of its artifact.
+
+    data -> encode -> select -> train -> evaluate
+
+Each function builds one step (`rdslib.store`) and returns its counts. How the steps hang together, and
+which there are, is `rdslib.study`'s to say.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdslib import features, fetch, pool, select, tasks
+from rdslib.chat import tokenize_chat, tokenize_query
+from rdslib.params import Download, Encode, Evaluate, Experiment, Model, Train
+from rdslib.scorers import ScoringInputs, get_scorer
+from rdslib.store import Work, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Torch and transformers are imported where a model runs, so that drawing a figure needs neither.
+
+
+def build_model(work: Work, model: Model, downloads: dict[str, Download], seed: int) -> dict[str, Any]:
+    """A plain model folder: converted from a download, random, or a pointer to the user's own."""
+    from rdslib import models
+
+    if model.path is not None:
+        write_json(work.path / "pointer.json", {"path": model.path})
+    elif model.random is not None:
+        models.make_random(model.random, seed, work.path)
+    else:
+        assert model.download is not None and model.member is not None
+        archives = fetch.Archives(downloads, fetch.cache_dir())
+        with work.progress.bar(work.label, 1, "model") as bar:
+            content = archives.members(model.download, [model.member])[model.member]
+            models.convert_gguf(content, work.path)
+            bar.update()
+    loaded = models.load_causal_lm(model_folder(work.path))
+    return {"non_embedding_parameters": models.non_embedding_parameters(loaded)}
+
+
+def model_folder(artifact: Path) -> Path:
+    """Where the model of a model artifact is."""
+    pointer = artifact / "pointer.json"
+    return Path(json.loads(pointer.read_text())["path"]) if pointer.is_file() else artifact
+
+
+def build_data(work: Work, experiment: Experiment) -> dict[str, Any]:
+    """The tasks' query and test samples, and the pool without what the tests hold."""
+    archives = fetch.Archives(experiment.downloads, fetch.cache_dir())
+    with work.progress.bar(work.label, len(experiment.tasks) + 1, "part") as bar:
+        archives.prepare(pool.wanted_members(experiment.pool) + tasks.wanted_members(experiment.tasks))
+        held_out: list[Any] = []
+        for task in experiment.tasks:
+            data = tasks.build_task(task, archives, experiment.seed)
+            folder = work.path / "tasks" / task.name
+            folder.mkdir(parents=True, exist_ok=True)
+            tasks.write_task(data, folder)
+            held_out += data.test
+            bar.update()
+        samples, counts = pool.build_pool(experiment.pool, archives, experiment.seed, held_out)
+        pool.write_pool(samples, work.path / "pool.parquet")
+        bar.update()
+    return {"samples": len(samples), "sources": counts}
+
+
+def task_folder(data: Path, task: str) -> Path:
+    """Where the data artifact keeps a task."""
+    return data / "tasks" / task
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(folder: Path, trained: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that was used last stays in memory: evaluations of one model follow each other."""
+    from rdslib import models, train
+
+    return train.load_trained(folder, trained), models.load_tokenizer(folder)
+
+
+def build_encoding(work: Work, params: Encode, task: str | None) -> dict[str, Any]:
+    """Features, shard by shard, of the pool or of a task's queries.
+
+    `hidden`: the embedding, float16 [samples, hidden], of length 1; `length`: tokens, int32 [samples].
+    """
+    from rdslib.encode import encode
+
+    data = work.inputs["data"]
+    if task is None:
+        samples, tokenize = pool.read_pool(data / "pool.parquet"), tokenize_chat
+    else:
+        samples, tokenize = tasks.read_task(task_folder(data, task)).queries, tokenize_query
+    model, tokenizer = _loaded(model_folder(work.inputs["model"]), None)
+    tokens = 0
+    with work.progress.bar(work.label, len(samples), "sample") as bar:
+        for start in range(0, len(samples), params.shard_size):
+            shard = samples[start : start + params.shard_size]
+
+            def write(folder: Path, start: int = start, shard: list[Any] = shard) -> dict[str, Any]:
+                ids = [t.ids for t in tokenize(tokenizer, [s.messages for s in shard], params.max_length)]
+                rows = encode(model, ids, params.token_budget, lambda batch: bar.update(len(batch)))
+                lengths = np.array([len(row) for row in ids], dtype=np.int32)
+                features.write(folder / features.shard_name("hidden", start), rows.astype(np.float16))
+                features.write(folder / features.shard_name("length", start), lengths)
+                return {"samples": len(shard), "tokens": int(lengths.sum())}
+
+            tokens += work.shard(f"{start:09d}", write)["tokens"]
+            bar.update(start + len(shard) - bar.n)  # a shard that was there already counts as well
+    return {"samples": len(samples), "tokens": tokens}
+
+
+def build_selection(
+    work: Work, method: str, k: int, subset: tuple[str, int] | None, targets: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """`selection.parquet`: position, id, source, score and taker of each pick, in order of picking.
+
+    One target (or a method without queries): round-robin over queries; several: over tasks.
+    """
+    data = work.inputs["data"]
+    samples = pool.read_pool(data / "pool.parquet")
+    sources = [s.source for s in samples]
+    scorer = get_scorer(method)
+
+    def blocks(target: str | None) -> Iterator[select.Block]:
+        queries = None if target is None else work.inputs[f"queries {target}"]
+        found = scorer.blocks(ScoringInputs(sources, seed, work.inputs.get("pool"), queries))
+        if subset is None:
+            return found
+        keep = np.zeros(len(samples), dtype=bool)
+        keep[pool.subset(len(samples), subset[1], seed)] = True
+        return select.within(found, keep)
+
+    if len(targets) > 1 and scorer.needs_queries:
+        picked = select.round_robin_tasks({target: blocks(target) for target in targets}, k)
+        takers = [targets[i] for i in picked.takers]
+    else:
+        picked = select.round_robin(blocks(targets[0] if scorer.needs_queries else None), k)
+        takers = [str(i) for i in picked.takers]
+    table = pa.table(
+        {
+            "position": picked.indices,
+            "id": [samples[i].id for i in picked.indices],
+            "source": [sources[i] for i in picked.indices],
+            "score": picked.scores,
+            "taker": takers,
+        }
+    )
+    pq.write_table(table, work.path / "selection.parquet")
+    return {"samples": k}
+
+
+def read_selection(artifact: Path) -> pa.Table:
+    """The picks of a selection artifact, in order of picking."""
+    return pq.read_table(artifact / "selection.parquet")
+
+
+def build_training(work: Work, params: Train, seed: int) -> dict[str, Any]:
+    """The model fine-tuned on a selection."""
+    from rdslib.train import train
+
+    samples = pool.read_pool(work.inputs["data"] / "pool.parquet")
+    picked = [samples[i] for i in read_selection(work.inputs["selection"])["position"].to_pylist()]
+    with work.progress.bar(work.label, 0, "token") as bar:
+        return train(model_folder(work.inputs["model"]), picked, params, seed, work.path, bar)
+
+
+def build_evaluation(work: Work, params: Evaluate, task: str) -> dict[str, Any]:
+    """`scores.parquet`: bits, bytes and correctness of each test sample of a task."""
+    from rdslib.evaluate import evaluate
+
+    samples = tasks.read_task(task_folder(work.inputs["data"], task)).test
+    model, tokenizer = _loaded(model_folder(work.inputs["model"]), work.inputs.get("trained"))
+    with work.progress.bar(work.label, len(samples), "sample") as bar:
+        scores = evaluate(
+            model,
+            tokenizer,
+            samples,
+            params.max_length,
+            params.token_budget,
+            lambda batch: bar.update(len(batch)),
+        )
+    table = pa.table(
+        {
+            "id": [s.id for s in samples],
+            "subtask": [s.subtask for s in samples],
+            "bits": scores.bits,
+            "bytes": scores.bytes,
+            "correct": scores.correct,
+        }
+    )
+    pq.write_table(table, work.path / "scores.parquet")
+    return {"samples": len(samples)}

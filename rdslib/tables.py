@@ -1,0 +1,212 @@
+"""What each figure and table shows: published numbers, measured records, or both, as one tidy table.
+
+A notebook asks for its table by name; `FIGURES` says, for each name, how its table is made and which
+steps must be there first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from rdslib import published
+from rdslib.errors import UserError
+from rdslib.estimate import Estimate
+from rdslib.store import Step
+from rdslib.study import Run, Study
+
+Show = Literal["measured", "published", "both"]
+METRIC = "bits per byte"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A figure: its published rows (None where the paper gives no numbers), its measured rows, and the
+    steps behind those."""
+
+    published: Callable[[], pd.DataFrame] | None
+    measured: Callable[[Study], pd.DataFrame]
+    steps: Callable[[Study], list[Step]]
+
+
+def table(study: Study, name: str, show: Show = "both") -> pd.DataFrame:
+    """The tidy table of a figure, computing what its measured rows need.
+
+    `show` is what to put in: `measured` here, `published` by the paper, or `both`, told apart by the
+    column `origin`. Raises UserError for an unknown figure or `show`.
+    """
+    spec = spec_of(name)
+    parts = []
+    if wants(study, show, "published") and spec.published is not None:
+        parts.append(spec.published())
+    if wants(study, show, "measured"):
+        study.compute(spec.steps(study))
+        parts.append(spec.measured(study).assign(origin="measured"))
+    if not parts:
+        return pd.DataFrame(columns=["origin"])
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[["origin", *(column for column in rows.columns if column != "origin")]]
+
+
+def steps(study: Study, name: str, show: Show = "both") -> list[Step]:
+    """The steps that a figure's measured rows rest on; none where only published numbers are shown."""
+    spec = spec_of(name)
+    return spec.steps(study) if wants(study, show, "measured") else []
+
+
+def spec_of(name: str) -> Spec:
+    """A figure by name; raises UserError with the names there are."""
+    if name not in FIGURES:
+        raise UserError(f"unknown figure {name!r}; figures: {', '.join(FIGURES)}")
+    return FIGURES[name]
+
+
+def wants(study: Study, show: Show, origin: str) -> bool:
+    """Whether rows of an origin are to be shown; a profile without an experiment has nothing measured."""
+    if show not in ("measured", "published", "both"):
+        raise UserError(f"show={show!r}: use measured, published or both")
+    if origin == "measured" and study.profile.experiment is None:
+        if show == "measured":
+            raise UserError(f"profile {study.profile.name}: measures nothing; use show=published")
+        return False
+    return show in (origin, "both")
+
+
+def _measured(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "score": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
+        "metric": METRIC,
+        "better": "lower",
+    }
+
+
+def _note(study: Study) -> str:
+    """What a measured figure must say of its model and tasks."""
+    e = study.experiment
+    absent = [task for task in published.TASKS if task not in study.task_names]
+    parts = [f"{e.model.title}{f' ({e.model.note})' if e.model.note else ''}"]
+    if absent:
+        parts.append(f"without {', '.join(absent)}")
+    return "; ".join(parts)
+
+
+def _flops(study: Study, runs: list[Run]) -> float:
+    """The mean cost of a method's models: those of the tasks in a single-task setting, those of the seeds."""
+    return sum(study.measured_flops(run) for run in runs) / len(runs)
+
+
+def _fig1(study: Study) -> pd.DataFrame:
+    grid = study.experiment.grid
+    rows = [
+        {
+            "method": method,
+            "pool_size": study.pool_size(pool),
+            "budget": grid.single_task_budget,
+            "flops": _flops(study, runs),
+            **_measured(study.bits_per_byte(runs)),
+            "note": _note(study),
+        }
+        for pool in grid.single_task_pools
+        for method in grid.single_task_methods
+        if (runs := study.runs_of(method, pool, grid.single_task_budget, multi=False))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _scaling(study: Study) -> pd.DataFrame:
+    grid = study.experiment.grid
+    size = study.pool_size("all")
+    rows = [
+        {
+            "method": method,
+            "budget": budget,
+            "pool_size": size,
+            "percent": 100 * budget / size,
+            "flops": _flops(study, runs),
+            **_measured(study.bits_per_byte(runs)),
+            "note": _note(study),
+        }
+        for method in grid.multi_task_methods
+        for budget in grid.multi_task_budgets
+        if (runs := study.runs_of(method, "all", budget, multi=True))
+    ]
+    return pd.DataFrame(rows)
+
+
+# Figure 5 sets two tasks against each other: the paper AlpacaEval against GSM8k, and where a study has no
+# AlpacaEval, its last task against GSM8k.
+def _fig5_tasks(study: Study) -> list[str]:
+    names = list(study.task_names)
+    first = "GSM8k" if "GSM8k" in names else names[0]
+    others = [name for name in names if name != first]
+    return [first, *(["AlpacaEval"] if "AlpacaEval" in others else others[-1:])]
+
+
+def _fig5_runs(study: Study) -> dict[str, Run]:
+    budget, seed = study.experiment.grid.single_task_budget, study.experiment.grid.seeds[0]
+    return {task: Run("rds", "all", budget, (task,), seed) for task in _fig5_tasks(study)}
+
+
+def _fig5(study: Study) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({"task": task, "score": study.picks(run)["score"]})
+        for task, run in _fig5_runs(study).items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _fig6_runs(study: Study) -> dict[str, Run]:
+    """The largest budget: random, RDS+ for each task alone, and round-robin over all."""
+    budget, seed = max(study.experiment.grid.multi_task_budgets), study.experiment.grid.seeds[0]
+    runs = {"Random": Run("random", "all", budget, (), seed)}
+    runs |= {task: Run("rds", "all", budget, (task,), seed) for task in study.task_names}
+    return runs | {"Round-robin": Run("rds", "all", budget, study.task_names, seed)}
+
+
+def _fig6(study: Study) -> pd.DataFrame:
+    rows = [
+        {"selection": name, "source": source, "count": count}
+        for name, run in _fig6_runs(study).items()
+        for source, count in study.picks(run)["source"].value_counts().sort_index().items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _tab4(study: Study) -> pd.DataFrame:
+    rows = []
+    for name in dict.fromkeys([*published.TASKS, *study.task_names]):
+        row: dict[str, Any] = {"task": name, "note": "not run"}
+        if name in study.task_names:
+            task = study.task_data(name)
+            row |= {"query": len(task.queries), "test": len(task.test), "note": task.note}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["task", "query", "test", "note"])
+
+
+def _tab5(study: Study) -> pd.DataFrame:
+    counts = study.pool_table()["source"].value_counts(sort=False)
+    return pd.DataFrame({"pool": study.profile.name, "source": counts.index, "count": counts.to_numpy()})
+
+
+def _picks(study: Study, runs: dict[str, Run]) -> list[Step]:
+    return [study.selection(run) for run in runs.values()]
+
+
+FIGURES: dict[str, Spec] = {
+    "fig1_pareto": Spec(
+        published.fig1, _fig1, lambda study: study.evaluations(study.single_task_runs())
+    ),
+    "fig3_flops": Spec(published.fig3, _scaling, lambda study: study.evaluations(study.multi_task_runs())),
+    "fig4_scaling": Spec(published.fig4, _scaling, lambda study: study.evaluations(study.multi_task_runs())),
+    "fig5_score_histogram": Spec(None, _fig5, lambda study: _picks(study, _fig5_runs(study))),
+    "fig6_sources_by_task": Spec(None, _fig6, lambda study: _picks(study, _fig6_runs(study))),
+    "tab4_splits": Spec(published.tab4_splits, _tab4, lambda study: [study.data]),
+    "tab5_pool_sources": Spec(published.tab5_pool_sources, _tab5, lambda study: [study.data]),
+}
+

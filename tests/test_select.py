@@ -1,0 +1,112 @@
+"""The folds against a naive reading of the definition, to the last index."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rdslib.select import round_robin, round_robin_tasks, within
+
+
+def naive_walk(scores, k):
+    """Lists, one offer a turn: returns picks, all offers made as (position, list), in order."""
+    order = [sorted(range(len(row)), key=lambda d: (-row[d], d)) for row in scores]
+    picks, offers = [], []
+    for rank in range(len(scores[0])):
+        for q, row in enumerate(scores):
+            d = order[q][rank]
+            if row[d] == -np.inf:
+                continue
+            offers.append((d, q))
+            if d not in picks:
+                picks.append(d)
+                if len(picks) == k:
+                    return picks, offers
+    return picks, offers
+
+
+def in_blocks(scores, size, seed):
+    """The columns in blocks of `size`, in a shuffled order."""
+    starts = np.random.default_rng(seed).permutation(np.arange(0, scores.shape[1], size))
+    for start in starts:
+        yield int(start), scores[:, start : start + size]
+
+
+def score_arrays(levels=st.integers(0, 6)):
+    """Small arrays with many ties, in the dtypes that scores come in."""
+    shapes = st.tuples(st.integers(1, 5), st.integers(1, 40))
+    arrays = shapes.flatmap(lambda shape: hnp.arrays(np.int64, shape, elements=levels))
+    return st.builds(
+        lambda a, t: a.astype(t) / 7, arrays, st.sampled_from([np.float16, np.float32, np.float64])
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(score_arrays(), st.data())
+def test_round_robin_equals_the_definition(scores, data):
+    k = data.draw(st.integers(1, scores.shape[1]))
+    size = data.draw(st.integers(1, scores.shape[1]))
+    found = round_robin(in_blocks(scores, size, k), k)
+    picks, offers = naive_walk(scores, k)
+    takers = [next(q for d, q in offers if d == pick) for pick in picks]
+    assert found.indices.tolist() == picks
+    assert found.takers.tolist() == takers
+    assert found.scores.tolist() == [scores[q, d] for d, q in zip(picks, takers, strict=True)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(score_arrays(), min_size=1, max_size=4), st.data())
+def test_round_robin_over_tasks_equals_the_definition(tasks, data):
+    n = min(task.shape[1] for task in tasks)
+    tasks = [task[:, :n] for task in tasks]
+    k = data.draw(st.integers(1, n))
+    size = data.draw(st.integers(1, n))
+    found = round_robin_tasks({str(i): in_blocks(t, size, k) for i, t in enumerate(tasks)}, k)
+    best = [task.max(axis=0).astype(np.float64) for task in tasks]
+    picks, offers = naive_walk(best, k)
+    assert found.indices.tolist() == picks
+    # A sample that several tasks offered keeps the smaller score.
+    lowest = [min(best[t][d] for d, t in offers if d == pick) for pick in picks]
+    assert found.scores.tolist() == lowest
+
+
+@settings(max_examples=100, deadline=None)
+@given(score_arrays(), st.data())
+def test_a_smaller_pool_is_the_definition_on_its_samples(scores, data):
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=scores.shape[1], max_size=scores.shape[1])))
+    if not keep.any():
+        keep[0] = True
+    k = int(keep.sum())
+    found = round_robin(within(in_blocks(scores, 7, 0), keep), k)
+    picks, _ = naive_walk(scores[:, keep], k)
+    assert found.indices.tolist() == np.flatnonzero(keep)[picks].tolist()
+
+
+def test_ties_go_to_the_smaller_position():
+    assert round_robin([(0, np.zeros((2, 4)))], 3).indices.tolist() == [0, 1, 2]
+
+
+def test_a_turn_is_spent_on_a_taken_sample():
+    # Both want sample 0; the second query's turn is lost, so the first query picks again.
+    scores = np.array([[3.0, 2.0, 1.0], [3.0, 0.0, 2.0]])
+    assert round_robin([(0, scores)], 3).takers.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "k", "message"),
+    [
+        ([(0, np.ones((1, 3)))], 4, "only 3 to choose from"),
+        ([(0, np.array([[1.0, -np.inf]]))], 2, "only 1 to choose from"),
+        ([], 1, "only 0 to choose from"),
+        ([(0, np.ones((1, 3)))], 0, "at least 1"),
+        ([(0, np.array([[1.0, np.nan]]))], 1, "NaN"),
+        ([(0, np.ones((1, 2))), (2, np.ones((2, 2)))], 1, "the first had 1"),
+        ([(0, np.ones(3))], 1, r"must be \[queries, samples\]"),
+    ],
+)
+def test_bad_arguments_are_named(blocks, k, message):
+    with pytest.raises(ValueError, match=message):
+        round_robin(blocks, k)
