@@ -13,8 +13,10 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+PROFILE ?= mini
+
 figures: setup
-	$(BIN)/rds run --profile mini
+	$(BIN)/rds run --profile $(PROFILE)
 
 test: setup
 	$(BIN)/python -m pytest

@@ -18,7 +18,7 @@ import yaml
 from rdslib.chat import user_assistant
 from rdslib.params import Task
 from rdslib.readers import task_path
-from rdslib.task_readers import Candidates, Files, TaskReader, TestSample
+from rdslib.task_readers import Candidates, Files, TaskReader, TaskSample
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ INLINE = {
 
 def bbh(files: Files, task: Task, seed: int) -> Candidates:
     """The three exemplars of each subtask are queries; tests are from the subtasks' BIG-bench parents."""
-    queries: list[TestSample] = []
-    test: list[TestSample] = []
+    queries: list[TaskSample] = []
+    test: list[TaskSample] = []
     parents = {task_path(name): data for name, data in files[1].items()}
     absent = []
     for data in files[0].values():
@@ -89,23 +89,23 @@ def bbh(files: Files, task: Task, seed: int) -> Candidates:
         for index, row in enumerate(exemplars):
             prompt = f"{description}\n\nQ: {row['input'].strip()}\nA: Let's think step by step."
             messages = user_assistant(prompt, str(row["target"]).strip())
-            queries.append(TestSample(f"{subtask}/exemplar/{index}", task.name, messages, subtask))
+            queries.append(TaskSample(f"{subtask}/exemplar/{index}", task.name, messages, subtask))
         parent = PARENTS.get(subtask)
         if parent is None or parent.path not in parents:
             absent.append(subtask)
             continue
         content = json.loads(parents[parent.path])
-        known = _words(" ".join(row["input"] for row in exemplars))
+        known = _squeezed(" ".join(row["input"] for row in exemplars))
         # More than can be drawn from one subtask are not needed, and some parents have tens of thousands.
         rng = np.random.default_rng([seed, *subtask.encode()])
         for at in sorted(rng.permutation(len(content["examples"]))[: 2 * task.test]):
             example = content["examples"][at]
             made = _question(subtask, parent, content, example, rng)
-            if made is None or _words(example["input"]) in known:
+            if made is None or _shown(subtask, example["input"].strip(), known):
                 continue
-            question, response, choices, answer = made
+            question, response = made
             messages = user_assistant(f"{description}\n\nQ: {question}\nA:", response)
-            test.append(TestSample(f"{parent.path}/{at}", task.name, messages, subtask, choices, answer))
+            test.append(TaskSample(f"{parent.path}/{at}", task.name, messages, subtask))
     note = (
         "Test questions are drawn from the BIG-bench tasks that BBH came from, and ask for the answer alone"
     )
@@ -114,8 +114,8 @@ def bbh(files: Files, task: Task, seed: int) -> Candidates:
 
 def _question(
     subtask: str, parent: Parent, content: dict[str, Any], example: dict[str, Any], rng: np.random.Generator
-) -> tuple[str, str, list[str] | None, int | None] | None:
-    """(question, response, choices, index of the gold choice) as BBH writes them; None if not one is right."""
+) -> tuple[str, str] | None:
+    """The question and its response as BBH has them; None unless exactly one choice is right."""
     parts = [" ".join(content.get("task_prefix", "").split())]
     parts.append(content.get("example_input_prefix", "").strip())
     text = re.sub(r"[ \t]*\n[ \t]*", "\n", example["input"].strip())
@@ -126,13 +126,13 @@ def _question(
     if parent.options == "free" and "target" in example:
         target = example["target"]
         # A count is given in words and in digits; BBH writes digits, which come last.
-        return question, str(target[-1] if isinstance(target, list) else target).strip(), None, None
+        return question, str(target[-1] if isinstance(target, list) else target).strip()
     scores: dict[str, float] = example["target_scores"]
     right = [choice for choice, score in scores.items() if score == 1]
     if len(right) != 1:
         return None
     if parent.options == "free":
-        return question, right[0].strip(), None, None
+        return question, right[0].strip()
     names = list(scores)
     gold = names.index(right[0])
     if subtask in INLINE:
@@ -152,12 +152,20 @@ def _question(
         listed = "\n".join(f"- {name}" for name in names)
     if parent.options != "hidden":
         question = f"{question}\nOptions:\n{listed}"
-    return question, choices[gold], choices, gold
+    return question, choices[gold]
 
 
-def _words(text: str) -> str:
-    """The text without what differs between BBH and its parents: case, spaces and punctuation."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+def _shown(subtask: str, text: str, known: str) -> bool:
+    """Whether an exemplar, in the squeezed text `known`, already shows this question."""
+    inline = INLINE[subtask].fullmatch(text) if subtask in INLINE else None
+    # Where the choices are inside the question, the question itself is always the same.
+    parts = inline.groups()[1:] if inline else (text,)
+    return all(_squeezed(part) in known for part in parts)
+
+
+def _squeezed(text: str) -> str:
+    """The text without what differs between BBH and its parents: case and white space."""
+    return "".join(text.lower().split())
 
 
 BBH = TaskReader(

@@ -45,7 +45,7 @@ def run(
 
     study = Study.load(profile)
     names = only or list(tables.FIGURES)
-    steps = [step for name in names for step in tables.steps(study, name, show)]
+    steps = [step for name in names for step in tables.steps(study, name, tables.checked(show))]
     study.compute(steps)
     for number, name in enumerate(names, start=1):
         started = time.monotonic()

@@ -16,10 +16,18 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import matplotlib.style
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 
 from rdslib.published import METHOD_NAMES
 
@@ -215,6 +223,43 @@ def _power(value: float, _: int | None = None) -> str:
     return ("" if round(lead, 6) == 1 else rf"{lead:g}$\times$") + rf"$10^{{{exponent}}}$"
 
 
+def stacked_shares(axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, str]) -> None:
+    """Stacked bars of the shares of sources, one bar for each value of the column `bar`."""
+    bars, sources = distinct(rows[bar]), distinct(rows["source"])
+    counts = rows.pivot_table(index="source", columns=bar, values="count", aggfunc="sum", fill_value=0)
+    counts = counts.loc[sources, bars]
+    shares = counts / counts.sum()
+    bottom = np.zeros(len(bars))
+    for source in sources:
+        values = shares.loc[source].to_numpy(dtype=float)
+        axes.bar(
+            bars, values, 0.78, bottom, color=colours[source], edgecolor="white", linewidth=0.5, label=source
+        )
+        dark = _is_dark(colours[source])
+        for place, value in enumerate(values):
+            if value >= 0.06:
+                axes.text(place, bottom[place] + value / 2, f"{value:.0%}", ha="center", va="center",
+                          fontsize=7.5, color="white" if dark else "#222222")  # fmt: skip
+        bottom += values
+    for place, name in enumerate(bars):
+        axes.text(
+            place, 1.012, f"{counts[name].sum():,.0f}", ha="center", va="bottom", fontsize=8, color=GREY
+        )
+    axes.set(ylim=(0, 1.06), xlim=(-0.6, len(bars) - 0.4), ylabel="Share of the samples selected")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_xticks(range(len(bars)), [name.replace(" ", "\n") for name in bars])
+    axes.tick_params(axis="x", length=0)
+    # Reversed, to read from the top of the stack down.
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+
+
+def _is_dark(colour: str) -> bool:
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
+
+
 def settle(figure: Figure) -> None:
     """Lay the figure out and keep it so, that labels can be placed in pixels."""
     figure.draw_without_rendering()
@@ -270,8 +315,10 @@ def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
                 rules.append((y, 0.6))
             x = left
             for text, size, to_right in zip(row, block.widths, right, strict=True):
+                # Words stand further from the numbers of the column before them than from the rule's end.
+                indent = 0.04 if x == left else 0.2
                 for place, words in enumerate(text):
-                    axes.text(x + (size - 0.04 if to_right else 0.04), y - 0.17 - line * place, words,
+                    axes.text(x + (size - 0.04 if to_right else indent), y - 0.17 - line * place, words,
                               ha="right" if to_right else "left", va="baseline", fontsize=8.5,
                               weight="bold" if index == 0 else "normal")  # fmt: skip
                 x += size
@@ -285,3 +332,8 @@ def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
 
 def _is_number(text: str) -> bool:
     return text in ("", "-") or text.replace(",", "").replace(".", "").isdigit()
+
+
+def distinct(values: Iterable[object]) -> list[str]:
+    """The distinct values, as text, in the order in which they come."""
+    return [str(value) for value in dict.fromkeys(values)]

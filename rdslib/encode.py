@@ -86,9 +86,9 @@ LOGIT_ROWS = 1024
 
 
 def nll(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood, in nats, of `targets` (int64 [n]) after last hidden states (float [n, hidden]).
+    """Negative log-likelihood, in nats, of `targets` (int64 [n]), each after its hidden state.
 
-    Returns float32 [n]; the softmax is taken in float32.
+    `hidden`: last hidden states, float [n, hidden]. Returns float32 [n]; the softmax is taken in float32.
     """
     head = model.get_output_embeddings()
     parts = [

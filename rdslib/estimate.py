@@ -9,7 +9,6 @@ import numpy as np
 
 from rdslib.seeds import generator
 
-
 # By task: for each run (seed), numerators and denominators by test sample (float [n] each), such as bits
 # and bytes for bits per byte, or correctness and ones for accuracy.
 Runs = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]

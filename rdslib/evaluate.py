@@ -17,7 +17,7 @@ from rdslib.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from rdslib.tasks import TestSample
+    from rdslib.tasks import TaskSample
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scores:
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    samples: Sequence[TestSample],
+    samples: Sequence[TaskSample],
     max_length: int,
     token_budget: int,
     done: Callable[[list[int]], object] = lambda batch: None,
@@ -73,7 +73,7 @@ def evaluate(
     return Scores(bits, size, correct)
 
 
-def _first_tokens(tokenizer: PreTrainedTokenizerBase, sample: TestSample) -> list[int]:
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, sample: TaskSample) -> list[int]:
     first = [tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in sample.choices or []]
     if len(set(first)) < len(first):
         raise UserError(f"test sample {sample.id}: its choices begin with the same token; reword them")

@@ -9,9 +9,8 @@ Rows whose score is NaN are not drawn but named under the figure, with their `no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
 
 from rdslib import drawing
 from rdslib.drawing import GREY, Block, human, method_colour, method_name, save, span, styled
@@ -161,7 +159,7 @@ def fig5_score_histogram(table: pd.DataFrame) -> Figure:
         return drawing.nothing("Figure 5")
     figure, parts = drawing.panels(table, 6.2, 4.0)
     for rows, axes in parts:
-        tasks = _distinct(rows["task"])[:2]
+        tasks = drawing.distinct(rows["task"])[:2]
         rows = rows[rows["task"].isin(tasks)]
         drawing.heading(axes, rows, "Scores of the samples selected for a task")
         colours = dict(zip(tasks, TASK_COLOURS, strict=False))
@@ -194,7 +192,7 @@ def fig6_sources_by_task(table: pd.DataFrame) -> Figure:
     figure, parts = drawing.panels(table, max(6.2, 2.6 + 0.85 * bars), 4.8)
     colours = drawing.source_colours(table["source"])
     for rows, axes in parts:
-        _stack(axes, rows, "selection", colours)
+        drawing.stacked_shares(axes, rows, "selection", colours)
         drawing.heading(axes, rows, "Share of each source in what was selected; the number of samples on top")
     return figure
 
@@ -213,7 +211,7 @@ def tab4_splits(table: pd.DataFrame) -> Figure:
         notes = rows["note"].fillna("").astype(str)
         cells = [[str(row["task"]), _count(row["query"]), _count(row["test"])] for _, row in rows.iterrows()]
         if notes.any():
-            header, widths = [*header, "What stands for it"], [*widths, 2.9]
+            header, widths = [*header, "Note"], [*widths, 3.1]
             cells = [[*cell, str(note)] for cell, note in zip(cells, notes, strict=True)]
         blocks.append(Block(title, "Query and test samples of each task", header, cells, widths))
     return drawing.draw_tables(blocks, [])
@@ -223,7 +221,7 @@ def tab4_splits(table: pd.DataFrame) -> Figure:
 def tab5_pool_sources(table: pd.DataFrame) -> Figure:
     """Table 5: the sources of each pool. Columns origin, pool, source, in_mixture, count and, if any, note.
 
-    `in_mixture` is NaN where there is no released mixture; its column is then left out.
+    `in_mixture` is NaN, or absent, where there is no released mixture; its column is then left out.
     """
     if table.empty:
         return drawing.nothing("Table 5")
@@ -231,7 +229,7 @@ def tab5_pool_sources(table: pd.DataFrame) -> Figure:
     for origin, title in drawing.ORIGINS.items():
         for pool, rows in table[table["origin"] == origin].groupby("pool", sort=False):
             columns = {"In the pool": rows["count"]}
-            if rows["in_mixture"].notna().any():
+            if "in_mixture" in rows and rows["in_mixture"].notna().any():
                 columns = {"In the mixture": rows["in_mixture"], "In the pool": rows["count"]}
             cells = [
                 [str(source), *(_count(values.iloc[index]) for values in columns.values())]
@@ -240,7 +238,7 @@ def tab5_pool_sources(table: pd.DataFrame) -> Figure:
             cells.append(["Total", *(_count(values.sum()) for values in columns.values())])
             widths = [2.05, *(1.2 for _ in columns)]
             blocks.append(Block(title, f"{pool} pool", ["Source", *columns], cells, widths, len(rows)))
-    return drawing.draw_tables(blocks, _distinct(table["note"].dropna()) if "note" in table else [])
+    return drawing.draw_tables(blocks, drawing.distinct(table["note"].dropna()) if "note" in table else [])
 
 
 def _known(rows: pd.DataFrame, axes: Axes, details: str) -> pd.DataFrame:
@@ -297,8 +295,10 @@ def _intervals(axes: Axes, points: pd.DataFrame, x: str, colour: str) -> None:
 
 
 def _ink(known: pd.DataFrame, x: str) -> tuple[np.ndarray, np.ndarray]:
-    """Markers (n, 2) and segments (m, 2, 2) that labels must keep clear of, in data coordinates."""
-    points = known[[x, "score"]].to_numpy(dtype=float)
+    """Markers and caps (n, 2) and segments (m, 2, 2) that labels must keep clear of, in data coordinates."""
+    points = np.concatenate(
+        [known[[x, end]].dropna().to_numpy(dtype=float) for end in ("score", "low", "high")]
+    )
     segments = [[(x, low), (x, high)] for x, low, high in known[[x, "low", "high"]].dropna().to_numpy()]
     for _, rows in known.sort_values([x, "budget"]).groupby("method"):
         path = rows[[x, "score"]].to_numpy(dtype=float)
@@ -321,54 +321,12 @@ def _notes(table: pd.DataFrame, name: Callable[[pd.Series], str]) -> list[str]:
         place = "in the paper" if row["origin"] == "published" else "here"
         reason = f"Missing {place} ({row['note'] or 'not run'})"
         missing.setdefault(reason, []).append(name(row))
-    drawn = _distinct(notes[table["score"].notna()])
+    drawn = drawing.distinct(notes[table["score"].notna()])
     return drawn + [f"{reason}: {', '.join(names)}." for reason, names in missing.items()]
-
-
-def _stack(axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, str]) -> None:
-    """Stacked bars of the shares of sources, one bar for each value of the column `bar`."""
-    bars, sources = _distinct(rows[bar]), _distinct(rows["source"])
-    counts = rows.pivot_table(index="source", columns=bar, values="count", aggfunc="sum", fill_value=0)
-    counts = counts.loc[sources, bars]
-    shares = counts / counts.sum()
-    bottom = np.zeros(len(bars))
-    for source in sources:
-        values = shares.loc[source].to_numpy(dtype=float)
-        axes.bar(
-            bars, values, 0.78, bottom, color=colours[source], edgecolor="white", linewidth=0.5, label=source
-        )
-        dark = _is_dark(colours[source])
-        for place, value in enumerate(values):
-            if value >= 0.06:
-                axes.text(place, bottom[place] + value / 2, f"{value:.0%}", ha="center", va="center",
-                          fontsize=7.5, color="white" if dark else "#222222")  # fmt: skip
-        bottom += values
-    for place, name in enumerate(bars):
-        axes.text(
-            place, 1.012, f"{counts[name].sum():,.0f}", ha="center", va="bottom", fontsize=8, color=GREY
-        )
-    axes.set(ylim=(0, 1.06), xlim=(-0.6, len(bars) - 0.4), ylabel="Share of the samples selected")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_xticks(range(len(bars)), [name.replace(" ", "\n") for name in bars])
-    axes.tick_params(axis="x", length=0)
-    # Reversed, to read from the top of the stack down.
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-
-
-def _is_dark(colour: str) -> bool:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
 
 
 def _percent(value: float) -> str:
     return f"{value:.2g}%" if value < 10 else f"{value:.0f}%"
-
-
-def _distinct(values: Iterable[Any]) -> list[str]:
-    """The distinct values, as text, in the order in which they come."""
-    return [str(value) for value in dict.fromkeys(values)]
 
 
 def _count(value: float) -> str:

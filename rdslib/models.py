@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import transformers
@@ -45,7 +45,7 @@ def load_causal_lm(
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
-    return model.to(device()).eval()
+    return cast("PreTrainedModel", model.to(device()).eval())  # type: ignore[arg-type]
 
 
 def non_embedding_parameters(model: PreTrainedModel) -> int:
@@ -68,7 +68,7 @@ def convert_gguf(content: bytes, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file="model.gguf")
     config = LlamaConfig(**{k: v for k, v in source.config.to_dict().items() if k != "quantization_config"})
     config._name_or_path = ""
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]
     model.load_state_dict(source.state_dict())
     model.tie_weights()
     model.save_pretrained(folder)
@@ -108,5 +108,6 @@ def make_random(spec: RandomModel, seed: int, folder: Path) -> None:
 def _cannot_load(name: str | Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"model {name}: cannot be loaded ({reason}); give the folder of a saved model, or a hub name while online"
+        f"model {name}: cannot be loaded ({reason}); "
+        "give the folder of a saved model, or a hub name while online"
     )

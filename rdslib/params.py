@@ -18,6 +18,9 @@ from rdslib.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# What a figure shows: what was measured here, what the paper published, or both side by side.
+Show = Literal["measured", "published", "both"]
+
 
 class Strict(BaseModel):
     """Unknown keys are errors, values are not coerced, and nothing changes after loading."""

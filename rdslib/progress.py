@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -47,7 +47,7 @@ class Progress:
         self._weight[step.stage] += step.weight
         self._todo.pop(step.hash, None)
 
-    def bar(self, label: str, total: int, unit: str, initial: int = 0) -> tqdm:
+    def bar(self, label: str, total: int, unit: str, initial: int = 0) -> tqdm[Any]:
         """A progress bar: `unit` per second and the time left of this step, then of all steps."""
         done = self._total - len(self._todo)
         prefix = f"[{done + 1}/{self._total}] " if self._todo else ""
@@ -61,8 +61,8 @@ class Progress:
             desc=prefix + label,
             file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
-            bar_format="{desc}: {percentage:3.0f}% |{bar:12}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
-            + suffix,
+            bar_format="{desc}: {percentage:3.0f}% |{bar:12}| "
+            "{n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left" + suffix,
             leave=True,
         )
 

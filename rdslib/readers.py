@@ -189,9 +189,9 @@ def _instruction(prefix: str) -> str:
     return definition.removeprefix("Definition:").strip()
 
 
-WORDS = (
-    "apple river stone cloud green paper light table music water bread horse garden window winter summer "
-    "silver forest letter market candle bridge basket valley pepper rabbit island mirror button ladder"
+WORDS = (  # noqa: SIM905
+    "apple river stone cloud green paper light table music water bread horse garden window winter "
+    "summer silver forest letter market candle bridge basket valley pepper rabbit island mirror button ladder"
 ).split()
 
 

@@ -39,7 +39,8 @@ def build_model(work: Work, model: Model, downloads: dict[str, Download], seed: 
     elif model.random is not None:
         models.make_random(model.random, seed, work.path)
     else:
-        assert model.download is not None and model.member is not None
+        assert model.download is not None
+        assert model.member is not None
         archives = fetch.Archives(downloads, fetch.cache_dir())
         with work.progress.bar(work.label, 1, "model") as bar:
             content = archives.members(model.download, [model.member])[model.member]

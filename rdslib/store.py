@@ -170,7 +170,9 @@ class Store:
         counts = dict(step.build(work))
         seconds = time.monotonic() - started + shards_before
         (part / SHARDS).unlink(missing_ok=True)
-        names = sorted(str(f.relative_to(part)) for f in part.rglob("*") if f.is_file() and f.name != MANIFEST)
+        names = sorted(
+            str(f.relative_to(part)) for f in part.rglob("*") if f.is_file() and f.name != MANIFEST
+        )
         manifest = {
             **step.recipe,
             "label": step.label,

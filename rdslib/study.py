@@ -190,7 +190,9 @@ class Study:
         """A run in a few words."""
         if run.method == UNTUNED:
             return "the untuned model"
-        targets = "" if not run.targets else f" for {run.targets[0] if len(run.targets) == 1 else 'all tasks'}"
+        targets = (
+            "" if not run.targets else f" for {run.targets[0] if len(run.targets) == 1 else 'all tasks'}"
+        )
         return f"{run.method} {run.budget} of {run.pool}{targets}"
 
     # The runs.
@@ -391,10 +393,10 @@ class Study:
                 "profile": self.profile.model_dump(mode="json"),
                 "origins": sorted(set(table["origin"])) if "origin" in table else [],
                 "artifacts": [
-                    {"stage": step.stage, "hash": step.hash, "what": step.label} for step in in_order(list(steps))
+                    {"stage": step.stage, "hash": step.hash, "what": step.label}
+                    for step in in_order(list(steps))
                 ],
                 "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},
                 "python": platform.python_version(),
             },
         )
-

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, cast
 
 import pandas as pd
 
 from rdslib import published
 from rdslib.errors import UserError
 from rdslib.estimate import Estimate
+from rdslib.params import Show
 from rdslib.store import Step
 from rdslib.study import Run, Study
 
-Show = Literal["measured", "published", "both"]
 METRIC = "bits per byte"
 
 
@@ -38,7 +38,7 @@ def table(study: Study, name: str, show: Show = "both") -> pd.DataFrame:
     `show` is what to put in: `measured` here, `published` by the paper, or `both`, told apart by the
     column `origin`. Raises UserError for an unknown figure or `show`.
     """
-    spec = spec_of(name)
+    spec, show = spec_of(name), checked(show)
     parts = []
     if wants(study, show, "published") and spec.published is not None:
         parts.append(spec.published())
@@ -57,6 +57,13 @@ def steps(study: Study, name: str, show: Show = "both") -> list[Step]:
     return spec.steps(study) if wants(study, show, "measured") else []
 
 
+def checked(show: str) -> Show:
+    """`show`, if it is one of what there is to show; raises UserError."""
+    if show not in ("measured", "published", "both"):
+        raise UserError(f"show={show!r}: use measured, published or both")
+    return cast("Show", show)
+
+
 def spec_of(name: str) -> Spec:
     """A figure by name; raises UserError with the names there are."""
     if name not in FIGURES:
@@ -66,8 +73,6 @@ def spec_of(name: str) -> Spec:
 
 def wants(study: Study, show: Show, origin: str) -> bool:
     """Whether rows of an origin are to be shown; a profile without an experiment has nothing measured."""
-    if show not in ("measured", "published", "both"):
-        raise UserError(f"show={show!r}: use measured, published or both")
     if origin == "measured" and study.profile.experiment is None:
         if show == "measured":
             raise UserError(f"profile {study.profile.name}: measures nothing; use show=published")
@@ -199,9 +204,7 @@ def _picks(study: Study, runs: dict[str, Run]) -> list[Step]:
 
 
 FIGURES: dict[str, Spec] = {
-    "fig1_pareto": Spec(
-        published.fig1, _fig1, lambda study: study.evaluations(study.single_task_runs())
-    ),
+    "fig1_pareto": Spec(published.fig1, _fig1, lambda study: study.evaluations(study.single_task_runs())),
     "fig3_flops": Spec(published.fig3, _scaling, lambda study: study.evaluations(study.multi_task_runs())),
     "fig4_scaling": Spec(published.fig4, _scaling, lambda study: study.evaluations(study.multi_task_runs())),
     "fig5_score_histogram": Spec(None, _fig5, lambda study: _picks(study, _fig5_runs(study))),
@@ -209,4 +212,3 @@ FIGURES: dict[str, Spec] = {
     "tab4_splits": Spec(published.tab4_splits, _tab4, lambda study: [study.data]),
     "tab5_pool_sources": Spec(published.tab5_pool_sources, _tab5, lambda study: [study.data]),
 }
-

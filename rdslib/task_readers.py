@@ -29,7 +29,7 @@ from rdslib.readers import made_up_reversal, made_up_sum
 
 
 @dataclass(frozen=True)
-class TestSample(Sample):
+class TaskSample(Sample):
     """A sample to be evaluated on: its last message, from the assistant, is the gold response.
 
     Where the task has a fixed set of responses, `choices` are those, as a model would write them, and
@@ -42,7 +42,7 @@ class TestSample(Sample):
 
 
 Files = Sequence[Mapping[str, bytes]]
-Candidates = tuple[list[TestSample], list[TestSample], str]
+Candidates = tuple[list[TaskSample], list[TaskSample], str]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ MMLU_QUESTION = re.compile(
 def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
     """MMLU's dev questions by subject: the first three are queries, the fourth and fifth tests."""
     subjects: dict[str, str] = json.loads(only(files[0], "_cot_prompts.json"))
-    queries: list[TestSample] = []
-    test: list[TestSample] = []
+    queries: list[TaskSample] = []
+    test: list[TaskSample] = []
     for subject in sorted(subjects):
         name = subject.replace("_", " ")
         good = []
@@ -87,7 +87,7 @@ def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
             lines += [f"{letter}. {parsed[at + 2].strip()}" for at, letter in enumerate(LETTERS)]
             messages = user_assistant("\n".join([*lines, "Answer:"]), parsed[6])
             answer = LETTERS.index(parsed[6])
-            good.append(TestSample(f"{subject}/{index}", task.name, messages, subject, LETTERS, answer))
+            good.append(TaskSample(f"{subject}/{index}", task.name, messages, subject, LETTERS, answer))
         queries += good[:MMLU_QUERIES]
         test += good[MMLU_QUERIES:]
     note = "Test samples are held out from MMLU's dev split, two a subject; its test split is not packaged."
@@ -112,11 +112,15 @@ json.dump(rows, sys.stdout)
 """
 
 
+# A step such as `0.81 * 60 = 48`: some templates round a percentage down to a whole number.
+PERCENTAGE = re.compile(r"(0\.\d+)\s*\*\s*(\d+(?:\.\d+)?)\s*=\s*\$?(\d+(?:\.\d+)?)")
+
+
 def gsm8k(files: Files, task: Task, seed: int) -> Candidates:
     """The eight chain-of-thought exemplars; tests are one seeded variation of each GSM-Symbolic template."""
     exemplars = yaml.safe_load(only(files[0], "gsm8k-cot.yaml"))["fewshot_config"]["samples"]
     queries = [
-        TestSample(
+        TaskSample(
             f"exemplar/{index}",
             task.name,
             user_assistant(f"Q: {row['question']}\nA:", row["target"]),
@@ -129,15 +133,15 @@ def gsm8k(files: Files, task: Task, seed: int) -> Candidates:
     numbers = ast.literal_eval(values["tasks_ok"])
     test = []
     for number, question, answer, worked in _gsm_symbolic(files[1], seed, numbers):
+        steps_ok = (abs(float(a) * float(b) - float(c)) < 0.01 for a, b, c in PERCENTAGE.findall(worked))
+        if not all(steps_ok):
+            continue
         lines = [line.strip() for line in worked.partition("####")[0].splitlines() if line.strip()]
         steps = " ".join(line if line.endswith((".", "!", "?")) else f"{line}." for line in lines)
         messages = user_assistant(f"Q: {question.strip()}\nA:", f"{steps} The answer is {answer}.")
-        test.append(TestSample(f"symbolic/{number}", task.name, messages, "gsm8k"))
-    return (
-        queries,
-        test,
-        "Test problems are GSM-Symbolic's variations of GSM8k test problems, one a template.",
-    )
+        test.append(TaskSample(f"symbolic/{number}", task.name, messages, "gsm8k"))
+    note = "Test problems are GSM-Symbolic's variations of GSM8k test problems, at most one a template."
+    return queries, test, note
 
 
 def _gsm_symbolic(
@@ -146,11 +150,7 @@ def _gsm_symbolic(
     """(template, question, answer, worked answer) of each template."""
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
-            if name.endswith("gsm_symbolic.py"):
-                continue
-            path = Path(folder) / Path(
-                *Path(name).parts[-4:] if "generators" in name else Path(name).parts[-2:]
-            )
+            path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         # -S leaves site-packages out, where an installed copy would be found first; the fixed hash seed
@@ -178,7 +178,7 @@ def codex(files: Files, task: Task, seed: int) -> Candidates:
         signature, declaration, docstring = _split_function(row["prompt"], row["entry_point"])
         prompt = f"Write a Python function `{signature}` to solve the following problem:\n{docstring}"
         messages = user_assistant(prompt, declaration + row["canonical_solution"].rstrip())
-        problems.append(TestSample(row["task_id"], task.name, messages, "humaneval"))
+        problems.append(TaskSample(row["task_id"], task.name, messages, "humaneval"))
     note = f"Queries are HumanEval's first {task.queries} problems; which 16 the paper took is not published."
     return problems[: task.queries], problems[task.queries :], note
 
@@ -211,7 +211,7 @@ def squad(files: Files, task: Task, seed: int) -> Candidates:
     """SQuAD 1.1's dev set, its articles halved at random: queries from one half, tests from the other."""
     articles = json.loads(only(files[0], "squaddev_v1.1.json"))["data"]
     order = np.random.default_rng([seed, *b"squad"]).permutation(len(articles))
-    halves: list[list[TestSample]] = [[], []]
+    halves: list[list[TaskSample]] = [[], []]
     for half, positions in enumerate((order[: len(order) // 2], order[len(order) // 2 :])):
         for article in (articles[at] for at in sorted(positions)):
             title = article["title"]
@@ -222,7 +222,7 @@ def squad(files: Files, task: Task, seed: int) -> Candidates:
                 for qa in paragraph["qas"]:
                     prompt = f"{context}\n\nQuestion: {qa['question'].strip()}"
                     messages = user_assistant(prompt, qa["answers"][0]["text"])
-                    halves[half].append(TestSample(qa["id"], task.name, messages, title))
+                    halves[half].append(TaskSample(qa["id"], task.name, messages, title))
     note = (
         f"Queries and tests are from SQuAD 1.1's dev set, from different articles, with contexts of at most "
         f"{SQUAD_CONTEXT} characters; the paper's queries are from its train set."
@@ -234,16 +234,15 @@ def squad(files: Files, task: Task, seed: int) -> Candidates:
 
 
 def made_up_sums(files: Files, task: Task, seed: int) -> Candidates:
-    """Sums with two choices."""
+    """Sums with two choices, answered by a letter."""
     rows = []
     for index, rng in _rngs(task, seed):
         prompt, response = made_up_sum(rng)
         total = int(response.split()[-1].rstrip("."))
         answer = int(rng.integers(2))
-        choices = [str(total + 10), str(total)] if answer else [str(total), str(total + 10)]
-        rows.append(
-            TestSample(f"sum/{index}", task.name, user_assistant(prompt, str(total)), "sums", choices, answer)
-        )
+        first, second = (total + 10, total) if answer else (total, total + 10)
+        messages = user_assistant(f"{prompt}\nA. {first}\nB. {second}\nAnswer:", "AB"[answer])
+        rows.append(TaskSample(f"sum/{index}", task.name, messages, "sums", ["A", "B"], answer))
     return rows[: task.queries], rows[task.queries :], "A made-up task."
 
 
@@ -252,7 +251,7 @@ def made_up_reversals(files: Files, task: Task, seed: int) -> Candidates:
     rows = []
     for index, rng in _rngs(task, seed):
         messages = user_assistant(*made_up_reversal(rng))
-        rows.append(TestSample(f"reversal/{index}", task.name, messages, f"half {index % 2}"))
+        rows.append(TaskSample(f"reversal/{index}", task.name, messages, f"half {index % 2}"))
     return rows[: task.queries], rows[task.queries :], "A made-up task."
 
 
@@ -271,7 +270,8 @@ READERS: dict[str, TaskReader] = {
             ("lm_eval/tasks/gsm8k/gsm8k-cot.yaml",),
             (
                 "reasoning_gym/arithmetic/gsm_symbolic/gsm_symbolic.py",
-                "reasoning_gym/arithmetic/gsm_symbolic/generators_*.py",
+                "reasoning_gym/arithmetic/gsm_symbolic/generators_00_49.py",
+                "reasoning_gym/arithmetic/gsm_symbolic/generators_50_99.py",
                 "reasoning_gym/utils.py",
             ),
         ),

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.bbh import BBH
 from rdslib.chat import Sample
 from rdslib.errors import UserError
 from rdslib.fetch import Archives
 from rdslib.params import Task
 from rdslib.pool import SCHEMA, from_rows, to_table
-from rdslib.bbh import BBH
 from rdslib.task_readers import READERS as PLAIN_READERS
-from rdslib.task_readers import TaskReader, TestSample
+from rdslib.task_readers import TaskReader, TaskSample
 
-__all__ = ["TaskData", "TestSample", "build_task", "read_task", "stratified", "wanted_members", "write_task"]
+__all__ = ["TaskData", "TaskSample", "build_task", "read_task", "stratified", "wanted_members", "write_task"]
 
 READERS: dict[str, TaskReader] = {"bbh": BBH, **PLAIN_READERS}
 
@@ -35,7 +35,7 @@ class TaskData:
 
     name: str
     queries: list[Sample]
-    test: list[TestSample]
+    test: list[TaskSample]
     note: str
 
 
@@ -50,7 +50,7 @@ def wanted_members(tasks: Iterable[Task]) -> list[tuple[str, str]]:
 
 
 def build_task(task: Task, archives: Archives, seed: int) -> TaskData:
-    """Read a task, and draw its query and test samples evenly over the subtasks.
+    """Read a task, and draw its query and test samples evenly over the subtasks; no query is tested on.
 
     Raises UserError for an unknown reader, the wrong number of downloads, or fewer samples than asked.
     """
@@ -68,6 +68,9 @@ def build_task(task: Task, archives: Archives, seed: int) -> TaskData:
         archives.members(name, globs) for name, globs in zip(task.downloads, reader.members, strict=True)
     ]
     queries, test, said = reader.read(files, task, seed)
+    # A benchmark may ask the same question twice.
+    asked_before = {sample.messages[0]["content"] for sample in queries}
+    test = [sample for sample in test if sample.messages[0]["content"] not in asked_before]
     for kind, have, asked in (("query", queries, task.queries), ("test", test, task.test)):
         if len(have) < asked:
             raise UserError(
@@ -111,4 +114,4 @@ def read_task(folder: Path) -> TaskData:
     about = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     queries = from_rows(pq.read_table(folder / "queries.parquet", schema=SCHEMA).to_pylist())
     rows = pq.read_table(folder / "test.parquet", schema=TEST_SCHEMA).to_pylist()
-    return TaskData(about["name"], queries, [TestSample(**row) for row in rows], about["note"])
+    return TaskData(about["name"], queries, [TaskSample(**row) for row in rows], about["note"])

@@ -35,10 +35,10 @@ def in_blocks(scores, size, seed):
         yield int(start), scores[:, start : start + size]
 
 
-def score_arrays(levels=st.integers(0, 6)):
+def score_arrays():
     """Small arrays with many ties, in the dtypes that scores come in."""
     shapes = st.tuples(st.integers(1, 5), st.integers(1, 40))
-    arrays = shapes.flatmap(lambda shape: hnp.arrays(np.int64, shape, elements=levels))
+    arrays = shapes.flatmap(lambda shape: hnp.arrays(np.int64, shape, elements=st.integers(0, 6)))
     return st.builds(
         lambda a, t: a.astype(t) / 7, arrays, st.sampled_from([np.float16, np.float32, np.float64])
     )

@@ -21,7 +21,8 @@ class RDS:
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
         """A block a shard: float32 [queries, samples of the shard]."""
-        assert inputs.pool is not None and inputs.queries is not None
+        assert inputs.pool is not None
+        assert inputs.queries is not None
         queries = read_all(inputs.queries, "hidden").astype(np.float32)
         for start, rows in read_shards(inputs.pool, "hidden"):
             yield start, queries @ rows.astype(np.float32).T

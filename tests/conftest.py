@@ -1,0 +1,25 @@
+"""What the tests share: a tiny random model, and the real one of the `mini` profile."""
+
+from __future__ import annotations
+
+import pytest
+
+from rdslib import models
+from rdslib.params import RandomModel
+from rdslib.study import Study
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """The folder of a random-weight model of two layers."""
+    folder = tmp_path_factory.mktemp("model")
+    models.make_random(RandomModel(layers=2, hidden_size=32, heads=2), 0, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """The mini study in the user's own cache, with its model and data there."""
+    study = Study.load("mini")
+    study.compute([study.model, study.data])
+    return study

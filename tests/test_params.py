@@ -1,0 +1,82 @@
+"""Profiles: those that ship are valid, and mistakes are told in one line that names the key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from rdslib.errors import UserError
+from rdslib.params import ROOT, load_profile, profile_names
+from tests.lock import direct_requirements, name_of
+
+
+def test_every_profile_loads():
+    assert profile_names() == ["mini", "paper", "tiny"]
+    for name in profile_names():
+        assert load_profile(name).name == name
+
+
+def changed(tmp_path, change):
+    raw = yaml.safe_load((ROOT / "params" / "tiny.yaml").read_text())
+    change(raw)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda raw: raw.update(naem="x"), r"naem: is not a known key; did you mean name\?"),
+        (lambda raw: raw.pop("title"), "title: is missing"),
+        (lambda raw: raw["experiment"].update(seed="a"), "experiment.seed: got 'a'"),
+        (lambda raw: raw["experiment"]["encode"].update(token_budget=0), "encode.token_budget: got 0"),
+        (lambda raw: raw["experiment"]["encode"].update(token_budgt=1), "did you mean token_budget"),
+        (lambda raw: raw["experiment"]["pool"]["sources"][0].update(samples=-1), "sources.0.samples: got -1"),
+        (lambda raw: raw["experiment"]["pool"]["sources"][0].update(download="x"), "download 'x'"),
+        (lambda raw: raw["experiment"]["grid"].update(single_task_pools=["huge"]), "pool 'huge'"),
+        (lambda raw: raw["experiment"]["train"].update(method="magic"), "'full' or 'lora'"),
+        (lambda raw: raw["experiment"]["model"].update(random=None), "exactly one of"),
+    ],
+)
+def test_a_mistake_names_its_key(tmp_path, change, expected):
+    path = changed(tmp_path, change)
+    with pytest.raises(UserError, match=expected) as error:
+        load_profile(str(path))
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_profile_and_broken_files(tmp_path):
+    with pytest.raises(UserError, match=r"unknown profile 'mni'; did you mean mini\?"):
+        load_profile("mni")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_profile(str(tmp_path / "none.yaml"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML") as error:
+        load_profile(str(broken))
+    assert "\n" not in str(error.value)
+    broken.write_text("just text")
+    with pytest.raises(UserError, match="the file: got 'just text'"):
+        load_profile(str(broken))
+
+
+def test_lock_environment_and_pyproject_agree():
+    lock = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0] != "#"]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lock), "every line is an exact version"
+    locked = dict(line.split("==") for line in lock)
+    versions = {name_of(name): version for name, version in locked.items()}
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pins = [line for line in environment[-1]["pip"] if line != "-e ."]
+    assert {name_of(pin) for pin in pins} == {name_of(each) for each in direct_requirements()}
+    assert all(versions[name_of(pin)] == pin.split("==")[1] for pin in pins)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "torch==2.13.0" in project["dependencies"]
+    for requirement in direct_requirements():
+        wanted = re.search(r"[=>]=(.+)", requirement).group(1)
+        have = versions[name_of(requirement)]
+        assert [int(x) for x in have.split(".")[:2]] >= [int(x) for x in wanted.split(".")[:2]], requirement

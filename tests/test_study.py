@@ -1,0 +1,236 @@
+"""The whole path under `tiny`, as a person runs it: the command line, real processes, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdslib import features, tables
+from rdslib.params import ROOT
+from rdslib.store import MANIFEST, damage
+from rdslib.study import Run, Study
+
+RDS = [sys.executable, "-m", "rdslib.cli"]
+
+
+def rds(*arguments, home, **options):
+    environment = {**os.environ, "RDSLIB_HOME": str(home), **options.pop("env", {})}
+    return subprocess.run(
+        [*RDS, *map(str, arguments)], env=environment, capture_output=True, text=True, **options
+    )
+
+
+def all_steps(study):
+    return [step for name in tables.FIGURES for step in tables.steps(study, name)]
+
+
+def contents(folder, but=(MANIFEST,)):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name not in but}
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory):
+    """A home where every artifact of `tiny` is, made by the command line, with its figures beside."""
+    home = tmp_path_factory.mktemp("home")
+    done = rds("run", "--profile", "tiny", "--out", home / "figures", home=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.fixture
+def tiny(tiny_home):
+    return Study.load("tiny", home=tiny_home)
+
+
+def test_every_notebook_runs_and_leaves_its_figure(tiny_home):
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert names == sorted(tables.FIGURES)
+    for name in names:
+        for suffix in ("png", "svg", "csv", "json"):
+            assert (tiny_home / "figures" / f"{name}.{suffix}").stat().st_size > 0
+
+
+def test_provenance_names_the_artifacts_behind_a_figure(tiny_home, tiny):
+    record = json.loads((tiny_home / "figures" / "fig1_pareto.json").read_text())
+    assert record["origins"] == ["measured", "published"]
+    assert {"data", "encode", "select", "train", "evaluate", "model"} == {
+        artifact["stage"] for artifact in record["artifacts"]
+    }
+    for artifact in record["artifacts"]:
+        assert damage(tiny.store.folder / artifact["stage"] / artifact["hash"]) == []
+
+
+def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
+    table = pd.read_csv(tiny_home / "figures" / "fig1_pareto.csv")
+    table = table[table["origin"] == "measured"].set_index(["method", "pool_size"])
+    runs = tiny.runs_of("rds", "all", 12, multi=False)
+    values = []
+    for run in runs:
+        scores = pd.read_parquet(tiny.store.path(tiny.evaluation(run, run.targets[0])) / "scores.parquet")
+        values.append(scores["bits"].sum() / scores["bytes"].sum())
+    assert table.loc[("rds", 120), "score"] == pytest.approx(np.mean(values), rel=1e-5)
+    # FLOPs: 2N for each token of the pool and the task's queries, 6N for each token trained on.
+    parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
+    pool_tokens = features.read_all(tiny.store.path(tiny.encoding(None)), "length").sum()
+    costs = []
+    for run in runs:
+        query = tiny.store.manifest(tiny.encoding(run.targets[0]))["counts"]["tokens"]
+        trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
+        costs.append(2 * parameters * (pool_tokens + query) + 6 * parameters * trained)
+    assert table.loc[("rds", 120), "flops"] == pytest.approx(np.mean(costs), rel=1e-5)
+
+
+def test_selection_equals_a_naive_reading(tiny):
+    run = Run("rds", "small", 12, ("Sums",), 7)
+    pool = features.read_all(tiny.store.path(tiny.encoding(None)), "hidden").astype(np.float32)
+    queries = features.read_all(tiny.store.path(tiny.encoding("Sums")), "hidden").astype(np.float32)
+    from rdslib.pool import subset
+
+    keep = subset(len(pool), 60, 7)
+    scores = queries @ pool[keep].T
+    order = [sorted(range(60), key=lambda d: (-row[d], d)) for row in scores]
+    picks = list(dict.fromkeys(order[q][rank] for rank in range(60) for q in range(len(queries))))[:12]
+    assert tiny.picks(run)["position"].tolist() == keep[picks].tolist()
+
+
+def test_one_random_run_serves_both_settings(tiny):
+    single = tiny.runs_of("random_balanced", "all", 12, multi=False)
+    multi = tiny.runs_of("random_balanced", "all", 12, multi=True)
+    assert [tiny.training(run).hash for run in single] == [tiny.training(run).hash for run in multi]
+
+
+def test_a_second_run_computes_nothing(tiny_home, tiny):
+    before = {path: path.stat().st_mtime_ns for path in tiny.store.folder.rglob(MANIFEST)}
+    done = rds("run", "--profile", "tiny", "--only", "fig6_sources_by_task", home=tiny_home, cwd=tiny_home)
+    assert done.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in tiny.store.folder.rglob(MANIFEST)} == before
+    shutil.rmtree(ROOT / "figures" / "tiny")
+
+
+def test_status_tells_what_exists_and_what_is_missing(tiny_home, tmp_path):
+    full = rds("status", "--profile", "tiny", home=tiny_home).stdout
+    assert "missing  " not in full
+    assert "nothing missing" in full
+    none = rds("status", "--profile", "tiny", home=tmp_path).stdout
+    assert "exists " not in none
+    assert "0 of " in none
+
+
+@pytest.mark.parametrize("stage", ["data", "encode", "select", "train", "evaluate", "model"])
+def test_a_flipped_byte_anywhere_is_noticed_and_mended(tiny_home, tmp_path, stage):
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+    study = Study.load("tiny", home=home)
+    before = contents(study.store.folder)
+    rng = random.Random(stage)
+    files = [path for path in sorted((study.store.folder / stage).rglob("*")) if path.is_file()]
+    victim = rng.choice([path for path in files if path.suffix != ".lock"])
+    data = bytearray(victim.read_bytes())
+    data[rng.randrange(len(data))] ^= 0x10
+    victim.write_bytes(data)
+    assert damage(victim.parent) or damage(victim.parent.parent) or damage(victim.parent.parent.parent)
+    study.compute(all_steps(study))
+    assert contents(study.store.folder) == before
+
+
+def test_sigkills_at_random_moments_end_in_the_same_files(tiny_home, tmp_path):
+    program = (
+        "import sys; from rdslib.study import Study; from rdslib import tables; from pathlib import Path;"
+        "s = Study.load('tiny', home=Path(sys.argv[1]));"
+        "s.compute([x for n in tables.FIGURES for x in tables.steps(s, n)])"
+    )
+    rng = random.Random(3)
+    for kills in range(30):  # noqa: B007
+        process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=rng.uniform(4, 9))
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 0
+    assert kills >= 1
+    assert contents(tmp_path / "artifacts") == contents(tiny_home / "artifacts")
+
+
+def test_a_different_token_budget_changes_few_picks(tiny, tmp_path):
+    raw = tiny.profile.model_copy(
+        update={
+            "experiment": tiny.experiment.model_copy(
+                update={"encode": tiny.experiment.encode.model_copy(update={"token_budget": 300})}
+            )
+        }
+    )
+    other = Study(raw, home=tmp_path)
+    run = Run("rds", "all", 24, ("Sums",), 7)
+    mine, theirs = tiny.picks(run)["id"], other.picks(run)["id"]
+    assert tiny.selection(run).hash != other.selection(run).hash
+    assert len(set(mine) & set(theirs)) >= 22
+
+
+def test_published_figures_need_no_model_and_no_artifact(tmp_path):
+    done = rds("run", "--profile", "paper", "--only", "fig1_pareto", "--out", tmp_path, home=tmp_path / "h")
+    assert done.returncode == 0, done.stderr
+    assert set(pd.read_csv(tmp_path / "fig1_pareto.csv")["origin"]) == {"published"}
+    assert not (tmp_path / "h").exists()
+
+
+def test_notebooks_are_committed_without_outputs_and_hold_no_logic():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(not cell.outputs and cell.execution_count is None for cell in code), path
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1, path
+        assert all("def " not in cell.source and "for " not in cell.source for cell in code), path
+
+
+BAD = [
+    (["run", "--profile", "mni"], "unknown profile 'mni'; did you mean mini?"),
+    (["run", "--profile", "none.yaml"], "none.yaml: cannot be read"),
+    (["run", "--profile", "tiny", "--only", "fig9"], "unknown figure 'fig9'"),
+    (["run", "--profile", "tiny", "--show", "all"], "use measured, published or both"),
+    (["run", "--profile", "paper", "--show", "measured"], "measures nothing"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message, tmp_path):
+    done = rds(*arguments, home=tmp_path / "home", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_network_and_no_cache_is_one_line(tmp_path):
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "RDSLIB_MIRROR": ""}
+    done = rds("run", "--profile", "mini", "--only", "tab5_pool_sources", home=tmp_path, env=offline)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rds: ")]
+    assert "bigbench" in line
+    assert "RDSLIB_HOME" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_there_for_every_command():
+    for command in ([], ["run"], ["status"], ["select"]):
+        done = subprocess.run([*RDS, *command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+
+
+def test_the_package_can_be_found():
+    assert Path(shutil.which("rds", path=str(Path(sys.executable).parent)) or "").name == "rds"
