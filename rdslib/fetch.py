@@ -6,7 +6,6 @@ Nothing that is downloaded is installed, built or unpacked to disk: a package is
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import logging
 import os
 import subprocess
@@ -19,10 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
 from tqdm import tqdm
 
 from rdslib.errors import UserError
 from rdslib.params import Download
+from rdslib.store import sha256_of
 
 if TYPE_CHECKING:
     from unearth.fetchers import Fetcher, PyPIClient
@@ -53,12 +54,6 @@ def home() -> Path:
 def cache_dir() -> Path:
     """The folder in which downloads are kept."""
     return home() / "downloads"
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(download: Download, cache: Path, name: str) -> Path:
@@ -150,11 +145,12 @@ def _check(path: Path, download: Download, name: str, remedy: str) -> None:
 
 @contextmanager
 def _new_file(folder: Path, target: Path) -> Iterator[Path]:
-    """A temporary file that takes its place only when the block ends well."""
-    # Named by process, so that two runs at once do not write into each other's file.
-    part = folder / f"{target.name}.{os.getpid()}.part"
+    """A temporary file that takes its place only when the block ends well; one process at a time."""
+    part = target.with_name(f"{target.name}.part")
+    lock = filelock.FileLock(target.with_name(f"{target.name}.lock"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
         part.touch()
     except OSError as error:
         raise UserError(
@@ -165,6 +161,7 @@ def _new_file(folder: Path, target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+        lock.release()
 
 
 def _fetch_pip(project: str, filename: str, part: Path) -> None:

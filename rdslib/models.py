@@ -35,10 +35,10 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(
-    name: str | Path, dtype: torch.dtype | None = None, attention: str = "sdpa"
-) -> PreTrainedModel:
+def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A causal language model in evaluation mode on this device, in `dtype` (default: `compute_dtype`)."""
+    # On short samples a processor is a third faster with plain attention than with the fused kernel.
+    attention = "eager" if device().type == "cpu" else "sdpa"
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(name), dtype=dtype or compute_dtype(), attn_implementation=attention

@@ -116,6 +116,8 @@ class Train(Strict):
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    # How many of the last layers get LoRA matrices; the gradient need not go further down. 0 is all.
+    lora_layers: int = Field(default=0, ge=0)
 
 
 class Evaluate(Strict):

@@ -111,15 +111,14 @@ def load_trained(model_path: Path, trained: Path | None) -> PreTrainedModel:
 
 
 def _trainable(model_path: Path, params: Train) -> torch.nn.Module:
-    # Eager attention: on short sequences on a processor its backward pass is the faster one.
-    attention = "eager" if device().type == "cpu" else "sdpa"
     if params.method == "full":
-        return load_causal_lm(model_path, dtype=torch.float32, attention=attention).train()
-    base = load_causal_lm(model_path, attention=attention)
+        return load_causal_lm(model_path, dtype=torch.float32).train()
+    base = load_causal_lm(model_path)
     lora = LoraConfig(
         r=params.lora_rank,
         lora_alpha=params.lora_alpha,
         target_modules=list(params.lora_targets),
+        layers_to_transform=list(range(base.config.num_hidden_layers))[-params.lora_layers :],
         lora_dropout=0.0,
     )
     return get_peft_model(base, lora).train()
