@@ -39,7 +39,7 @@ def run(
     What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
     where it was.
     """
-    from rdslib import tables
+    from rdslib import publish, tables
     from rdslib.notebooks import run_notebook
     from rdslib.study import Study
 
@@ -51,13 +51,15 @@ def run(
         started = time.monotonic()
         run_notebook(name, profile, show, out.resolve() if out else None)
         typer.echo(f"[{number}/{len(names)}] drew {name} in {time.monotonic() - started:.1f} s", err=True)
-    typer.echo(f"figures are in {study.figures_folder(out)}")
+    if only is None and study.profile.experiment is not None:
+        publish.write_records(study, out)
+    typer.echo(f"figures are in {publish.folder_of(study, out)}")
 
 
 @app.command()
 def status(profile: ProfileOption = "mini") -> None:
     """Show what a profile's study is made of: what exists, and what is missing."""
-    from rdslib import tables
+    from rdslib import publish, tables
     from rdslib.store import in_order
     from rdslib.study import Study
 
@@ -70,7 +72,7 @@ def status(profile: ProfileOption = "mini") -> None:
         typer.echo(f"{'exists ' if has else 'missing'}  {step.stage:<9} {step.hash}  {step.label}")
     for name in tables.FIGURES:
         missing = len(study.missing(tables.steps(study, name)))
-        drawn = (study.figures_folder() / f"{name}.png").is_file()
+        drawn = (publish.folder_of(study) / f"{name}.png").is_file()
         state = "drawn" if drawn else "not drawn"
         typer.echo(f"{name}: {state}; " + ("nothing missing" if not missing else f"{missing} steps missing"))
     typer.echo(f"{there} of {len(steps)} artifacts exist, in {study.store.folder}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +19,7 @@ from rdslib.estimate import Estimate, estimate_difference, estimate_mean
 from rdslib.params import ROOT, Experiment, Profile, load_profile
 from rdslib.progress import Progress
 from rdslib.scorers import get_scorer
-from rdslib.store import Step, Store, in_order, write_json
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from rdslib.store import Step, Store, in_order
 
 # Raise a stage's version when what it writes changes for the same parameters.
 VERSIONS = {"model": 1, "data": 1, "encode": 1, "select": 1, "train": 1, "evaluate": 1}
@@ -281,10 +276,12 @@ class Study:
         """A run's evaluation on a task: id, subtask, bits, bytes, correct."""
         return self.table(self.evaluation(run, task), "scores.parquet")
 
-    def bits_per_byte(self, runs: Sequence[Run]) -> Estimate:
-        """Mean over tasks (and over the runs of a task) of bits per byte, with its 95% interval."""
+    def bits_per_byte(self, runs: Sequence[Run], task: str | None = None) -> Estimate:
+        """Bits per byte, mean over tasks (or on one) and over the runs of a task, with its 95% interval."""
         e = self.experiment
-        return estimate_mean(self._bits_by_task(runs), e.evaluate.bootstrap, e.seed)
+        by_task = self._bits_by_task(runs)
+        chosen = by_task if task is None else {task: by_task[task]}
+        return estimate_mean(chosen, e.evaluate.bootstrap, e.seed)
 
     def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
         """Bits per byte of ours less theirs, mean over tasks, paired by test sample."""
@@ -323,37 +320,6 @@ class Study:
         tokens = self.store.manifest(training)["counts"]["training_tokens"]
         return flops.measured_flops(forward, tokens, parameters)
 
-    def records(self, runs: Iterable[Run]) -> pd.DataFrame:
-        """One row a run and task, with its artifacts: the study's records."""
-        rows = []
-        for run in runs:
-            training = self.training(run)
-            for task in self.tasks_of(run):
-                value = estimate_mean(
-                    {task: [self._bits(run, task)]}, self.experiment.evaluate.bootstrap, self.experiment.seed
-                )
-                accuracy = self.accuracy([run], task)
-                rows.append(
-                    {
-                        "method": run.method,
-                        "pool": run.pool,
-                        "pool_size": self.pool_size(run.pool),
-                        "budget": run.budget,
-                        "targets": "+".join(run.targets),
-                        "seed": run.seed,
-                        "task": task,
-                        "n": value.n,
-                        "bits_per_byte": value.value,
-                        "low": value.low,
-                        "high": value.high,
-                        "accuracy": accuracy.value if accuracy else np.nan,
-                        "flops": self.measured_flops(run),
-                        "trained": training.hash if training else "",
-                        "evaluation": self.evaluation(run, task).hash,
-                    }
-                )
-        return pd.DataFrame(rows)
-
     def _bits_by_task(self, runs: Sequence[Run]) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         """Bits and bytes by test sample, of each run of a task, for the tasks that the runs are for."""
         found = {
@@ -365,38 +331,3 @@ class Study:
     def _bits(self, run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
         scores = self.scores(run, task)
         return scores["bits"].to_numpy(), scores["bytes"].to_numpy()
-
-    # Publishing.
-
-    def figures_folder(self, out: str | Path | None = None) -> Path:
-        """Where this profile's figures go."""
-        return Path(out) if out else self.root / "figures" / self.profile.name
-
-    def publish(
-        self,
-        name: str,
-        figure: Figure,
-        table: pd.DataFrame,
-        steps: Iterable[Step] = (),
-        out: str | Path | None = None,
-    ) -> None:
-        """Write `<name>.png`, `.svg`, `.csv` and the provenance, `.json`, into the figures' folder."""
-        from rdslib import figures
-
-        folder = self.figures_folder(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        figures.save(figure, table, folder, name)
-        write_json(
-            folder / f"{name}.json",
-            {
-                "figure": name,
-                "profile": self.profile.model_dump(mode="json"),
-                "origins": sorted(set(table["origin"])) if "origin" in table else [],
-                "artifacts": [
-                    {"stage": step.stage, "hash": step.hash, "what": step.label}
-                    for step in in_order(list(steps))
-                ],
-                "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},
-                "python": platform.python_version(),
-            },
-        )

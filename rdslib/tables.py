@@ -20,6 +20,8 @@ from rdslib.store import Step
 from rdslib.study import Run, Study
 
 METRIC = "bits per byte"
+# What the other methods are compared with, on the same test samples.
+BASELINE = "random_balanced"
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,24 @@ def _note(study: Study) -> str:
     e = study.experiment
     absent = [task for task in published.TASKS if task not in study.task_names]
     parts = [f"{e.model.title}{f' ({e.model.note})' if e.model.note else ''}"]
+    untuned = study.bits_per_byte([study.untuned()])
+    parts.append(f"before fine-tuning {untuned.value:.3f} [{untuned.low:.3f}, {untuned.high:.3f}]")
     if absent:
         parts.append(f"without {', '.join(absent)}")
     return "; ".join(parts)
+
+
+def _against_random(study: Study, runs: list[Run], compared: bool) -> dict[str, Any]:
+    """What a method's score is less that of balanced random at the same pool and budget.
+
+    Paired by test sample; NaN for balanced random itself, or where the grid does not have it.
+    """
+    columns = ("less_random", "less_random_low", "less_random_high")
+    if runs[0].method == BASELINE or not compared:
+        return dict.fromkeys(columns, float("nan"))
+    baseline = study.runs_of(BASELINE, runs[0].pool, runs[0].budget, multi=False)
+    found = study.difference(runs, baseline)
+    return dict(zip(columns, (found.value, found.low, found.high), strict=True))
 
 
 def _flops(study: Study, runs: list[Run]) -> float:
@@ -115,6 +132,7 @@ def _fig1(study: Study) -> pd.DataFrame:
             "budget": grid.single_task_budget,
             "flops": _flops(study, runs),
             **_measured(study.bits_per_byte(runs)),
+            **_against_random(study, runs, BASELINE in grid.single_task_methods),
             "note": _note(study),
         }
         for pool in grid.single_task_pools
@@ -135,6 +153,7 @@ def _scaling(study: Study) -> pd.DataFrame:
             "percent": 100 * budget / size,
             "flops": _flops(study, runs),
             **_measured(study.bits_per_byte(runs)),
+            **_against_random(study, runs, BASELINE in grid.multi_task_methods),
             "note": _note(study),
         }
         for method in grid.multi_task_methods
@@ -175,10 +194,11 @@ def _fig6_runs(study: Study) -> dict[str, Run]:
 
 
 def _fig6(study: Study) -> pd.DataFrame:
+    sources = study.pool_table()["source"].unique()
     rows = [
         {"selection": name, "source": source, "count": count}
         for name, run in _fig6_runs(study).items()
-        for source, count in study.picks(run)["source"].value_counts().sort_index().items()
+        for source, count in study.picks(run)["source"].value_counts().reindex(sources, fill_value=0).items()
     ]
     return pd.DataFrame(rows)
 
@@ -199,14 +219,20 @@ def _tab5(study: Study) -> pd.DataFrame:
     return pd.DataFrame({"pool": study.profile.name, "source": counts.index, "count": counts.to_numpy()})
 
 
+def _evaluations(study: Study, runs: list[Run]) -> list[Step]:
+    return study.evaluations([study.untuned(), *runs])
+
+
 def _picks(study: Study, runs: dict[str, Run]) -> list[Step]:
     return [study.selection(run) for run in runs.values()]
 
 
 FIGURES: dict[str, Spec] = {
-    "fig1_pareto": Spec(published.fig1, _fig1, lambda study: study.evaluations(study.single_task_runs())),
-    "fig3_flops": Spec(published.fig3, _scaling, lambda study: study.evaluations(study.multi_task_runs())),
-    "fig4_scaling": Spec(published.fig4, _scaling, lambda study: study.evaluations(study.multi_task_runs())),
+    "fig1_pareto": Spec(published.fig1, _fig1, lambda study: _evaluations(study, study.single_task_runs())),
+    "fig3_flops": Spec(published.fig3, _scaling, lambda study: _evaluations(study, study.multi_task_runs())),
+    "fig4_scaling": Spec(
+        published.fig4, _scaling, lambda study: _evaluations(study, study.multi_task_runs())
+    ),
     "fig5_score_histogram": Spec(None, _fig5, lambda study: _picks(study, _fig5_runs(study))),
     "fig6_sources_by_task": Spec(None, _fig6, lambda study: _picks(study, _fig6_runs(study))),
     "tab4_splits": Spec(published.tab4_splits, _tab4, lambda study: [study.data]),

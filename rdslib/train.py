@@ -128,9 +128,10 @@ def _by_length(rows: list[dict[str, list[int]]], batch: int, seed: int) -> list[
     """The rows in batches of similar length, the batches in random order: less padding to compute."""
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
     batches = [order[at : at + batch] for at in range(0, len(order), batch)]
-    shuffled = generator(seed, "batches").permutation(len(batches))
     # Only the last batch may be short: the trainer cuts the sequence every `batch` rows.
-    shuffled = sorted(shuffled, key=lambda b: len(batches[b]) < batch)
+    shuffled = sorted(
+        generator(seed, "batches").permutation(len(batches)), key=lambda b: len(batches[b]) < batch
+    )
     return [rows[i] for b in shuffled for i in batches[b]]
 
 
