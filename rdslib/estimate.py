@@ -37,36 +37,43 @@ def resample(task: str, n: int, times: int, seed: int) -> np.ndarray:
     return generator(seed, "bootstrap", task).integers(0, n, size=(times, n))
 
 
-def estimate_mean(runs: Runs, times: int, seed: int) -> Estimate:
+def estimate_mean(runs: Runs, times: int, seed: int, base: Runs | None = None) -> Estimate:
     """The mean over tasks of the mean over runs of a ratio of sums, with its interval.
 
-    Test samples are resampled within each task, alike for all runs of the task.
+    With `base`, each task's ratio is taken relative to that of `base`, so that tasks whose ratios differ
+    in size weigh alike. Test samples are resampled within each task, alike for all that is compared.
     """
     values, draws, n = [], [], 0
     for task, each in runs.items():
         at = resample(task, len(each[0][0]), times, seed)
-        values.append(_mean(each))
-        draws.append(_mean(each, at))
+        values.append(_mean(each) / _scale(base, task))
+        draws.append(_mean(each, at) / _scale(base, task, at))
         n += len(each[0][0])
     return _estimate(values, draws, n)
 
 
-def estimate_difference(ours: Runs, theirs: Runs, times: int, seed: int) -> Estimate:
+def estimate_difference(
+    ours: Runs, theirs: Runs, times: int, seed: int, base: Runs | None = None
+) -> Estimate:
     """Ours less theirs, mean over tasks, paired by test sample: the same resamples for both sides.
 
-    Both sides hold runs as `estimate_mean` takes them, of the same tasks and test samples.
+    `base` is as in `estimate_mean`. Both sides hold runs as it takes them, of the same tasks and samples.
     """
     values, draws, n = [], [], 0
     for task, each in ours.items():
         at = resample(task, len(each[0][0]), times, seed)
-        values.append(_mean(each) - _mean(theirs[task]))
-        draws.append(_mean(each, at) - _mean(theirs[task], at))
+        values.append((_mean(each) - _mean(theirs[task])) / _scale(base, task))
+        draws.append((_mean(each, at) - _mean(theirs[task], at)) / _scale(base, task, at))
         n += len(each[0][0])
     return _estimate(values, draws, n)
 
 
 def _mean(runs: Sequence[tuple[np.ndarray, np.ndarray]], at: np.ndarray | slice = slice(None)) -> np.ndarray:
     return np.mean([ratio(num[at], den[at]) for num, den in runs], axis=0)
+
+
+def _scale(base: Runs | None, task: str, at: np.ndarray | slice = slice(None)) -> np.ndarray | float:
+    return 1.0 if base is None else _mean(base[task], at)
 
 
 def _estimate(values: list[np.ndarray], draws: list[np.ndarray], n: int) -> Estimate:

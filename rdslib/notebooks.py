@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import papermill
+from traitlets.config import Config
 
 from rdslib.errors import UserError
 from rdslib.params import ROOT
@@ -29,6 +30,7 @@ def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Pat
                 parameters=parameters,
                 cwd=str(root / "notebooks"),
                 progress_bar=False,
+                config=Config(KernelManager={"transport": "ipc"} if os.name == "posix" else {}),
                 log_output=False,
             )
         except papermill.PapermillExecutionError as error:

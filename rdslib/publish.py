@@ -61,7 +61,7 @@ def records(study: Study) -> pd.DataFrame:
 
 
 def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
-    bits, accuracy = study.bits_per_byte([run], task), study.accuracy([run], task)
+    bits, accuracy = study.bits_per_byte(run, task), study.accuracy(run, task)
     training = study.training(run)
     return {
         "method": run.method,

@@ -8,8 +8,11 @@ which there are, is `rdslib.study`'s to say.
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,8 +173,19 @@ def build_training(work: Work, params: Train, seed: int) -> dict[str, Any]:
 
     samples = pool.read_pool(work.inputs["data"] / "pool.parquet")
     picked = [samples[i] for i in read_selection(work.inputs["selection"])["position"].to_pylist()]
-    with work.progress.bar(work.label, 0, "token") as bar:
-        return train(model_folder(work.inputs["model"]), picked, params, seed, work.path, bar)
+    _loaded.cache_clear()
+    try:
+        with work.progress.bar(work.label, 0, "token") as bar:
+            return train(model_folder(work.inputs["model"]), picked, params, seed, work.path, bar)
+    finally:
+        _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """Free what a trainer leaves: its objects refer to one another, and glibc holds on to what was freed."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def build_evaluation(work: Work, params: Evaluate, task: str) -> dict[str, Any]:

@@ -276,28 +276,36 @@ class Study:
         """A run's evaluation on a task: id, subtask, bits, bytes, correct."""
         return self.table(self.evaluation(run, task), "scores.parquet")
 
-    def bits_per_byte(self, runs: Sequence[Run], task: str | None = None) -> Estimate:
-        """Bits per byte, mean over tasks (or on one) and over the runs of a task, with its 95% interval."""
+    def bits_per_byte(self, run: Run, task: str) -> Estimate:
+        """Bits per byte of the reference answers of a task, with its 95% interval."""
         e = self.experiment
-        by_task = self._bits_by_task(runs)
-        chosen = by_task if task is None else {task: by_task[task]}
-        return estimate_mean(chosen, e.evaluate.bootstrap, e.seed)
+        return estimate_mean({task: [self._bits(run, task)]}, e.evaluate.bootstrap, e.seed)
+
+    def relative(self, runs: Sequence[Run]) -> Estimate:
+        """Bits per byte relative to the untuned model's, mean over tasks and runs; below 1 is better.
+
+        A plain mean over tasks would be that of the tasks with the shortest answers, whose bits per byte
+        are several times those of the others.
+        """
+        e = self.experiment
+        base = self._bits_by_task([self.untuned()])
+        return estimate_mean(self._bits_by_task(runs), e.evaluate.bootstrap, e.seed, base)
 
     def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
-        """Bits per byte of ours less theirs, mean over tasks, paired by test sample."""
+        """`relative` of ours less that of theirs, paired by test sample."""
         e = self.experiment
+        base = self._bits_by_task([self.untuned()])
         return estimate_difference(
-            self._bits_by_task(ours), self._bits_by_task(theirs), e.evaluate.bootstrap, e.seed
+            self._bits_by_task(ours), self._bits_by_task(theirs), e.evaluate.bootstrap, e.seed, base
         )
 
-    def accuracy(self, runs: Sequence[Run], task: str) -> Estimate | None:
+    def accuracy(self, run: Run, task: str) -> Estimate | None:
         """Accuracy by likelihood on a task that has choices, with its 95% interval; else None."""
-        each = [self.scores(run, task)["correct"].to_numpy() for run in runs if task in self.tasks_of(run)]
-        if not each or np.isnan(each[0]).any():
+        correct = self.scores(run, task)["correct"].to_numpy()
+        if np.isnan(correct).any():
             return None
         e = self.experiment
-        pairs = [(correct, np.ones_like(correct)) for correct in each]
-        return estimate_mean({task: pairs}, e.evaluate.bootstrap, e.seed)
+        return estimate_mean({task: [(correct, np.ones_like(correct))]}, e.evaluate.bootstrap, e.seed)
 
     def measured_flops(self, run: Run) -> float:
         """FLOPs of a run: the forward pass over its pool and queries, if the method needs one, and training.

@@ -19,7 +19,7 @@ from rdslib.params import Show
 from rdslib.store import Step
 from rdslib.study import Run, Study
 
-METRIC = "bits per byte"
+METRIC = "bits per byte, relative to untuned"
 # What the other methods are compared with, on the same test samples.
 BASELINE = "random_balanced"
 
@@ -98,8 +98,7 @@ def _note(study: Study) -> str:
     e = study.experiment
     absent = [task for task in published.TASKS if task not in study.task_names]
     parts = [f"{e.model.title}{f' ({e.model.note})' if e.model.note else ''}"]
-    untuned = study.bits_per_byte([study.untuned()])
-    parts.append(f"before fine-tuning {untuned.value:.3f} [{untuned.low:.3f}, {untuned.high:.3f}]")
+    parts.append("1 is the model before fine-tuning")
     if absent:
         parts.append(f"without {', '.join(absent)}")
     return "; ".join(parts)
@@ -131,7 +130,7 @@ def _fig1(study: Study) -> pd.DataFrame:
             "pool_size": study.pool_size(pool),
             "budget": grid.single_task_budget,
             "flops": _flops(study, runs),
-            **_measured(study.bits_per_byte(runs)),
+            **_measured(study.relative(runs)),
             **_against_random(study, runs, BASELINE in grid.single_task_methods),
             "note": _note(study),
         }
@@ -152,7 +151,7 @@ def _scaling(study: Study) -> pd.DataFrame:
             "pool_size": size,
             "percent": 100 * budget / size,
             "flops": _flops(study, runs),
-            **_measured(study.bits_per_byte(runs)),
+            **_measured(study.relative(runs)),
             **_against_random(study, runs, BASELINE in grid.multi_task_methods),
             "note": _note(study),
         }

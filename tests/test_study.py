@@ -78,8 +78,12 @@ def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
     runs = tiny.runs_of("rds", "all", 12, multi=False)
     values = []
     for run in runs:
-        scores = pd.read_parquet(tiny.store.path(tiny.evaluation(run, run.targets[0])) / "scores.parquet")
-        values.append(scores["bits"].sum() / scores["bytes"].sum())
+        task = run.targets[0]
+        before, after = (
+            pd.read_parquet(tiny.store.path(tiny.evaluation(each, task)) / "scores.parquet").sum()
+            for each in (tiny.untuned(), run)
+        )
+        values.append(after["bits"] / after["bytes"] / (before["bits"] / before["bytes"]))
     assert table.loc[("rds", 120), "score"] == pytest.approx(np.mean(values), rel=1e-5)
     # FLOPs: 2N for each token of the pool and the task's queries, 6N for each token trained on.
     parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
@@ -90,6 +94,17 @@ def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
         trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
         costs.append(2 * parameters * (pool_tokens + query) + 6 * parameters * trained)
     assert table.loc[("rds", 120), "flops"] == pytest.approx(np.mean(costs), rel=1e-5)
+
+
+def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny):
+    records = pd.read_csv(tiny_home / "figures" / "records.csv")
+    assert set(records["method"]) == {"untuned", "random", "random_balanced", "rds"}
+    assert set(records["task"]) == {"Sums", "Reverse"}
+    assert (records["low"] <= records["bits_per_byte"]).all()
+    assert (records["bits_per_byte"] <= records["high"]).all()
+    assert records["accuracy"].notna().equals(records["task"] == "Sums")
+    for row in records.itertuples():
+        assert (tiny.store.folder / "evaluate" / row.evaluation / MANIFEST).is_file()
 
 
 def test_selection_equals_a_naive_reading(tiny):
@@ -165,7 +180,7 @@ def test_sigkills_at_random_moments_end_in_the_same_files(tiny_home, tmp_path):
     assert contents(tmp_path / "artifacts") == contents(tiny_home / "artifacts")
 
 
-def test_a_different_token_budget_changes_few_picks(tiny, tmp_path):
+def test_another_token_budget_is_another_artifact_and_changes_few_picks(tiny, tmp_path):
     raw = tiny.profile.model_copy(
         update={
             "experiment": tiny.experiment.model_copy(
