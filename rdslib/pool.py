@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,12 +141,6 @@ def subset(n_total: int, size: int, seed: int) -> np.ndarray:
         raise UserError(f"a pool of {size} samples cannot be drawn from {n_total}; lower its size")
     rng = np.random.default_rng([seed, *b"subset"])
     return np.sort(rng.choice(n_total, size=size, replace=False))
-
-
-def statistics(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The number of samples by source, in the order in which the sources first come."""
-    counts = Counter(sample.source for sample in samples)
-    return [{"source": source, "samples": count} for source, count in counts.items()]
 
 
 def read_jsonl(path: Path, default_source: str | None = None) -> list[Sample]:

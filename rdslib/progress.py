@@ -7,12 +7,20 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from rdslib.store import Step
+
+class Planned(Protocol):
+    """What is told of a step: its stage, what it goes by, and its expected share of its stage's time."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
 
 
 class Progress:
@@ -23,7 +31,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._todo: dict[str, Step] = {}
+        self._todo: dict[str, Planned] = {}
         self._total = 0
         self._seconds: dict[str, float] = defaultdict(float)
         self._weight: dict[str, float] = defaultdict(float)
@@ -33,13 +41,13 @@ class Progress:
         """Print one line that stays."""
         tqdm.write(text, file=sys.stderr)
 
-    def plan(self, steps: Sequence[Step]) -> None:
+    def plan(self, steps: Sequence[Planned]) -> None:
         """Tell which steps will be computed, in order."""
         self._todo = {step.hash: step for step in steps}
         self._total = len(steps)
 
     @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
+    def step(self, step: Planned) -> Iterator[None]:
         """Around the computation of one step."""
         started = time.monotonic()
         yield

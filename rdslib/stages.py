@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from rdslib import features, fetch, pool, select, tasks
 from rdslib.chat import tokenize_chat, tokenize_query
+from rdslib.errors import UserError
 from rdslib.params import Download, Encode, Evaluate, Experiment, Model, Train
 from rdslib.scorers import ScoringInputs, get_scorer
 from rdslib.store import Work, write_json
@@ -143,12 +144,15 @@ def build_selection(
         keep[pool.subset(len(samples), subset[1], seed)] = True
         return select.within(found, keep)
 
-    if len(targets) > 1 and scorer.needs_queries:
-        picked = select.round_robin_tasks({target: blocks(target) for target in targets}, k)
-        takers = [targets[i] for i in picked.takers]
-    else:
-        picked = select.round_robin(blocks(targets[0] if scorer.needs_queries else None), k)
-        takers = [str(i) for i in picked.takers]
+    try:
+        if len(targets) > 1 and scorer.needs_queries:
+            picked = select.round_robin_tasks({target: blocks(target) for target in targets}, k)
+            takers = [targets[i] for i in picked.takers]
+        else:
+            picked = select.round_robin(blocks(targets[0] if scorer.needs_queries else None), k)
+            takers = [str(i) for i in picked.takers]
+    except ValueError as error:
+        raise UserError(f"{work.label}: {error}; change the grid of the profile") from error
     table = pa.table(
         {
             "position": picked.indices,
