@@ -43,8 +43,15 @@ def evaluate(
 
     The end-of-sequence token is not counted, so that bits and bytes are of the same text. A sample with
     `choices` is answered by the choice whose first token is the likeliest; choices must differ in theirs.
+    Raises UserError if they do not, or for a response that leaves no room for any of its prompt.
     """
     tokens = tokenize_query(tokenizer, [s.messages for s in samples], max_length, cut="left")
+    for sample, each in zip(samples, tokens, strict=True):
+        if each.response[0]:
+            raise UserError(
+                f"test sample {sample.id}: its response does not fit {max_length} tokens; "
+                f"raise evaluate.max_length"
+            )
     bits = np.zeros(len(samples))
     correct = np.full(len(samples), np.nan)
     sizes = [len(t.ids) for t in tokens]

@@ -124,11 +124,13 @@ def build_encoding(work: Work, params: Encode, task: str | None) -> dict[str, An
 
 
 def build_selection(
-    work: Work, method: str, k: int, subset: tuple[str, int] | None, targets: Sequence[str], seed: int
+    work: Work, method: str, k: int, keep: tuple[int, int] | None, targets: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """`selection.parquet`: position, id, source, score and taker of each pick, in order of picking.
 
-    One target (or a method without queries): round-robin over queries; several: over tasks.
+    One target (or a method without queries): round-robin over queries; several: over tasks. `keep` is the
+    size of a smaller pool and the seed with which it is drawn, the same for every method; `seed` is the
+    method's own.
     """
     data = work.inputs["data"]
     samples = pool.read_pool(data / "pool.parquet")
@@ -138,11 +140,11 @@ def build_selection(
     def blocks(target: str | None) -> Iterator[select.Block]:
         queries = None if target is None else work.inputs[f"queries {target}"]
         found = scorer.blocks(ScoringInputs(sources, seed, work.inputs.get("pool"), queries))
-        if subset is None:
+        if keep is None:
             return found
-        keep = np.zeros(len(samples), dtype=bool)
-        keep[pool.subset(len(samples), subset[1], seed)] = True
-        return select.within(found, keep)
+        kept = np.zeros(len(samples), dtype=bool)
+        kept[pool.subset(len(samples), *keep)] = True
+        return select.within(found, kept)
 
     try:
         if len(targets) > 1 and scorer.needs_queries:

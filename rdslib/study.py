@@ -128,6 +128,7 @@ class Study:
         e = self.experiment
         scorer = get_scorer(run.method)
         subset = None if run.pool == "all" else (run.pool, e.pool.subsets[run.pool])
+        keep = None if subset is None else (subset[1], e.seed)
         inputs = {"data": self.data}
         if scorer.features:
             inputs["pool"] = self.encoding(None)
@@ -144,7 +145,7 @@ class Study:
             "select",
             params,
             inputs,
-            lambda work: stages.build_selection(work, run.method, run.budget, subset, run.targets, seed),
+            lambda work: stages.build_selection(work, run.method, run.budget, keep, run.targets, seed),
             f"select {self.describe(run)}",
             1,
         )

@@ -120,6 +120,14 @@ def test_selection_equals_a_naive_reading(tiny):
     assert tiny.picks(run)["position"].tolist() == keep[picks].tolist()
 
 
+def test_every_method_and_seed_draws_from_the_same_smaller_pool(tiny):
+    from rdslib.pool import subset
+
+    keep = set(subset(120, 60, 7).tolist())
+    for run in (Run("random", "small", 60, (), 8), Run("rds", "small", 60, ("Sums",), 8)):
+        assert set(tiny.picks(run)["position"]) == keep
+
+
 def test_one_random_run_serves_both_settings(tiny):
     single = tiny.runs_of("random_balanced", "all", 12, multi=False)
     multi = tiny.runs_of("random_balanced", "all", 12, multi=True)

@@ -65,6 +65,12 @@ def test_choices_that_begin_alike_are_told(tiny_model):
         evaluate(load_causal_lm(tiny_model), load_tokenizer(tiny_model), [sample], 128, 100)
 
 
+def test_a_response_that_does_not_fit_is_told(tiny_model):
+    sample = TaskSample("q8", "t", user_assistant("x", "y" * 200), "t")
+    with pytest.raises(UserError, match="test sample q8: its response does not fit 128 tokens"):
+        evaluate(load_causal_lm(tiny_model), load_tokenizer(tiny_model), [sample], 128, 100)
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_training_learns_saves_and_repeats(tiny_model, tmp_path, method):
     tokenizer = load_tokenizer(tiny_model)
