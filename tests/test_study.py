@@ -120,9 +120,10 @@ def test_selection_equals_a_naive_reading(tiny):
     assert tiny.picks(run)["position"].tolist() == keep[picks].tolist()
 
 
-def test_every_method_and_seed_draws_from_the_same_smaller_pool(tiny):
+def test_every_method_and_seed_draws_from_the_same_smaller_pool(tmp_path):
     from rdslib.pool import subset
 
+    tiny = Study.load("tiny", home=tmp_path)
     keep = set(subset(120, 60, 7).tolist())
     for run in (Run("random", "small", 60, (), 8), Run("rds", "small", 60, ("Sums",), 8)):
         assert set(tiny.picks(run)["position"]) == keep
@@ -134,12 +135,12 @@ def test_one_random_run_serves_both_settings(tiny):
     assert [tiny.training(run).hash for run in single] == [tiny.training(run).hash for run in multi]
 
 
-def test_a_second_run_computes_nothing(tiny_home, tiny):
+def test_a_second_run_computes_nothing(tiny_home, tiny, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tiny.store.folder.rglob(MANIFEST)}
-    done = rds("run", "--profile", "tiny", "--only", "fig6_sources_by_task", home=tiny_home, cwd=tiny_home)
+    arguments = ["run", "--profile", "tiny", "--only", "fig6_sources_by_task", "--out", tmp_path]
+    done = rds(*arguments, home=tiny_home)
     assert done.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in tiny.store.folder.rglob(MANIFEST)} == before
-    shutil.rmtree(ROOT / "figures" / "tiny")
 
 
 def test_status_tells_what_exists_and_what_is_missing(tiny_home, tmp_path):
@@ -214,10 +215,10 @@ def test_every_notebook_runs_on_published_numbers_alone(tmp_path):
     assert not (tmp_path / "h").exists(), "no model and no artifact is needed"
 
 
-def test_a_budget_beyond_the_pool_is_one_line(tiny_home, tmp_path):
+def test_a_budget_beyond_the_pool_is_one_line(tmp_path):
     text = (ROOT / "params" / "tiny.yaml").read_text().replace("[12, 24]", "[12, 5000]")
     (tmp_path / "mine.yaml").write_text(text)
-    done = rds("run", "--profile", tmp_path / "mine.yaml", "--only", "fig4_scaling", home=tiny_home)
+    done = rds("run", "--profile", tmp_path / "mine.yaml", "--only", "fig4_scaling", home=tmp_path)
     assert done.returncode == 2
     assert "5000 samples are asked for, but there are only 120 to choose from" in done.stderr
     assert "Traceback" not in done.stderr

@@ -114,7 +114,7 @@ def test_mini_samples_are_well_formed(mini: Mini) -> None:
         assert ". The answer is " in sample.messages[-1]["content"]
     spread = Counter(sample.subtask for sample in built["BBH"].test)
     assert set(spread) == set(PARENTS)
-    assert set(spread.values()) == {2}
+    assert max(spread.values()) - min(spread.values()) <= 1
     for sample in [*built["Codex"].queries, *built["Codex"].test]:
         compile(sample.messages[-1]["content"], sample.id, "exec")
     contexts = {
