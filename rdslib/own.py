@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rdslib.chat import tokenize_chat, tokenize_query
 from rdslib.errors import UserError
 from rdslib.pool import read_jsonl
 from rdslib.progress import Progress
-from rdslib.select import round_robin
+from rdslib.select import Block, round_robin
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 TOKEN_BUDGET = 4096
 BLOCK = 1024
@@ -37,14 +42,16 @@ def select_own(pool: Path, queries: Path, model_name: str, k: int, out: Path, ma
     tokenizer, model = load_tokenizer(model_name), load_causal_lm(model_name)
     query_ids = [t.ids for t in tokenize_query(tokenizer, [s.messages for s in wanted], max_length)]
     query_rows = encode(model, query_ids, TOKEN_BUDGET)
-    blocks = []
-    with Progress().bar("encode the pool", len(samples), "sample") as bar:
+
+    def blocks(bar: tqdm[Any]) -> Iterator[Block]:
         for start in range(0, len(samples), BLOCK):
             part = [s.messages for s in samples[start : start + BLOCK]]
             ids = [t.ids for t in tokenize_chat(tokenizer, part, max_length)]
             rows = encode(model, ids, TOKEN_BUDGET, lambda batch: bar.update(len(batch)))
-            blocks.append((start, query_rows @ rows.T))
-    picked = round_robin(blocks, k)
+            yield start, query_rows @ rows.T
+
+    with Progress().bar("encode the pool", len(samples), "sample") as bar:
+        picked = round_robin(blocks(bar), k)
 
     lines = [line for line in pool.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
