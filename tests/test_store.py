@@ -166,7 +166,7 @@ def test_sigkill_at_random_moments_loses_at_most_the_shard_in_work(tmp_path):
     while True:
         process = subprocess.Popen(command)
         try:
-            process.wait(timeout=rng.uniform(0.1, 0.5))
+            process.wait(timeout=rng.uniform(0.1, 0.5) + kills / 20)
             break
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
