@@ -62,7 +62,8 @@ def convert_gguf(content: bytes, folder: Path) -> None:
 
     transformers reads a GGUF file but does not save what it read, so the weights move to a plain model.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    # Within the folder that is being built, where the store sweeps up what a killed run leaves.
+    with tempfile.TemporaryDirectory(dir=folder, prefix="tmp-") as scratch:
         Path(scratch, "model.gguf").write_bytes(content)
         source = AutoModelForCausalLM.from_pretrained(scratch, gguf_file="model.gguf", dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file="model.gguf")
