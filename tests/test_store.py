@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import textwrap
@@ -14,6 +12,7 @@ import time
 import pytest
 
 from rdslib.store import MANIFEST, Step, Store, damage
+from tests.killing import run_with_kills
 
 SHARDS = 6
 
@@ -161,18 +160,8 @@ def test_sigkill_at_random_moments_loses_at_most_the_shard_in_work(tmp_path):
     log = tmp_path / "log"
     log.touch()
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "killed"), str(log)]
-    rng = random.Random(0)
-    kills = 0
-    while True:
-        process = subprocess.Popen(command)
-        try:
-            process.wait(timeout=rng.uniform(0.1, 0.5) + kills / 20)
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert process.returncode == 0
+    code, kills = run_with_kills(command, 0, 0.1, 0.5)
+    assert code == 0
     assert kills >= 1
     subprocess.run([*command[:3], str(tmp_path / "whole"), os.devnull], check=True)
     written = log.read_text().split()

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from rdslib import features, tables
 from rdslib.params import ROOT
 from rdslib.store import MANIFEST, damage
 from rdslib.study import Run, Study
+from tests.killing import run_with_kills
 
 RDS = [sys.executable, "-m", "rdslib.cli"]
 
@@ -175,19 +175,8 @@ def test_sigkills_at_random_moments_end_in_the_same_files(tiny_home, tmp_path):
         "s = Study.load('tiny', home=Path(sys.argv[1]));"
         "s.compute([x for n in tables.FIGURES for x in tables.steps(s, n)])"
     )
-    rng = random.Random(3)
-    kills = 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stderr=subprocess.DEVNULL)
-        try:
-            # Longer each time, so that on a busy machine too there is a run that ends.
-            process.wait(timeout=rng.uniform(4, 9) + kills)
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert process.returncode == 0
+    code, kills = run_with_kills([sys.executable, "-c", program, str(tmp_path)], 3, 4, 9)
+    assert code == 0
     assert kills >= 1
     assert contents(tmp_path / "artifacts") == contents(tiny_home / "artifacts")
 
