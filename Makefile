@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup figures test lint lab lock clean
+.PHONY: setup figures test lint bench lab lock clean
 
 setup: .venv/ready
 
@@ -25,6 +25,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Ratios of speed, as tables; nothing here can fail for being slow.
+bench: setup
+	$(BIN)/python -m tests.bench.bench_one_pass
+	$(BIN)/python -m tests.bench.bench_less
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

@@ -18,6 +18,7 @@ import yaml
 from rdslib.chat import user_assistant
 from rdslib.params import Task
 from rdslib.readers import task_path
+from rdslib.seeds import generator
 from rdslib.task_readers import Candidates, Files, TaskReader, TaskSample
 
 
@@ -97,7 +98,7 @@ def bbh(files: Files, task: Task, seed: int) -> Candidates:
         content = json.loads(parents[parent.path])
         known = _squeezed(" ".join(row["input"] for row in exemplars))
         # More than can be drawn from one subtask are not needed, and some parents have tens of thousands.
-        rng = np.random.default_rng([seed, *subtask.encode()])
+        rng = generator(seed, "bbh", subtask)
         for at in sorted(rng.permutation(len(content["examples"]))[: 2 * task.test]):
             example = content["examples"][at]
             made = _question(subtask, parent, content, example, rng)

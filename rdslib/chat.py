@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant")
+HEADER = len("<|assistant|>\n")
 
 
 class Message(TypedDict):
@@ -37,10 +38,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised conversation: `ids[i]` is trained on where `response[i]` is true."""
+    """A tokenised conversation: `ids[i]` is trained on where `response[i]` is true.
+
+    `prompt`: how many tokens stand before the header of the first assistant turn that is trained on.
+    """
 
     ids: list[int]
     response: list[bool]
+    prompt: int
+
+    @property
+    def first_response(self) -> tuple[int, int]:
+        """Where the first assistant turn's content starts and ends: [start, end), empty if it is cut off."""
+        if True not in self.response:
+            return len(self.ids), len(self.ids)
+        start = self.response.index(True)
+        after = self.response[start:]
+        return start, start + (after.index(False) if False in after else len(after))
 
 
 def check_messages(value: Any) -> list[Message]:
@@ -97,15 +111,17 @@ def tokenize_chat(
     tokens = []
     for row, messages in enumerate(conversations):
         inside = bytearray(len(texts[row]) + 1)  # 1 at every character that is trained on
-        at = 0
+        at, prompt_end = 0, None
         for message in messages:
             turn = format_turn(message, eos)
             if message["role"] == "assistant":
-                header = len("<|assistant|>\n")
-                inside[at + header : at + len(turn) - 1] = b"\1" * (len(turn) - 1 - header)
+                prompt_end = at if prompt_end is None else prompt_end
+                inside[at + HEADER : at + len(turn) - 1] = b"\1" * (len(turn) - 1 - HEADER)
             at += len(turn)
-        response = [end > start and inside[start] == 1 for start, end in encoded["offset_mapping"][row]]
-        tokens.append(Tokens(list(encoded["input_ids"][row]), response))
+        offsets = encoded["offset_mapping"][row]
+        response = [end > start and inside[start] == 1 for start, end in offsets]
+        prompt = sum(prompt_end is None or start < prompt_end for start, _ in offsets)
+        tokens.append(Tokens(list(encoded["input_ids"][row]), response, prompt))
     return tokens
 
 
@@ -128,17 +144,15 @@ def tokenize_query(
             raise ValueError("has no response: a query or test sample must end with an assistant turn")
         prompts.append("".join(format_turn(m, eos) for m in messages[:-1]) + "<|assistant|>\n")
         labels.append(messages[-1]["content"].strip() + eos)
-    prompt_ids = tokenizer(prompts)["input_ids"]
+    encoded = tokenizer(prompts, return_offsets_mapping=True)
     label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
     tokens = []
-    for prompt, label in zip(prompt_ids, label_ids, strict=True):
+    for row, label in enumerate(label_ids):
+        prompt = encoded["input_ids"][row]
+        before = sum(start < len(prompts[row]) - HEADER for start, _ in encoded["offset_mapping"][row])
         ids = [*prompt, *label]
         response = [False] * len(prompt) + [True] * len(label)
-        if cut == "right":
-            ids, response = ids[:max_length], response[:max_length]
-        else:
-            spare = max(0, len(ids) - max_length)
-            at = min(spare, len(prompt))
-            ids, response = ids[at : at + max_length], response[at : at + max_length]
-        tokens.append(Tokens(ids, response))
+        at = 0 if cut == "right" else min(max(0, len(ids) - max_length), len(prompt))
+        kept = slice(at, at + max_length)
+        tokens.append(Tokens(ids[kept], response[kept], min(max(0, before - at), max_length)))
     return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,20 +34,33 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Where the figures go; by default figures/<profile>.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that compute; 0 is two on a processor, one on a GPU.")
+    ] = 0,
 ) -> None:
     """Compute what a profile's figures need, and draw them through their notebooks.
 
     What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
     where it was.
     """
-    from rdslib import publish, tables
+    from rdslib import device, publish, tables
     from rdslib.notebooks import run_notebook
     from rdslib.study import Study
+    from rdslib.workers import helpers
 
+    profile = _resolved(profile)
     study = Study.load(profile)
     names = only or list(tables.FIGURES)
     steps = [step for name in names for step in tables.steps(study, name, tables.checked(show))]
-    study.compute(steps)
+    missing = len(study.missing(steps))
+    # A process of its own for each model keeps two cores busier than two threads for one model do.
+    workers = workers or (2 if device.device().type == "cpu" else 1)
+    workers = max(1, min(workers, os.cpu_count() or 1, missing))
+    device.share_threads(workers)
+    study.store.progress.workers = workers
+    arguments = ["--profile", profile, "--show", show, "--workers", str(workers)]
+    with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
+        study.compute(steps)
     for number, name in enumerate(names, start=1):
         started = time.monotonic()
         run_notebook(name, profile, show, out.resolve() if out else None)
@@ -54,6 +68,24 @@ def run(
     if only is None and study.profile.experiment is not None:
         publish.write_records(study, out)
     typer.echo(f"figures are in {publish.folder_of(study, out)}")
+
+
+@app.command("help", hidden=True)
+def help_out(profile: str = "mini", only: list[str] = [], show: str = "both", workers: int = 2) -> None:  # noqa: B006
+    """Compute steps beside an `rds run`, for as long as it lasts."""
+    from rdslib import device, tables
+    from rdslib.study import Study
+    from rdslib.workers import end_with_parent
+
+    end_with_parent()
+    device.share_threads(workers)
+    study = Study.load(profile)
+    study.compute([step for name in only for step in tables.steps(study, name, tables.checked(show))])
+
+
+def _resolved(profile: str) -> str:
+    """The path of a profile in full, since notebooks run in a folder of their own; a name as it is."""
+    return str(Path(profile).resolve()) if profile.endswith((".yaml", ".yml")) else profile
 
 
 @app.command()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
 def device() -> torch.device:
     """The first GPU, if there is one, or the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def share_threads(processes: int) -> None:
+    """Take this process's part of the machine's cores, where `processes` compute at once."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def compute_dtype() -> torch.dtype:

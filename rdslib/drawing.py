@@ -1,6 +1,6 @@
-"""What all figures share: the style, the colours, human numbers, panels, tables, saving.
+"""What all figures share: the style, the colours, human numbers, panels, notes, saving.
 
-`figures.py` says what each figure shows; this file says how anything is drawn.
+`figures.py` and `table_figures.py` say what each figure shows; this file says how anything is drawn.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -28,6 +27,7 @@ from matplotlib.ticker import (
     NullLocator,
     PercentFormatter,
 )
+from sklearn.isotonic import isotonic_regression
 
 from rdslib.published import METHOD_NAMES
 
@@ -47,6 +47,7 @@ METHOD_COLOURS = {
     "ifd": "#CC79A7",
     "top_ppl": "#E69F00",
     "mid_ppl": "#A89200",
+    "embed_minilm": "#882255",
 }
 # A dark and a light step of each hue in turn, so that neighbours in a stack differ in lightness
 # too, which every kind of colour vision sees. Names that are not here get one of them by their hash.
@@ -132,12 +133,19 @@ def method_colour(method: str) -> str:
     return METHOD_COLOURS.get(method) or _SOURCE_PALETTE[_hash(method) % len(_SOURCE_PALETTE)]
 
 
-def source_colours(sources: Iterable[str]) -> dict[str, str]:
-    """A colour for each source: fixed for the paper's, by the name's hash for others.
+def in_order(methods: Iterable[object]) -> list[str]:
+    """The distinct methods in the order of METHOD_NAMES, those that it does not have last."""
+    there = distinct(methods)
+    return [name for name in METHOD_NAMES if name in there] + [m for m in there if m not in METHOD_NAMES]
+
+
+def source_colours(sources: Iterable[object]) -> dict[str, str]:
+    """A colour for each source, in the order given: fixed for the paper's, by the name's hash for others.
 
     Two unknown names of one figure that hash alike take neighbouring free colours, in order of name.
     """
-    names = sorted(set(sources))
+    given = distinct(sources)
+    names = sorted(given)
     places = {name: _KNOWN_SOURCES.index(name) for name in names if name in _KNOWN_SOURCES}
     for name in names:
         if name in places:
@@ -147,7 +155,7 @@ def source_colours(sources: Iterable[str]) -> dict[str, str]:
             while place in places.values():
                 place = (place + 1) % len(_SOURCE_PALETTE)
         places[name] = place
-    return {name: _SOURCE_PALETTE[place] for name, place in places.items()}
+    return {name: _SOURCE_PALETTE[places[name]] for name in given}
 
 
 def _hash(name: str) -> int:
@@ -155,12 +163,17 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
+def by_origin(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The title and the rows of each origin that the table has, in the order in which panels stand."""
+    parts = [(title, table[table["origin"] == origin]) for origin, title in ORIGINS.items()]
+    return [(title, rows) for title, rows in parts if len(rows)]
+
+
 def panels(
     table: pd.DataFrame, width: float, height: float
 ) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
     """A figure with one panel (of width x height inches) for each origin in the table, and its rows."""
-    parts = [table[table["origin"] == origin] for origin in ORIGINS]
-    parts = [part for part in parts if len(part)]
+    parts = [rows for _, rows in by_origin(table)]
     figure = Drawing(figsize=(width * len(parts), height))
     axes = figure.subplots(1, len(parts), squeeze=False)[0]
     return figure, list(zip(parts, axes, strict=True))
@@ -174,12 +187,33 @@ def heading(axes: Axes, rows: pd.DataFrame, details: str) -> None:
     )
 
 
+def one_metric(rows: pd.DataFrame) -> tuple[str, str]:
+    """The metric of a panel's rows, with a capital, and which way it is better."""
+    metrics = set(zip(rows["metric"], rows["better"], strict=True))
+    if len(metrics) != 1:
+        raise ValueError(f"one panel shows one metric, not {sorted(metrics)}")
+    metric, better = metrics.pop()
+    return metric[:1].upper() + metric[1:], better
+
+
 def footnotes(figure: Figure, lines: Iterable[str]) -> None:
     """Small print under the figure, wrapped to its width, one paragraph a line."""
     columns = int(figure.get_figwidth() * 16.5)
     wrapped = [textwrap.fill(line, columns) for line in dict.fromkeys(lines) if line]
     if wrapped:
         figure.supxlabel("\n".join(wrapped), x=0.012, ha="left", fontsize=7.5, color=GREY, linespacing=1.35)
+
+
+def notes(table: pd.DataFrame, name: Callable[[pd.Series], str], value: str = "score") -> list[str]:
+    """The notes on what is drawn, then the rows without a `value`, by name, gathered by the reason why."""
+    why = table["note"].fillna("").astype(str)
+    missing: dict[str, list[str]] = {}
+    for _, row in table.assign(note=why)[table[value].isna()].iterrows():
+        place = "in the paper" if row["origin"] == "published" else "here"
+        reason = f"Missing {place} ({row['note'] or 'not run'})"
+        missing.setdefault(reason, []).append(name(row))
+    drawn = distinct(why[table[value].notna()])
+    return drawn + [f"{reason}: {', '.join(distinct(names))}." for reason, names in missing.items()]
 
 
 def nothing(what: str) -> Figure:
@@ -223,11 +257,24 @@ def _power(value: float, _: int | None = None) -> str:
     return ("" if round(lead, 6) == 1 else rf"{lead:g}$\times$") + rf"$10^{{{exponent}}}$"
 
 
+def apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """Places (n,) moved as little as can be, keeping their order, so that neighbours stand `gap` apart."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = np.empty(len(places))
+    # Gaps are kept where place less gaps never falls, and what never falls and is nearest is known.
+    moved[order] = isotonic_regression(places[order] - steps) + steps
+    return moved
+
+
 def stacked_shares(axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, str]) -> None:
-    """Stacked bars of the shares of sources, one bar for each value of the column `bar`."""
-    bars, sources = distinct(rows[bar]), distinct(rows["source"])
+    """Stacked bars of the shares of sources, one bar for each value of the column `bar`.
+
+    `colours` has every source, in the order of the layers, and so of the key, from the bottom up.
+    """
+    bars, sources = distinct(rows[bar]), list(colours)
     counts = rows.pivot_table(index="source", columns=bar, values="count", aggfunc="sum", fill_value=0)
-    counts = counts.loc[sources, bars]
+    counts = counts.reindex(index=sources, columns=bars, fill_value=0)
     shares = counts / counts.sum()
     bottom = np.zeros(len(bars))
     for source in sources:
@@ -248,11 +295,16 @@ def stacked_shares(axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, 
     axes.set(ylim=(0, 1.06), xlim=(-0.6, len(bars) - 0.4), ylabel="Share of the samples selected")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_xticks(range(len(bars)), [name.replace(" ", "\n") for name in bars])
+    axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
     axes.tick_params(axis="x", length=0)
     # Reversed, to read from the top of the stack down.
     handles, names = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+
+
+def _narrow(name: str) -> str:
+    """A name in lines that fit under a bar; a registry key is broken after its underscores."""
+    return textwrap.fill(name.replace("_", "_ "), 10).replace("_ ", "_")
 
 
 def _is_dark(colour: str) -> bool:
@@ -264,74 +316,6 @@ def settle(figure: Figure) -> None:
     """Lay the figure out and keep it so, that labels can be placed in pixels."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A table to draw: its heading, header, rows of cells, widths in inches; a rule before `totals`."""
-
-    title: str
-    details: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    widths: Sequence[float]
-    totals: int | None = None
-
-
-def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
-    """Tables side by side, with rules above, under the header, before the totals and below.
-
-    Columns whose cells are all numbers are set to the right; long text wraps in its column.
-    """
-    gap, margin, line, head = 0.45, 0.25, 0.165, 0.55
-    width = 2 * margin + sum(sum(block.widths) for block in blocks) + gap * (len(blocks) - 1)
-    small = [part for note in dict.fromkeys(notes) if note for part in textwrap.wrap(note, int(width * 16))]
-    cells = [
-        [
-            [
-                textwrap.wrap(cell, max(4, int(size * 13.5))) or [""]
-                for cell, size in zip(row, block.widths, strict=True)
-            ]
-            for row in (block.header, *block.rows)
-        ]
-        for block in blocks
-    ]
-    tall = [sum(line * max(map(len, row)) + 0.09 for row in rows) for rows in cells]
-    height = 2 * margin + head + max(tall) + (0.15 * len(small) + 0.1 if small else 0)
-    figure = Drawing(figsize=(width, height))
-    figure.set_layout_engine("none")
-    # One set of axes over the whole figure, in inches, so that every place below is a length.
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    axes.set_axis_off()
-    left, top = margin, height - margin
-    for block, rows in zip(blocks, cells, strict=True):
-        axes.text(left, top, block.title, weight="bold", fontsize=10, va="top")
-        axes.text(left, top - 0.25, block.details, color=GREY, fontsize=8.5, va="top")
-        right = [all(_is_number(row[column]) for row in block.rows) for column in range(len(block.header))]
-        y = top - head
-        rules = [(y, 1.1)]
-        for index, row in enumerate(rows):
-            if index in (1, None if block.totals is None else block.totals + 1):
-                rules.append((y, 0.6))
-            x = left
-            for text, size, to_right in zip(row, block.widths, right, strict=True):
-                # Words stand further from the numbers of the column before them than from the rule's end.
-                indent = 0.04 if x == left else 0.2
-                for place, words in enumerate(text):
-                    axes.text(x + (size - 0.04 if to_right else indent), y - 0.17 - line * place, words,
-                              ha="right" if to_right else "left", va="baseline", fontsize=8.5,
-                              weight="bold" if index == 0 else "normal")  # fmt: skip
-                x += size
-            y -= line * max(map(len, row)) + 0.09
-        for level, thickness in [*rules, (y, 1.1)]:
-            axes.plot([left, left + sum(block.widths)], [level, level], color="#333333", linewidth=thickness)
-        left += sum(block.widths) + gap
-    axes.text(margin, margin, "\n".join(small), color=GREY, fontsize=7.5, va="bottom", linespacing=1.35)
-    return figure
-
-
-def _is_number(text: str) -> bool:
-    return text in ("", "-") or text.replace(",", "").replace(".", "").isdigit()
 
 
 def distinct(values: Iterable[object]) -> list[str]:

@@ -8,9 +8,8 @@ Rows whose score is NaN are not drawn but named under the figure, with their `no
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,19 +20,23 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rdslib import drawing
-from rdslib.drawing import GREY, Block, human, method_colour, method_name, save, span, styled
+from rdslib.drawing import GREY, human, method_colour, method_name, save, span, styled
 from rdslib.labels import Label, place_labels
 from rdslib.pareto import pareto_frontier, steps
+from rdslib.table_figures import tab1_single_task, tab4_splits, tab5_pool_sources, tab6_rds_ablation
 
 __all__ = [
     "fig1_pareto", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
-    "pareto_frontier", "save", "tab4_splits", "tab5_pool_sources",
+    "fig7_sources_by_method", "pareto_frontier", "save", "tab1_single_task", "tab4_splits",
+    "tab5_pool_sources", "tab6_rds_ablation",
 ]  # fmt: skip
 
 RED = "#D7263D"
 # From the smallest pool to the largest: marker, and whether it is filled.
 MARKERS = (("o", False), ("D", True), ("s", True), ("^", True))
 TASK_COLOURS = ("#0072B2", "#E69F00")
+# Inches between points with intervals: a cap and a little more.
+GAP = 0.085
 
 
 @styled
@@ -45,46 +48,63 @@ def fig1_pareto(table: pd.DataFrame) -> Figure:
     """
     if table.empty:
         return drawing.nothing("Figure 1")
-    figure, parts = drawing.panels(table, 6.2, 5.0)
+    figure, parts = drawing.panels(table, 6.2, 5.4)
     for rows, axes in parts:
-        pools = sorted(rows["pool_size"].unique())
         known = _known(rows, axes, f"{span(rows['budget'])} samples selected")
         if known.empty:
             continue
-        for method, points in known.groupby("method", sort=False):
-            colour = method_colour(str(method))
-            points = points.sort_values("pool_size")
-            axes.plot(points["flops"], points["score"], color=colour, alpha=0.75, zorder=2)
-            _intervals(axes, points, "flops", colour)
-            for _, point in points.iterrows():
-                marker, filled = MARKERS[min(pools.index(point["pool_size"]), len(MARKERS) - 1)]
-                axes.plot(point["flops"], point["score"], marker, markeredgecolor=colour, zorder=3,
-                          markerfacecolor=colour if filled else "white", markeredgewidth=1.4)  # fmt: skip
         drawing.flops_axis(axes, known["flops"])
         axes.set_xlabel("Cost of selection and training (FLOPs, log scale)")
-        _room(axes, known, 0.2, 0.1)
-        _shade_beyond_frontier(axes, known)
-        keys: list[Line2D | Patch] = []
-        for pool, (marker, filled) in zip(pools, MARKERS, strict=False):
-            keys.append(
-                Line2D([], [], color=GREY, marker=marker, linestyle="", markeredgewidth=1.4,
-                       markerfacecolor=GREY if filled else "white", label=f"from {human(pool)}")
-            )  # fmt: skip
+        _room(axes, known, 0.2, 0.13)
+        keys: list[Line2D | Patch] = [
+            Line2D([], [], color=GREY, linestyle="", label=f"from {human(pool)}", **_marker(rank, GREY))
+            for rank, pool in enumerate(sorted(rows["pool_size"].unique()))
+        ]
         keys.append(Patch(color=RED, alpha=0.13, linewidth=0, label="beyond the Pareto frontier"))
         axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=len(keys))
+    moved = "Where costs are nearly equal, points with intervals are moved sideways to be told apart."
     drawing.footnotes(
-        figure, _notes(table, lambda row: f"{method_name(row.method)} from {human(row.pool_size)}")
+        figure,
+        [
+            *drawing.notes(table, lambda row: f"{method_name(row.method)} from {human(row.pool_size)}"),
+            moved if table["low"].notna().any() else "",
+        ],
     )
     drawing.settle(figure)
     for rows, axes in parts:
         known = rows.dropna(subset="score")
         if len(known):
-            # The label goes to the end where a method used most, which is where lines part.
-            ends = known.sort_values(["flops", "pool_size"]).groupby("method", sort=False).tail(1)
-            dots, lines = _ink(known, "flops")
-            lines = np.concatenate([lines, steps(*_frontier(axes, known))])
-            place_labels(axes, _method_labels(ends, "flops"), dots, lines)
+            ranks = known["pool_size"].map(sorted(rows["pool_size"].unique()).index)
+            _draw_methods(axes, known.assign(x=_beside(axes, known), rank=ranks))
     return figure
+
+
+def _draw_methods(axes: Axes, known: pd.DataFrame) -> None:
+    """Figure 1's points, lines, frontier and labels; `x`: where they stand, `rank`: their pool's, by size."""
+    for method, points in known.groupby("method", sort=False):
+        colour = method_colour(str(method))
+        points = points.sort_values("pool_size")
+        axes.plot(points["x"], points["score"], color=colour, alpha=0.75, zorder=2)
+        _intervals(axes, points, "x", colour)
+        for _, point in points.iterrows():
+            axes.plot(point["x"], point["score"], linestyle="", zorder=3, **_marker(point["rank"], colour))
+    corners = _shade_beyond_frontier(axes, known)
+    # The label goes to the end where a method used most, which is where lines part.
+    ends = known.sort_values(["x", "pool_size"]).groupby("method", sort=False).tail(1)
+    dots, lines = _ink(known, "x")
+    place_labels(axes, _method_labels(ends, "x"), dots, np.concatenate([lines, steps(*corners)]))
+
+
+def _beside(axes: Axes, known: pd.DataFrame) -> np.ndarray:
+    """Where on the x-axis points stand: at their cost, or where they have intervals, clear of each other."""
+    costs = known["flops"].to_numpy(dtype=float)
+    if known["low"].isna().all():
+        return costs
+    left, right = np.log10(axes.get_xlim())
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    decade = axes.get_position().width * figure.get_figwidth() / (right - left)
+    return 10 ** (drawing.apart(np.log10(costs) * decade, GAP) / decade)
 
 
 @styled
@@ -125,7 +145,9 @@ def _scaling(table: pd.DataFrame, x: str, what: str) -> Figure:
             drawing.count_axis(axes, known[x])
             axes.set_xlabel("Samples selected (log scale)")
         _room(axes, known, 0.09, 0.09, x)
-    drawing.footnotes(figure, _notes(table, lambda row: f"{method_name(row.method)} at {human(row.budget)}"))
+    drawing.footnotes(
+        figure, drawing.notes(table, lambda row: f"{method_name(row.method)} at {human(row.budget)}")
+    )
     drawing.settle(figure)
     for rows, axes in parts:
         known = rows.dropna(subset="score")
@@ -198,58 +220,45 @@ def fig6_sources_by_task(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def tab4_splits(table: pd.DataFrame) -> Figure:
-    """Table 4: how many query and test samples each task has. Columns origin, task, query, test, note."""
-    if table.empty:
-        return drawing.nothing("Table 4")
-    blocks = []
-    for origin, title in drawing.ORIGINS.items():
-        rows = table[table["origin"] == origin]
-        if rows.empty:
-            continue
-        header, widths = ["Task", "Queries", "Test"], [1.25, 0.85, 0.85]
-        notes = rows["note"].fillna("").astype(str)
-        cells = [[str(row["task"]), _count(row["query"]), _count(row["test"])] for _, row in rows.iterrows()]
-        if notes.any():
-            header, widths = [*header, "Note"], [*widths, 3.1]
-            cells = [[*cell, str(note)] for cell, note in zip(cells, notes, strict=True)]
-        blocks.append(Block(title, "Query and test samples of each task", header, cells, widths))
-    return drawing.draw_tables(blocks, [])
+def fig7_sources_by_method(table: pd.DataFrame) -> Figure:
+    """Figure 7: from which sources each method drew, as shares that sum to 1, with its total on top.
 
-
-@styled
-def tab5_pool_sources(table: pd.DataFrame) -> Figure:
-    """Table 5: the sources of each pool. Columns origin, pool, source, in_mixture, count and, if any, note.
-
-    `in_mixture` is NaN, or absent, where there is no released mixture; its column is then left out.
+    Columns origin, method, pool_size, budget, source, count and, if any, note; rows are of one origin. A
+    panel a budget. A row whose count is NaN, whatever its source, is a bar that is missing for its note.
     """
-    if table.empty:
-        return drawing.nothing("Table 5")
-    blocks = []
-    for origin, title in drawing.ORIGINS.items():
-        for pool, rows in table[table["origin"] == origin].groupby("pool", sort=False):
-            columns = {"In the pool": rows["count"]}
-            if "in_mixture" in rows and rows["in_mixture"].notna().any():
-                columns = {"In the mixture": rows["in_mixture"], "In the pool": rows["count"]}
-            cells = [
-                [str(source), *(_count(values.iloc[index]) for values in columns.values())]
-                for index, source in enumerate(rows["source"])
-            ]
-            cells.append(["Total", *(_count(values.sum()) for values in columns.values())])
-            widths = [2.05, *(1.2 for _ in columns)]
-            blocks.append(Block(title, f"{pool} pool", ["Source", *columns], cells, widths, len(rows)))
-    return drawing.draw_tables(blocks, drawing.distinct(table["note"].dropna()) if "note" in table else [])
+    table = table if "note" in table else table.assign(note="")
+    if "count" not in table or table["count"].isna().all():
+        return drawing.nothing("Figure 7")
+    known = table.dropna(subset="count")
+    methods, budgets = drawing.in_order(known["method"]), sorted(known["budget"].unique())
+    colours = drawing.source_colours(known["source"])
+    pool_size = known["pool_size"].max()
+    figure = drawing.Drawing(figsize=(2.6 + len(budgets) * max(2.4, 0.76 * len(methods)), 4.8))
+    panels = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
+    for budget, axes in zip(budgets, panels, strict=True):
+        rows = known[known["budget"] == budget]
+        rows = rows.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
+        # A method that had a smaller pool says so under its bar, in a line of its own.
+        names = rows["method"].map(method_name)
+        smaller = rows["pool_size"].map(lambda size: f" from\N{NO-BREAK SPACE}{human(size)}")
+        names = names.where(rows["pool_size"] == pool_size, names + smaller)
+        drawing.stacked_shares(axes, rows.assign(bar=names), "bar", colours)
+        drawing.heading(axes, rows, f"{human(budget)} samples selected from {human(pool_size)}")
+        if axes is not panels[0]:
+            axes.set(title="", ylabel="")
+        if axes is not panels[-1]:
+            axes.get_legend().remove()
+    drawing.footnotes(
+        figure, drawing.notes(table, lambda row: f"{method_name(row.method)} at {human(row.budget)}", "count")
+    )
+    return figure
 
 
 def _known(rows: pd.DataFrame, axes: Axes, details: str) -> pd.DataFrame:
     """Give a panel of scores its heading and y-axis, and return the rows that have a score."""
     known = rows.dropna(subset="score")
     drawing.heading(axes, rows, f"{details} · n = {span(rows['n'], lambda n: f'{n:,.0f}')} test samples")
-    metrics = set(zip(rows["metric"], rows["better"], strict=True))
-    if len(metrics) != 1:
-        raise ValueError(f"one panel shows one metric, not {sorted(metrics)}")
-    metric, better = metrics.pop()
-    metric = metric[:1].upper() + metric[1:]
+    metric, better = drawing.one_metric(rows)
     if better == "lower":
         axes.set_ylabel(f"{metric}\n(lower is better; axis inverted, so up is better)")
     else:
@@ -272,18 +281,23 @@ def _room(axes: Axes, known: pd.DataFrame, wide: float, high: float, x: str = "f
     axes.set_ylim(limits[::-1] if known["better"].iloc[0] == "lower" else limits)
 
 
-def _frontier(axes: Axes, known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Corners x, y of the frontier's steps, the last one at the panel's right edge."""
+def _marker(rank: int, colour: str) -> dict[str, Any]:
+    """How the points of a pool are marked, by its rank among the pools."""
+    marker, filled = MARKERS[min(rank, len(MARKERS) - 1)]
+    face = colour if filled else "white"
+    return {"marker": marker, "markeredgecolor": colour, "markerfacecolor": face, "markeredgewidth": 1.4}
+
+
+def _shade_beyond_frontier(axes: Axes, known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Shade what no point reaches; returns the frontier's corners x, y, the last at the right edge."""
     flops, score = known["flops"].to_numpy(dtype=float), known["score"].to_numpy(dtype=float)
     kept = pareto_frontier(flops, score, known["better"].iloc[0])
-    return np.append(flops[kept], axes.get_xlim()[1]), np.append(score[kept], score[kept[-1]])
-
-
-def _shade_beyond_frontier(axes: Axes, known: pd.DataFrame) -> None:
+    x = np.append(known["x"].to_numpy(dtype=float)[kept], axes.get_xlim()[1])
+    y = np.append(score[kept], score[kept[-1]])
     # Steps, not slopes: between two points nothing was run, so the cheaper one is what can be had.
-    x, y = _frontier(axes, known)
     axes.fill_between(x, y, axes.get_ylim()[1], step="post", color=RED, alpha=0.13, linewidth=0, zorder=0.5)
     axes.step(x, y, where="post", color=RED, linewidth=0.9, alpha=0.6, zorder=1)
+    return x, y
 
 
 def _intervals(axes: Axes, points: pd.DataFrame, x: str, colour: str) -> None:
@@ -295,14 +309,20 @@ def _intervals(axes: Axes, points: pd.DataFrame, x: str, colour: str) -> None:
 
 
 def _ink(known: pd.DataFrame, x: str) -> tuple[np.ndarray, np.ndarray]:
-    """Markers and caps (n, 2) and segments (m, 2, 2) that labels must keep clear of, in data coordinates."""
+    """Points (n, 2) and segments (m, 2, 2) that labels must keep clear of, in data coordinates.
+
+    An interval counts as points all along: a label across a bar is hard to read, one across a line less so.
+    """
+    places, low, high = known.dropna(subset=["low", "high"])[[x, "low", "high"]].to_numpy(dtype=float).T
     points = np.concatenate(
-        [known[[x, end]].dropna().to_numpy(dtype=float) for end in ("score", "low", "high")]
+        [known[[x, "score"]].to_numpy(dtype=float)]
+        + [np.column_stack([places, low + part * (high - low)]) for part in np.linspace(0, 1, 13)]
     )
-    segments = [[(x, low), (x, high)] for x, low, high in known[[x, "low", "high"]].dropna().to_numpy()]
-    for _, rows in known.sort_values([x, "budget"]).groupby("method"):
-        path = rows[[x, "score"]].to_numpy(dtype=float)
-        segments += [[tuple(a), tuple(b)] for a, b in pairwise(path)]
+    segments = [
+        [tuple(a), tuple(b)]
+        for _, rows in known.sort_values([x, "budget"]).groupby("method")
+        for a, b in pairwise(rows[[x, "score"]].to_numpy(dtype=float))
+    ]
     return points, np.array(segments, dtype=float).reshape(-1, 2, 2)
 
 
@@ -313,21 +333,5 @@ def _method_labels(rows: pd.DataFrame, x: str) -> list[Label]:
     ]
 
 
-def _notes(table: pd.DataFrame, name: Callable[[pd.Series], str]) -> list[str]:
-    """The notes on what is drawn, then what is missing, gathered by the reason why."""
-    notes = table["note"].fillna("").astype(str)
-    missing: dict[str, list[str]] = {}
-    for _, row in table.assign(note=notes)[table["score"].isna()].iterrows():
-        place = "in the paper" if row["origin"] == "published" else "here"
-        reason = f"Missing {place} ({row['note'] or 'not run'})"
-        missing.setdefault(reason, []).append(name(row))
-    drawn = drawing.distinct(notes[table["score"].notna()])
-    return drawn + [f"{reason}: {', '.join(names)}." for reason, names in missing.items()]
-
-
 def _percent(value: float) -> str:
     return f"{value:.2g}%" if value < 10 else f"{value:.0f}%"
-
-
-def _count(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:,.0f}"

@@ -18,8 +18,8 @@ class CostModel:
     """The numbers that the paper's formulas rest on; the defaults are the paper's."""
 
     parameters: float = 8e9
-    # Embed (GTR) encodes the pool with a smaller model of its own.
-    gtr_parameters: float = 110e6
+    # Embed (GTR) encodes the pool with a smaller model of its own, and so does Embed (MiniLM).
+    embedder_parameters: float = 110e6
     # Every sample counts as a full context, however short it is.
     tokens_per_sample: int = 2_048
     epochs: int = 2
@@ -46,10 +46,10 @@ def selection_flops(method: str, pool_size: int, samples: int, cost: CostModel =
     one_pass = FORWARD * sample * pool_size
     if method in ("random", "random_balanced"):
         return 0.0
-    if method in ("rds", "top_ppl", "mid_ppl", "embed_nv"):
+    if method in ("top_ppl", "mid_ppl", "embed_nv") or method == "rds" or method.startswith("rds_"):
         return one_pass
-    if method == "embed_gtr":
-        return FORWARD * cost.gtr_parameters * cost.tokens_per_sample * pool_size
+    if method in ("embed_gtr", "embed_minilm"):
+        return FORWARD * cost.embedder_parameters * cost.tokens_per_sample * pool_size
     if method == "less":
         return training_flops(samples, cost) + 3 * TRAINING * sample * pool_size
     if method == "ifd":
@@ -61,11 +61,3 @@ def selection_flops(method: str, pool_size: int, samples: int, cost: CostModel =
 def total_flops(method: str, samples: int, pool_size: int, cost: CostModel = PAPER) -> float:
     """FLOPs of selecting `samples` of `pool_size` and fine-tuning on them (Appendix E)."""
     return training_flops(samples, cost) + selection_flops(method, pool_size, samples, cost)
-
-
-def measured_flops(forward_tokens: float, training_tokens: float, parameters: float) -> float:
-    """FLOPs of a run of our own: 2N a token passed forward, 6N a token trained on.
-
-    `parameters` counts the weights outside the embedding table, which do the multiplying.
-    """
-    return FORWARD * parameters * forward_tokens + TRAINING * parameters * training_tokens

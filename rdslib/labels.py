@@ -53,7 +53,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], points: np.ndarray, lines:
         size = texts[index].get_window_extent()
         half = np.array([size.width, size.height]) / 2
         best: tuple[float, np.ndarray, Bbox] | None = None
-        for ring, distance in enumerate((5, 9, 15, 23, 33, 45, 60)):
+        for ring, distance in enumerate((5, 9, 15, 23, 33, 45, 60, 78)):
             for turn in range(16):
                 angle = turn * math.pi / 8
                 way = np.array([math.cos(angle), math.sin(angle)])

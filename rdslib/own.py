@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdslib.chat import tokenize_chat, tokenize_query
 from rdslib.errors import UserError
 from rdslib.pool import read_jsonl
 from rdslib.progress import Progress
+from rdslib.scorers.lm import tokenize
 from rdslib.select import Block, round_robin
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TOKEN_BUDGET = 4096
 BLOCK = 1024
+FEATURE = "weighted_all"
 
 
 def select_own(pool: Path, queries: Path, model_name: str, k: int, out: Path, max_length: int) -> None:
@@ -40,15 +41,14 @@ def select_own(pool: Path, queries: Path, model_name: str, k: int, out: Path, ma
     from rdslib.models import load_causal_lm, load_tokenizer
 
     tokenizer, model = load_tokenizer(model_name), load_causal_lm(model_name)
-    query_ids = [t.ids for t in tokenize_query(tokenizer, [s.messages for s in wanted], max_length)]
-    query_rows = encode(model, query_ids, TOKEN_BUDGET)
+    query_tokens = tokenize(tokenizer, wanted, max_length, queries=True)
+    query_rows = encode(model, query_tokens, [FEATURE], TOKEN_BUDGET)[FEATURE]
 
     def blocks(bar: tqdm[Any]) -> Iterator[Block]:
         for start in range(0, len(samples), BLOCK):
-            part = [s.messages for s in samples[start : start + BLOCK]]
-            ids = [t.ids for t in tokenize_chat(tokenizer, part, max_length)]
-            rows = encode(model, ids, TOKEN_BUDGET, lambda batch: bar.update(len(batch)))
-            yield start, query_rows @ rows.T
+            tokens = tokenize(tokenizer, samples[start : start + BLOCK], max_length, queries=False)
+            found = encode(model, tokens, [FEATURE], TOKEN_BUDGET, lambda batch: bar.update(len(batch)))
+            yield start, query_rows @ found[FEATURE].T
 
     with Progress().bar("encode the pool", len(samples), "sample") as bar:
         picked = round_robin(blocks(bar), k)

@@ -115,6 +115,7 @@ class Train(Strict):
     max_length: int = Field(gt=0)
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     # How many of the last layers get LoRA matrices; the gradient need not go further down. 0 is all.
     lora_layers: int = Field(default=0, ge=0)
@@ -128,14 +129,58 @@ class Evaluate(Strict):
     bootstrap: int = Field(gt=0)
 
 
+class Embedder(Strict):
+    """A sentence-embedding model: the members of a download that match `members`, or a folder or hub name."""
+
+    download: str | None = None
+    members: str | None = None
+    path: str | None = None
+    # What stands before a query sample's text, for models that take an instruction.
+    query_instruction: str = ""
+    # Whether the model may run the code that comes with it. Only for models whose authors you trust.
+    trust_remote_code: bool = False
+    max_length: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Embedder:
+        if (self.download is None) == (self.path is None) or (self.download is None) != (
+            self.members is None
+        ):
+            raise ValueError("needs exactly one of download (with members) or path")
+        return self
+
+
+class Ifd(Strict):
+    """IFD: the pre-experienced model is trained on a few samples of each cluster of prompts (section 2)."""
+
+    # The pool whose prompts are clustered.
+    pool: str = "all"
+    clusters: int = Field(default=100, gt=0)
+    per_cluster: int = Field(default=10, gt=0)
+    train: Train
+
+
+class Less(Strict):
+    """LESS: LoRA warm-up on a share of the pool, a checkpoint an epoch; projected gradients (section 2)."""
+
+    warmup_share: float = Field(default=0.05, gt=0, le=1)
+    train: Train
+    dimension: int = Field(default=8192, gt=0)
+
+
 class Grid(Strict):
     """Which runs the study is made of."""
 
-    # Figure 1 and Table 1: one selection a task, from each pool.
-    single_task_methods: tuple[str, ...]
+    # Figure 1 and Table 1: one selection a task, from each pool, by the methods named for it.
+    single_task: dict[str, tuple[str, ...]] = Field(min_length=1)
     single_task_budget: int = Field(gt=0)
-    single_task_pools: tuple[str, ...] = Field(min_length=1)
-    # Figures 3 and 4: one selection for all tasks, from the first pool of the study.
+    # Table 6: what RDS+ pools over, one selection a task, from this pool.
+    ablation_methods: tuple[str, ...] = ()
+    ablation_pool: str = "all"
+    # Figure 7: from which sources each method draws, at these budgets.
+    source_budgets: tuple[int, ...] = ()
+    # Figures 3 and 4: one selection for all tasks, from the whole pool.
     multi_task_methods: tuple[str, ...]
     multi_task_budgets: tuple[int, ...]
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -146,10 +191,15 @@ class Experiment(Strict):
 
     seed: int
     downloads: dict[str, Download] = {}
+    # Python files with methods of your own (see `rdslib.scorers`), relative to the profile's folder.
+    plugins: tuple[str, ...] = ()
     model: Model
     pool: Pool
     tasks: tuple[Task, ...] = Field(min_length=1)
     encode: Encode
+    embedders: dict[str, Embedder] = {}
+    ifd: Ifd | None = None
+    less: Less | None = None
     train: Train
     evaluate: Evaluate
     grid: Grid
@@ -158,11 +208,13 @@ class Experiment(Strict):
     def _names_known(self) -> Experiment:
         used = [self.model.download, *(source.download for source in self.pool.sources)]
         used += [name for task in self.tasks for name in task.downloads]
+        used += [embedder.download for embedder in self.embedders.values()]
         for name in used:
             if name is not None and name not in self.downloads:
                 raise ValueError(f"names the download {name!r}, which downloads does not list")
         pools = ["all", *self.pool.subsets]
-        for name in self.grid.single_task_pools:
+        named = [*self.grid.single_task, self.grid.ablation_pool, *([self.ifd.pool] if self.ifd else [])]
+        for name in named:
             if name not in pools:
                 raise ValueError(f"names the pool {name!r}; there are {', '.join(pools)}")
         return self
@@ -181,11 +233,8 @@ def profile_names(root: Path = ROOT) -> list[str]:
     return sorted(path.stem for path in (root / "params").glob("*.yaml"))
 
 
-def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
-    """Read and check a profile, by its name or by the path of a YAML file.
-
-    Raises UserError, in one line, if there is no such profile or if it has a mistake.
-    """
+def profile_path(name_or_path: str, root: Path = ROOT) -> Path:
+    """The file of a profile, by its name or by the path of a YAML file; raises UserError for no such name."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = root / "params" / f"{name_or_path}.yaml"
@@ -194,6 +243,15 @@ def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
             near = difflib.get_close_matches(name_or_path, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
+    return path
+
+
+def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
+    """Read and check a profile, by its name or by the path of a YAML file.
+
+    Raises UserError, in one line, if there is no such profile or if it has a mistake.
+    """
+    path = profile_path(name_or_path, root)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

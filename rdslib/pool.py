@@ -16,6 +16,7 @@ from rdslib.errors import UserError
 from rdslib.fetch import Archives
 from rdslib.params import Pool, Source
 from rdslib.readers import READERS, parse_jsonl
+from rdslib.seeds import generator
 
 # A pool sample that shares this many words in a row with a test sample is taken to contain it.
 NGRAM = 13
@@ -85,7 +86,7 @@ def _draw(
             f"pool source {source.name!r}: {source.samples} samples are asked for, but it has {len(short)} "
             f"of at most {max_chars} characters; lower samples or raise max_chars"
         )
-    rng = np.random.default_rng([seed, *source.name.encode()])
+    rng = generator(seed, "pool", source.name)
     positions = np.sort(rng.choice(len(short), size=source.samples, replace=False))
     counts = {"read": len(rows), "too_long": len(rows) - len(short), "drawn": len(positions)}
     return [short[at] for at in positions], {**counts, "duplicate": 0, "contaminated": 0, "kept": 0}
@@ -139,7 +140,7 @@ def subset(n_total: int, size: int, seed: int) -> np.ndarray:
     """
     if size > n_total:
         raise UserError(f"a pool of {size} samples cannot be drawn from {n_total}; lower its size")
-    rng = np.random.default_rng([seed, *b"subset"])
+    rng = generator(seed, "subset")
     return np.sort(rng.choice(n_total, size=size, replace=False))
 
 

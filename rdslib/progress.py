@@ -31,6 +31,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
+        # How many processes work on the same steps.
+        self.workers = 1
         self._todo: dict[str, Planned] = {}
         self._total = 0
         self._seconds: dict[str, float] = defaultdict(float)
@@ -46,6 +48,10 @@ class Progress:
         self._todo = {step.hash: step for step in steps}
         self._total = len(steps)
 
+    def drop(self, step: Planned) -> None:
+        """Tell that a step is there, made by another process."""
+        self._todo.pop(step.hash, None)
+
     @contextmanager
     def step(self, step: Planned) -> Iterator[None]:
         """Around the computation of one step."""
@@ -53,7 +59,7 @@ class Progress:
         yield
         self._seconds[step.stage] += time.monotonic() - started
         self._weight[step.stage] += step.weight
-        self._todo.pop(step.hash, None)
+        self.drop(step)
 
     def bar(self, label: str, total: int, unit: str, initial: int = 0) -> tqdm[Any]:
         """A progress bar: `unit` per second and the time left of this step, then of all steps."""
@@ -83,5 +89,5 @@ class Progress:
         for step in self._todo.values():
             known = self._weight[step.stage] > 0
             rate = self._seconds[step.stage] / self._weight[step.stage] if known else seconds / weight
-            total += step.weight * rate
+            total += step.weight * rate / self.workers
         return f"about {total / 60:.1f} min" if total >= 60 else f"about {total:.0f} s"

@@ -13,7 +13,8 @@ import pandas as pd
 
 from rdslib import drawing
 from rdslib.store import Step, in_order, write_json
-from rdslib.study import Run, Study
+from rdslib.recipes import Run
+from rdslib.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +57,9 @@ def publish(
 
 def records(study: Study) -> pd.DataFrame:
     """One row a run and task, with its score, interval, cost and artifacts."""
-    runs = dict.fromkeys([study.untuned(), *study.single_task_runs(), *study.multi_task_runs()])
+    runs = dict.fromkeys(
+        [study.untuned(), *study.single_task_runs(), *study.ablation_runs(), *study.multi_task_runs()]
+    )
     return pd.DataFrame([_record(study, run, task) for run in runs for task in study.tasks_of(run)])
 
 
@@ -79,6 +82,7 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
         "accuracy_low": accuracy.low if accuracy else np.nan,
         "accuracy_high": accuracy.high if accuracy else np.nan,
         "flops": study.measured_flops(run),
+        "formula_flops": study.formula_flops(run),
         "trained": training.hash if training else "",
         "evaluation": study.evaluation(run, task).hash,
     }

@@ -18,6 +18,7 @@ from rdslib.chat import Message, Sample, check_messages, user_assistant
 from rdslib.errors import UserError
 from rdslib.fetch import Archives
 from rdslib.params import Source
+from rdslib.seeds import generator
 
 Reader = Callable[[Archives, Source], Iterator[Sample]]
 
@@ -201,7 +202,7 @@ def _made_up(
     """A reader of synthetic samples, always the same ones: twice as many as the source asks for."""
 
     def read(archives: Archives, source: Source) -> Iterator[Sample]:
-        rng = np.random.default_rng(list(source.name.encode()))
+        rng = generator(0, "made up", source.name)
         for index in range(2 * source.samples):
             yield Sample(f"{source.name}/{index}", source.name, user_assistant(*make(rng)))
 

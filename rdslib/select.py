@@ -8,7 +8,7 @@ Higher scores are better, ties go to the smaller position, and a sample at minus
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,10 +111,23 @@ def round_robin_tasks(tasks: Mapping[str, Iterable[Block]], k: int) -> Selection
     return _walk(lists, k, smaller_score=True)
 
 
-def within(blocks: Iterable[Block], keep: np.ndarray) -> Iterator[Block]:
-    """The blocks for a smaller pool: what is not in `keep` (bool [pool]) is never offered."""
+def window(blocks: Iterable[Block], k: int, skip: int) -> Selection:
+    """Pick `k` samples by score, best first, after passing over the best `skip`: a percentile window.
+
+    Raises ValueError as `round_robin` does, or if the blocks have more than one query.
+    """
+    _check_k(k)
+    kept = _Best(skip + k)
     for start, block in blocks:
-        yield start, np.where(keep[start : start + block.shape[1]], block, -np.inf)
+        _check_block(start, block)
+        if block.shape[0] != 1:
+            raise ValueError(f"the block at {start} has {block.shape[0]} queries; a window needs one")
+        kept.add(block[0], start)
+    scores, positions = kept.ranked()
+    if positions.size < skip + k:
+        left = max(0, positions.size - skip)
+        raise ValueError(f"{k} samples are asked for, but there are only {left} to choose from")
+    return Selection(positions[skip:], scores[skip:], np.zeros(k, dtype=np.int64))
 
 
 def _walk(lists: list[tuple[np.ndarray, np.ndarray]], k: int, smaller_score: bool) -> Selection:

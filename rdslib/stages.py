@@ -1,6 +1,6 @@
 """What each stage of the study does: from the folders of its inputs to the files of its artifact.
 
-    data -> encode -> select -> train -> evaluate
+    data -> prepare, encode -> select -> train -> evaluate
 
 Each function builds one step (`rdslib.store`) and returns its counts. How the steps hang together, and
 which there are, is `rdslib.study`'s to say.
@@ -13,6 +13,7 @@ import functools
 import gc
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib import features, fetch, pool, select, tasks
-from rdslib.chat import tokenize_chat, tokenize_query
+from rdslib.chat import Sample
 from rdslib.errors import UserError
-from rdslib.params import Download, Encode, Evaluate, Experiment, Model, Train
-from rdslib.scorers import ScoringInputs, get_scorer
+from rdslib.params import Download, Evaluate, Experiment, Model, Train
+from rdslib.scorers import Extraction, Extractor, Preparation, Scorer, ScoringInputs, get_extractor
 from rdslib.store import Work, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# A smaller pool: how many samples it has, and the seed with which they are drawn. None: the whole pool.
+Draw = tuple[int, int] | None
 
 # Torch and transformers are imported where a model runs, so that drawing a figure needs neither.
 
@@ -92,72 +96,109 @@ def _loaded(folder: Path, trained: Path | None) -> tuple[PreTrainedModel, PreTra
     return train.load_trained(folder, trained), models.load_tokenizer(folder)
 
 
-def build_encoding(work: Work, params: Encode, task: str | None) -> dict[str, Any]:
-    """Features, shard by shard, of the pool or of a task's queries.
+def build_preparation(
+    work: Work, extractor: Extractor, experiment: Experiment, on_pool: bool, draw: Draw
+) -> dict[str, Any]:
+    """What an extractor needs before it makes features, such as a model trained on samples of the pool."""
+    samples: list[Sample] = []
+    rows: dict[str, np.ndarray] = {}
+    if on_pool:
+        samples, kept = _pool(work.inputs["data"], draw)
+        for feature in extractor.prepare_features:
+            found = features.read_all(work.inputs[f"pool {feature}"], feature.partition(".")[2])
+            rows[feature] = found if kept is None else found[kept]
+    model = model_folder(work.inputs["model"])
+    try:
+        with work.progress.bar(work.label, 0, "token") as bar:
+            return dict(extractor.prepare(Preparation(experiment, model, samples, rows, work.path, bar)))
+    finally:
+        _give_back_memory()
 
-    `hidden`: the embedding, float16 [samples, hidden], of length 1; `length`: tokens, int32 [samples].
-    """
-    from rdslib.encode import encode
 
+def build_features(
+    work: Work,
+    extractor: Extractor,
+    experiment: Experiment,
+    wanted: Sequence[str],
+    task: str | None,
+    draw: Draw,
+) -> dict[str, Any]:
+    """Features, shard by shard, of a pool (`task` None) or of a task's queries."""
     data = work.inputs["data"]
     if task is None:
-        samples, tokenize = pool.read_pool(data / "pool.parquet"), tokenize_chat
+        samples, _ = _pool(data, draw)
     else:
-        samples, tokenize = tasks.read_task(task_folder(data, task)).queries, tokenize_query
-    model, tokenizer = _loaded(model_folder(work.inputs["model"]), None)
-    tokens = 0
+        samples = tasks.read_task(task_folder(data, task)).queries
+    model = model_folder(work.inputs["model"])
+    given = Extraction(
+        experiment, model, work.inputs.get("prepared"), tuple(wanted), queries=task is not None
+    )
+    extract = functools.cache(lambda: extractor.open(given))  # not before there is a shard to make
+    totals: Counter[str] = Counter()
     with work.progress.bar(work.label, len(samples), "sample") as bar:
-        for start in range(0, len(samples), params.shard_size):
-            shard = samples[start : start + params.shard_size]
+        for start in range(0, len(samples), experiment.encode.shard_size):
+            shard = samples[start : start + experiment.encode.shard_size]
 
-            def write(folder: Path, start: int = start, shard: list[Any] = shard) -> dict[str, Any]:
-                ids = [t.ids for t in tokenize(tokenizer, [s.messages for s in shard], params.max_length)]
-                rows = encode(model, ids, params.token_budget, lambda batch: bar.update(len(batch)))
-                lengths = np.array([len(row) for row in ids], dtype=np.int32)
-                features.write(folder / features.shard_name("hidden", start), rows.astype(np.float16))
-                features.write(folder / features.shard_name("length", start), lengths)
-                return {"samples": len(shard), "tokens": int(lengths.sum())}
+            def write(folder: Path, start: int = start, shard: list[Sample] = shard) -> dict[str, Any]:
+                made = extract()(shard, lambda batch: bar.update(len(batch)))
+                for name, rows in made.rows.items():
+                    features.write(folder / features.shard_name(name, start), rows)
+                return {"samples": len(shard), **made.counts}
 
-            tokens += work.shard(f"{start:09d}", write)["tokens"]
+            totals.update(work.shard(f"{start:09d}", write))
             bar.update(start + len(shard) - bar.n)  # a shard that was there already counts as well
-    return {"samples": len(samples), "tokens": tokens}
+    return dict(totals)
+
+
+def _pool(data: Path, draw: Draw) -> tuple[list[Sample], np.ndarray | None]:
+    """The samples of the pool, or of a smaller one drawn from it, with their positions (None: all)."""
+    samples = pool.read_pool(data / "pool.parquet")
+    if draw is None:
+        return samples, None
+    kept = pool.subset(len(samples), *draw)
+    return [samples[i] for i in kept], kept
 
 
 def build_selection(
-    work: Work, method: str, k: int, keep: tuple[int, int] | None, targets: Sequence[str], seed: int
+    work: Work, scorer: Scorer, k: int, draw: Draw, targets: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """`selection.parquet`: position, id, source, score and taker of each pick, in order of picking.
 
-    One target (or a method without queries): round-robin over queries; several: over tasks. `keep` is the
-    size of a smaller pool and the seed with which it is drawn, the same for every method; `seed` is the
-    method's own.
+    One target: round-robin over queries; several: over tasks; without queries: by score, from the
+    method's percentile on. `seed` is the method's own. The count `never_offered` is of the samples that
+    the method passes over whatever the budget is.
     """
-    data = work.inputs["data"]
-    samples = pool.read_pool(data / "pool.parquet")
+    samples, kept = _pool(work.inputs["data"], draw)
     sources = [s.source for s in samples]
-    scorer = get_scorer(method)
+    offered = np.zeros(len(samples), dtype=bool)
 
     def blocks(target: str | None) -> Iterator[select.Block]:
-        queries = None if target is None else work.inputs[f"queries {target}"]
-        found = scorer.blocks(ScoringInputs(sources, seed, work.inputs.get("pool"), queries))
-        if keep is None:
-            return found
-        kept = np.zeros(len(samples), dtype=bool)
-        kept[pool.subset(len(samples), *keep)] = True
-        return select.within(found, kept)
+        inputs = ScoringInputs(
+            sources,
+            seed,
+            {feature: work.inputs[f"pool {feature}"] for feature in scorer.features},
+            {feature: work.inputs[f"queries {target} {feature}"] for feature in scorer.features if target},
+            {} if kept is None else {f: kept for f in scorer.features if not get_extractor(f).per_pool},
+        )
+        for start, block in scorer.blocks(inputs):
+            offered[start : start + block.shape[1]] |= (block > -np.inf).any(axis=0)
+            yield start, block
 
     try:
-        if len(targets) > 1 and scorer.needs_queries:
+        if len(targets) > 1:
             picked = select.round_robin_tasks({target: blocks(target) for target in targets}, k)
             takers = [targets[i] for i in picked.takers]
+        elif scorer.skip:
+            picked = select.window(blocks(None), k, int(scorer.skip * len(samples)))
+            takers = [""] * k
         else:
-            picked = select.round_robin(blocks(targets[0] if scorer.needs_queries else None), k)
+            picked = select.round_robin(blocks(targets[0] if targets else None), k)
             takers = [str(i) for i in picked.takers]
     except ValueError as error:
         raise UserError(f"{work.label}: {error}; change the grid of the profile") from error
     table = pa.table(
         {
-            "position": picked.indices,
+            "position": picked.indices if kept is None else kept[picked.indices],
             "id": [samples[i].id for i in picked.indices],
             "source": [sources[i] for i in picked.indices],
             "score": picked.scores,
@@ -165,7 +206,7 @@ def build_selection(
         }
     )
     pq.write_table(table, work.path / "selection.parquet")
-    return {"samples": k}
+    return {"samples": k, "never_offered": int((~offered).sum())}
 
 
 def read_selection(artifact: Path) -> pa.Table:

@@ -140,24 +140,36 @@ class Store:
 
     def make(self, step: Step) -> Path:
         """Return the artifact's folder, with every byte as its manifest says; build it if it is not so."""
+        self._make(step, wait=True)
+        return self.path(step)
+
+    def try_make(self, step: Step) -> bool:
+        """As `make`, unless another process is making the step, or one that it rests on: then False."""
+        try:
+            self._make(step, wait=False)
+        except filelock.Timeout:
+            return False
+        return True
+
+    def _make(self, step: Step, wait: bool) -> None:
         path = self.path(step)
         if step.hash in self._verified:
-            return path
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f"{step.hash}.lock")):
+        with filelock.FileLock(path.with_name(f"{step.hash}.lock"), blocking=wait):
             if path.exists():
                 problems = damage(path)
                 if not problems:
                     self._verified.add(step.hash)
-                    return path
+                    self.progress.drop(step)
+                    return
                 self.progress.note(f"{step.stage}/{step.hash}: {'; '.join(problems)}; recomputing")
                 self._take_apart(path)
             for each in step.inputs.values():
-                self.make(each)
+                self._make(each, wait)
             with self.progress.step(step):
                 self._build(step, path)
         self._verified.add(step.hash)
-        return path
 
     def _build(self, step: Step, path: Path) -> None:
         part = path.with_name(f"{step.hash}.part")

@@ -6,7 +6,7 @@ steps must be there first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,8 +16,9 @@ from rdslib import published
 from rdslib.errors import UserError
 from rdslib.estimate import Estimate
 from rdslib.params import Show
+from rdslib.recipes import Run
 from rdslib.store import Step
-from rdslib.study import Run, Study
+from rdslib.study import Study
 
 METRIC = "bits per byte, relative to untuned"
 # What the other methods are compared with, on the same test samples.
@@ -104,22 +105,54 @@ def _note(study: Study) -> str:
     return "; ".join(parts)
 
 
-def _against_random(study: Study, runs: list[Run], compared: bool) -> dict[str, Any]:
-    """What a method's score is less that of balanced random at the same pool and budget.
+def _against(study: Study, runs: list[Run], method: str, there: bool, prefix: str) -> dict[str, Any]:
+    """What some runs' score is less that of `method` at the same pool and budget, with its interval.
 
-    Paired by test sample; NaN for balanced random itself, or where the grid does not have it.
+    Paired by test sample; NaN for the method itself, or where it is not `there`.
     """
-    columns = ("less_random", "less_random_low", "less_random_high")
-    if runs[0].method == BASELINE or not compared:
+    columns = (prefix, f"{prefix}_low", f"{prefix}_high")
+    if runs[0].method == method or not there:
         return dict.fromkeys(columns, float("nan"))
-    baseline = study.runs_of(BASELINE, runs[0].pool, runs[0].budget, multi=False)
-    found = study.difference(runs, baseline)
+    theirs = study.runs_of(method, runs[0].pool, runs[0].budget, multi=False)
+    found = study.difference(runs, theirs)
     return dict(zip(columns, (found.value, found.low, found.high), strict=True))
 
 
-def _flops(study: Study, runs: list[Run]) -> float:
-    """The mean cost of a method's models: those of the tasks in a single-task setting, those of the seeds."""
-    return sum(study.measured_flops(run) for run in runs) / len(runs)
+def _costs(study: Study, runs: list[Run]) -> dict[str, float]:
+    """The mean cost of a method's models: those of the tasks in a single-task setting, those of the seeds.
+
+    `flops` as measured, `formula_flops` by the paper's formula.
+    """
+    return {
+        "flops": sum(study.measured_flops(run) for run in runs) / len(runs),
+        "formula_flops": sum(study.formula_flops(run) for run in runs) / len(runs),
+    }
+
+
+def _not_run(study: Study) -> list[dict[str, Any]]:
+    """Rows for methods that the grid has on some pool, where it does not have them on another."""
+    grid = study.experiment.grid
+    methods = dict.fromkeys(method for named in grid.single_task.values() for method in named)
+    return [
+        {
+            "method": method,
+            "pool_size": study.pool_size(pool),
+            "budget": grid.single_task_budget,
+            "n": _test_samples(study),
+            "metric": METRIC,
+            "better": "lower",
+            "note": "not run from the larger pool, as in the paper"
+            if method == "less"
+            else "not run from this pool",
+        }
+        for pool, named in grid.single_task.items()
+        for method in methods
+        if method not in named
+    ]
+
+
+def _test_samples(study: Study) -> int:
+    return sum(task.test for task in study.experiment.tasks)
 
 
 def _fig1(study: Study) -> pd.DataFrame:
@@ -129,14 +162,51 @@ def _fig1(study: Study) -> pd.DataFrame:
             "method": method,
             "pool_size": study.pool_size(pool),
             "budget": grid.single_task_budget,
-            "flops": _flops(study, runs),
+            **_costs(study, runs),
             **_measured(study.relative(runs)),
-            **_against_random(study, runs, BASELINE in grid.single_task_methods),
+            **_against(study, runs, BASELINE, BASELINE in methods, "less_random"),
             "note": _note(study),
         }
-        for pool in grid.single_task_pools
-        for method in grid.single_task_methods
+        for pool, methods in grid.single_task.items()
+        for method in methods
         if (runs := study.runs_of(method, pool, grid.single_task_budget, multi=False))
+    ]
+    return pd.DataFrame(rows + _not_run(study))
+
+
+def _tab1(study: Study) -> pd.DataFrame:
+    grid = study.experiment.grid
+    rows = [
+        {
+            "method": method,
+            "task": task or published.AVERAGE,
+            "pool_size": study.pool_size(pool),
+            "budget": grid.single_task_budget,
+            **_measured(study.relative(runs, task)),
+            "note": _note(study),
+        }
+        for pool, methods in grid.single_task.items()
+        for method in methods
+        for task in (*study.task_names, None)
+        if (runs := study.runs_of(method, pool, grid.single_task_budget, multi=False))
+    ]
+    missing = [{**row, "task": task} for row in _not_run(study) for task in study.task_names]
+    return pd.DataFrame(rows + missing + [{**row, "task": published.AVERAGE} for row in _not_run(study)])
+
+
+def _tab6(study: Study) -> pd.DataFrame:
+    grid = study.experiment.grid
+    rows = [
+        {
+            "method": method,
+            "pool_size": study.pool_size(grid.ablation_pool),
+            "budget": grid.single_task_budget,
+            **_measured(study.relative(runs)),
+            **_against(study, runs, "rds", True, "less_rds"),
+            "note": _note(study),
+        }
+        for method in ("rds", *grid.ablation_methods)
+        if (runs := study.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False))
     ]
     return pd.DataFrame(rows)
 
@@ -150,9 +220,9 @@ def _scaling(study: Study) -> pd.DataFrame:
             "budget": budget,
             "pool_size": size,
             "percent": 100 * budget / size,
-            "flops": _flops(study, runs),
+            **_costs(study, runs),
             **_measured(study.relative(runs)),
-            **_against_random(study, runs, BASELINE in grid.multi_task_methods),
+            **_against(study, runs, BASELINE, BASELINE in grid.multi_task_methods, "less_random"),
             "note": _note(study),
         }
         for method in grid.multi_task_methods
@@ -202,6 +272,36 @@ def _fig6(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _fig7_runs(study: Study) -> list[Run]:
+    """Every method at each budget: from the whole pool, or the one that it runs from, for all tasks."""
+    grid, seed = study.experiment.grid, study.experiment.grid.seeds[0]
+    pools = {method: pool for pool, named in grid.single_task.items() for method in named}
+    pools |= dict.fromkeys(grid.single_task.get("all", ()), "all")
+    return [
+        run
+        for budget in grid.source_budgets
+        for method, pool in pools.items()
+        for run in study.runs_of(method, pool, budget, multi=True)
+        if run.seed == seed
+    ]
+
+
+def _fig7(study: Study) -> pd.DataFrame:
+    sources = study.pool_table()["source"].unique()
+    rows = [
+        {
+            "method": run.method,
+            "pool_size": study.pool_size(run.pool),
+            "budget": run.budget,
+            "source": source,
+            "count": count,
+        }
+        for run in _fig7_runs(study)
+        for source, count in study.picks(run)["source"].value_counts().reindex(sources, fill_value=0).items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def _tab4(study: Study) -> pd.DataFrame:
     rows = []
     for name in dict.fromkeys([*published.TASKS, *study.task_names]):
@@ -222,18 +322,29 @@ def _evaluations(study: Study, runs: list[Run]) -> list[Step]:
     return study.evaluations([study.untuned(), *runs])
 
 
-def _picks(study: Study, runs: dict[str, Run]) -> list[Step]:
-    return [study.selection(run) for run in runs.values()]
+def _picks(study: Study, runs: Iterable[Run]) -> list[Step]:
+    return [study.selection(run) for run in runs]
+
+
+def _single(study: Study) -> list[Step]:
+    return _evaluations(study, study.single_task_runs())
+
+
+def _multi(study: Study) -> list[Step]:
+    return _evaluations(study, study.multi_task_runs())
 
 
 FIGURES: dict[str, Spec] = {
-    "fig1_pareto": Spec(published.fig1, _fig1, lambda study: _evaluations(study, study.single_task_runs())),
-    "fig3_flops": Spec(published.fig3, _scaling, lambda study: _evaluations(study, study.multi_task_runs())),
-    "fig4_scaling": Spec(
-        published.fig4, _scaling, lambda study: _evaluations(study, study.multi_task_runs())
-    ),
-    "fig5_score_histogram": Spec(None, _fig5, lambda study: _picks(study, _fig5_runs(study))),
-    "fig6_sources_by_task": Spec(None, _fig6, lambda study: _picks(study, _fig6_runs(study))),
+    "fig1_pareto": Spec(published.fig1, _fig1, _single),
+    "fig3_flops": Spec(published.fig3, _scaling, _multi),
+    "fig4_scaling": Spec(published.fig4, _scaling, _multi),
+    "fig5_score_histogram": Spec(None, _fig5, lambda study: _picks(study, _fig5_runs(study).values())),
+    "fig6_sources_by_task": Spec(None, _fig6, lambda study: _picks(study, _fig6_runs(study).values())),
+    "fig7_sources_by_method": Spec(None, _fig7, lambda study: _picks(study, _fig7_runs(study))),
+    "tab1_single_task": Spec(published.tab1_single_task, _tab1, _single),
     "tab4_splits": Spec(published.tab4_splits, _tab4, lambda study: [study.data]),
     "tab5_pool_sources": Spec(published.tab5_pool_sources, _tab5, lambda study: [study.data]),
+    "tab6_rds_ablation": Spec(
+        published.tab6_rds_ablation, _tab6, lambda study: _evaluations(study, study.ablation_runs())
+    ),
 }

@@ -26,6 +26,7 @@ from rdslib.chat import Sample, user_assistant
 from rdslib.errors import UserError
 from rdslib.params import Task
 from rdslib.readers import made_up_reversal, made_up_sum
+from rdslib.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ SQUAD_CONTEXT = 600
 def squad(files: Files, task: Task, seed: int) -> Candidates:
     """SQuAD 1.1's dev set, its articles halved at random: queries from one half, tests from the other."""
     articles = json.loads(only(files[0], "squaddev_v1.1.json"))["data"]
-    order = np.random.default_rng([seed, *b"squad"]).permutation(len(articles))
+    order = generator(seed, "squad").permutation(len(articles))
     halves: list[list[TaskSample]] = [[], []]
     for half, positions in enumerate((order[: len(order) // 2], order[len(order) // 2 :])):
         for article in (articles[at] for at in sorted(positions)):
@@ -258,7 +259,7 @@ def made_up_reversals(files: Files, task: Task, seed: int) -> Candidates:
 def _rngs(task: Task, seed: int) -> list[tuple[int, np.random.Generator]]:
     """As many numbered generators as the task asks for samples."""
     count = task.queries + task.test
-    return [(index, np.random.default_rng([seed, index, *task.name.encode()])) for index in range(count)]
+    return [(index, generator(seed, task.name, str(index))) for index in range(count)]
 
 
 READERS: dict[str, TaskReader] = {

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +16,7 @@ from rdslib.errors import UserError
 from rdslib.fetch import Archives
 from rdslib.params import Task
 from rdslib.pool import SCHEMA, from_rows, to_table
+from rdslib.seeds import generator
 from rdslib.task_readers import READERS as PLAIN_READERS
 from rdslib.task_readers import TaskReader, TaskSample
 
@@ -85,7 +85,7 @@ def build_task(task: Task, archives: Archives, seed: int) -> TaskData:
 
 def stratified(strata: Sequence[str], size: int, seed: int) -> list[int]:
     """`size` positions, as even over the strata as they allow, drawn with the seed and sorted."""
-    rng = np.random.default_rng([seed, *b"stratified"])
+    rng = generator(seed, "stratified")
     places: dict[str, list[int]] = {}
     for position in rng.permutation(len(strata)):
         places.setdefault(strata[position], []).append(int(position))

@@ -32,12 +32,14 @@ def train(
     seed: int,
     out: Path,
     bar: tqdm[Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Fine-tune the model on `samples` and save what was trained into `out`; return counts.
 
     The loss is on assistant tokens only. What is trained is float32, with bfloat16 autocast for the
     arithmetic where the device has it: either all weights (`full`) or LoRA matrices over frozen weights.
-    Linear decay, warm-up, no weight decay. Raises UserError if no sample has a response to train on.
+    Linear decay, warm-up, no weight decay. `callbacks` are told of each update and epoch. Raises UserError
+    if no sample has a response to train on.
     """
     tokenizer = load_tokenizer(model_path)
     rows = []
@@ -82,7 +84,7 @@ def train(
         train_dataset=rows,  # a list of rows is a map-style data set
         data_collator=_ResponseCollator(tokenizer, label_pad_token_id=IGNORE),
         processing_class=tokenizer,
-        callbacks=[losses],
+        callbacks=[losses, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     outcome = trainer.train()
@@ -119,7 +121,7 @@ def _trainable(model_path: Path, params: Train) -> torch.nn.Module:
         lora_alpha=params.lora_alpha,
         target_modules=list(params.lora_targets),
         layers_to_transform=list(range(base.config.num_hidden_layers))[-params.lora_layers :],
-        lora_dropout=0.0,
+        lora_dropout=params.lora_dropout,
     )
     return get_peft_model(base, lora).train()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.image
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from rdslib import drawing, figures, published
@@ -23,7 +25,7 @@ from rdslib import drawing, figures, published
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = [
     "fig1_pareto", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
-    "tab4_splits", "tab5_pool_sources",
+    "fig7_sources_by_method", "tab1_single_task", "tab4_splits", "tab5_pool_sources", "tab6_rds_ablation",
 ]  # fmt: skip
 SYNTHETIC = "SYNTHETIC: made up to test the drawing"
 
@@ -69,6 +71,74 @@ def made_up_selections() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+METHODS = ("random", "random_balanced", "top_ppl", "mid_ppl", "ifd", "less", "embed_minilm", "rds")
+
+
+def made_up_methods() -> pd.DataFrame:
+    """Figure 1 with all methods, wide intervals and many costs that are nearly equal; LESS from one pool."""
+    table = made_up_scores(METHODS, (600, 2000), (32,))
+    extra = {"random": 0, "random_balanced": 0.02, "embed_minilm": 0.1, "ifd": 1.4, "less": 9}
+    passes = table["method"].map(lambda method: extra.get(method, 1))
+    table["flops"] = 1e12 * table["budget"] + 5e10 * passes * table["pool_size"]
+    gone = (table["method"] == "less") & (table["pool_size"] == 2000)
+    table.loc[gone, ["flops", "score", "low", "high"]] = math.nan
+    table.loc[gone, "note"] = "not run"
+    return table
+
+
+def made_up_tasks(better: str, pools: tuple[int, ...] = (600, 2000)) -> pd.DataFrame:
+    """Table 1: RDS+ is best on every task from the first pool, LESS is missing from the second."""
+    rows = []
+    for pool in pools:
+        for place, method in enumerate(METHODS[::-1]):
+            for task, n in (("GSM8k", 12), ("Squad", 16), ("Average", 28)):
+                score = (0.9 + 0.01 * place) if better == "lower" else 40.0 - place
+                width = 0.011 if better == "lower" else 1.5
+                row = {
+                    "origin": "measured", "method": method, "pool_size": pool, "task": task, "budget": 32,
+                    "score": score, "low": score - width, "high": score + width, "n": n,
+                    "metric": "bits per byte" if better == "lower" else "accuracy", "better": better,
+                    "note": SYNTHETIC,
+                }  # fmt: skip
+                if method == "less" and pool == pools[-1]:
+                    row |= {"score": math.nan, "low": math.nan, "high": math.nan, "note": "not run"}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def made_up_ablation(better: str = "lower") -> pd.DataFrame:
+    methods = ("rds", "rds_eos", "rds_uniform", "rds_prompt", "rds_label")
+    table = made_up_tasks(better, (600,)).iloc[: len(methods)].drop(columns="task")
+    table["method"], table["n"] = methods, 28
+    table["score"] = [0.92, 0.93, 0.91, 0.95, math.nan]
+    table["low"], table["high"] = table["score"] - 0.01, table["score"] + 0.011
+    table["note"] = [*[SYNTHETIC] * 4, "not run"]
+    table["less_rds"] = [math.nan, 0.01, -0.01, 0.03, math.nan]
+    table["less_rds_low"], table["less_rds_high"] = table["less_rds"] - 0.004, table["less_rds"] + 0.005
+    return table
+
+
+def made_up_sources() -> pd.DataFrame:
+    """Figure 7: sources that a method did not pick from have no row; LESS had a smaller pool."""
+    rng = np.random.default_rng(4)
+    rows = [
+        {
+            "origin": "measured", "method": method, "pool_size": 600 if method == "less" else 2000,
+            "budget": budget, "source": source, "count": count, "note": SYNTHETIC,
+        }
+        for method in ("my_own_method", *METHODS[::-1])
+        for budget in (320, 32)
+        for source, count in zip(
+            ("made_up_one", "FLAN V2", "made_up_two", "Open Orca"),
+            rng.multinomial(budget, rng.dirichlet((0.3, 1, 1, 1))),
+            strict=True,
+        )
+        if count
+    ]  # fmt: skip
+    gone = {**rows[0], "method": "embed_nv", "source": "", "count": math.nan, "note": "not run"}
+    return pd.DataFrame([*rows, gone])
+
+
 def both(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([left, right], ignore_index=True)
 
@@ -88,6 +158,7 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
     "fig1 published": (figures.fig1_pareto, published.fig1()),
     "fig1 measured": (figures.fig1_pareto, SINGLE),
     "fig1 both": (figures.fig1_pareto, both(published.fig1(), SINGLE)),
+    "fig1 all methods": (figures.fig1_pareto, both(published.fig1(), made_up_methods())),
     "fig3 published": (figures.fig3_flops, published.fig3()),
     "fig3 both": (figures.fig3_flops, both(published.fig3(), MULTI)),
     "fig4 published": (figures.fig4_scaling, published.fig4()),
@@ -95,6 +166,14 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
     "fig4 one point": (figures.fig4_scaling, MULTI.iloc[:1]),
     "fig5": (figures.fig5_score_histogram, made_up_histogram()),
     "fig6": (figures.fig6_sources_by_task, made_up_selections()),
+    "fig7": (figures.fig7_sources_by_method, made_up_sources()),
+    "fig7 one budget": (figures.fig7_sources_by_method, made_up_sources().query("budget == 32")),
+    "tab1 published": (figures.tab1_single_task, published.tab1_single_task()),
+    "tab1 measured": (figures.tab1_single_task, made_up_tasks("lower")),
+    "tab1 both": (figures.tab1_single_task, both(published.tab1_single_task(), made_up_tasks("higher"))),
+    "tab6 published": (figures.tab6_rds_ablation, published.tab6_rds_ablation()),
+    "tab6 measured": (figures.tab6_rds_ablation, made_up_ablation()),
+    "tab6 both": (figures.tab6_rds_ablation, both(published.tab6_rds_ablation(), made_up_ablation())),
     "tab4 both": (figures.tab4_splits, both(published.tab4_splits(), SPLITS)),
     "tab5 published": (figures.tab5_pool_sources, published.tab5_pool_sources()),
     "tab5 both": (figures.tab5_pool_sources, both(published.tab5_pool_sources(), POOL)),
@@ -247,6 +326,155 @@ def test_missing_points_are_named_not_drawn() -> None:
     assert "Not run" in {text.get_text() for text in words(figure)}
 
 
+def test_points_of_nearly_equal_cost_are_told_apart() -> None:
+    table = made_up_methods()
+    known = table.dropna(subset="score")
+    figure = figures.fig1_pareto(table)
+    axes = figure.axes[0]
+    bars = [np.asarray(line.get_xdata()) for line in axes.lines if line.get_marker() == "_"]
+    places = axes.transData.transform([(x, 1) for x in sorted(set(np.concatenate(bars)))])[:, 0]
+    assert len(places) == len(known)
+    assert np.diff(places).min() > 4.5 / 72 * figure.dpi
+    # Without intervals there is nothing to tell apart, and every point stands at its cost.
+    axes = figures.fig1_pareto(table.assign(low=math.nan, high=math.nan)).axes[0]
+    marks = [np.asarray(line.get_xdata()) for line in axes.lines]
+    assert {place[0] for place in marks if len(place) == 1} == set(known["flops"])
+
+
+@given(places=st.lists(st.floats(0, 10), min_size=1, max_size=12), gap=st.floats(0.01, 2))
+def test_apart_keeps_gaps_and_order(places: list[float], gap: float) -> None:
+    given_places = np.array(places)
+    moved = drawing.apart(given_places, gap)
+    order = np.argsort(given_places, kind="stable")
+    assert (np.diff(moved[order]) >= gap - 1e-9).all()
+    # Moved as little as can be: as far to the left as to the right, and not at all with room enough.
+    assert moved.sum() == pytest.approx(given_places.sum(), abs=1e-6)
+    if (np.diff(given_places[order]) >= gap).all():
+        assert moved == pytest.approx(given_places)
+
+
+def test_figure_7_has_a_panel_a_budget_and_methods_in_order() -> None:
+    figure = figures.fig7_sources_by_method(made_up_sources())
+    bars = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes]
+    assert bars[0] == bars[1] == [
+        "Random\n(unbal.)", "Random\n(bal.)", "LESS\nfrom\N{NO-BREAK SPACE}600", "Embed\n(MiniLM)",
+        "Top-PPL", "Mid-PPL", "IFD", "RDS+", "my_own_\nmethod",
+    ]  # fmt: skip
+    assert [text for text in map(Text.get_text, figure.axes[0].texts) if text.isdigit()] == ["32"] * 9
+    assert [text for text in map(Text.get_text, figure.axes[1].texts) if text.isdigit()] == ["320"] * 9
+    for axes in figure.axes:
+        bars_drawn = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        assert max(bar.get_y() + bar.get_height() for bar in bars_drawn) == pytest.approx(1)
+        assert sum(bar.get_height() for bar in bars_drawn) == pytest.approx(9)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        places = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in pairwise(places))
+    assert [axes.get_legend() is None for axes in figure.axes] == [True, False]
+    assert "Missing here (not run): Embed (NV) at 320." in figure.get_supxlabel()
+    unknown = made_up_sources().assign(count=math.nan)
+    assert any("Nothing" in text.get_text() for text in words(figures.fig7_sources_by_method(unknown)))
+
+
+# Tables.
+
+
+def grid(figure: Figure, columns: int) -> dict[str, list[Text | None]]:
+    """The number cells of a figure's first table, by the first cell of their row, rows of one name in turn.
+
+    A cell belongs to the row whose baseline it shares and to the column whose right edge it shares.
+    """
+    texts = [text for text in figure.axes[0].texts if text.get_fontsize() == 8.5]
+    right = sorted({text.get_position()[0] for text in texts if text.get_horizontalalignment() == "right"})
+    edges = right[:columns]
+    start = max(
+        t.get_position()[0]
+        for t in texts
+        if t.get_horizontalalignment() == "left" and t.get_position()[0] < edges[0]
+    )
+    rows: dict[str, list[Text | None]] = {}
+    for name in (text for text in texts if text.get_position()[0] == start):
+        level = name.get_position()[1]
+        found = {t.get_position()[0]: t for t in texts if t.get_position()[1] == level}
+        rows.setdefault(name.get_text(), []).extend(found.get(edge) for edge in edges)
+    return rows
+
+
+def bold(cells: list[Text | None]) -> list[bool]:
+    return [cell is not None and cell.get_fontweight() == "bold" for cell in cells]
+
+
+def shown(cells: list[Text | None]) -> list[str]:
+    return ["" if cell is None else cell.get_text() for cell in cells]
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_best_of_a_column_and_pool_is_bold(better: str) -> None:
+    table = made_up_tasks(better)
+    # Another method is best on one task from one pool.
+    other = (table["method"] == "random") & (table["pool_size"] == 2000) & (table["task"] == "Squad")
+    table.loc[other, "score"] = 0.5 if better == "lower" else 90.25
+    rows = grid(figures.tab1_single_task(table), 3)
+    # Each method has a row in both groups, of three columns.
+    assert bold(rows["RDS+"]) == [True, True, True, True, False, True]
+    assert bold(rows["Random (unbal.)"]) == [False, False, False, False, True, False]
+    assert shown(rows["Random (unbal.)"])[4] == ("0.500" if better == "lower" else "90.2")
+    for name in ("IFD", "LESS", "Embed (MiniLM)", "Top-PPL", "Mid-PPL", "Random (bal.)"):
+        assert not any(bold(rows[name]))
+
+
+def test_table_1_says_what_is_missing_and_how_many_were_tested() -> None:
+    figure = figures.tab1_single_task(made_up_tasks("lower"))
+    rows = grid(figure, 3)
+    assert shown(rows["LESS"])[3:] == ["\N{EN DASH}"] * 3
+    text = "\n".join(text.get_text() for text in words(figure))
+    assert "Missing here (not run): LESS from 2k." in text
+    assert all(f"n = {n}" in text for n in (12, 16, 28))
+    assert "0.889 to 0.911" in text
+    one_task = made_up_tasks("lower")
+    gone = (one_task["method"] == "ifd") & (one_task["task"] == "Squad")
+    one_task[["score", "low", "high"]] = one_task[["score", "low", "high"]].mask(gone)
+    text = "\n".join(text.get_text() for text in words(figures.tab1_single_task(one_task)))
+    assert "IFD from 600 on Squad" in text
+
+
+def test_table_1_of_the_paper_has_averages_by_pool() -> None:
+    table = published.tab1_single_task()
+    assert list(table.columns) == published.TABLE_COLUMNS
+    assert set(table["task"]) == {published.AVERAGE}
+    pd.testing.assert_series_equal(table["score"], published.fig1()["score"])
+    figure = figures.tab1_single_task(table)
+    rows = grid(figure, 2)
+    assert shown(rows["Method"]) == ["From 200k", "From 5.8M"]
+    assert shown(rows["RDS+"]) == ["46.4", "50.5"]
+    assert shown(rows["LESS"]) == ["44.2", "\N{EN DASH}"]
+    assert [name for name, cells in rows.items() if name != "Method" and any(bold(cells))] == ["RDS+"]
+    assert any("LESS from 5.8M" in text.get_text() for text in words(figure))
+
+
+def test_table_6_shows_differences_from_rds() -> None:
+    figure = figures.tab6_rds_ablation(made_up_ablation())
+    rows = grid(figure, 2)
+    assert shown(rows["Variant"]) == ["Score", "Difference from RDS+"]
+    assert shown(rows["RDS+"]) == ["0.920", "\N{EN DASH}"]
+    assert shown(rows["RDS+, uniform mean-pool"]) == ["0.910", "\N{MINUS SIGN}0.010"]
+    assert shown(rows["RDS+, EOS token only"]) == ["0.930", "+0.010"]
+    assert shown(rows["RDS+, label only"]) == ["\N{EN DASH}"] * 2
+    assert [name for name, cells in rows.items() if bold(cells)[0]] == ["Variant", "RDS+, uniform mean-pool"]
+    text = "\n".join(text.get_text() for text in words(figure))
+    assert "\N{MINUS SIGN}0.014 to \N{MINUS SIGN}0.005" in text
+    assert "below 0 is better" in text
+    assert "Missing here (not run): RDS+, label only." in text
+    higher = figures.tab6_rds_ablation(made_up_ablation("higher"))
+    assert bold(grid(higher, 2)["RDS+, prompt only"])[0]
+    assert any("above 0 is better" in text.get_text() for text in words(higher))
+    # The paper has no differences, so there is no column for them.
+    paper = grid(figures.tab6_rds_ablation(published.tab6_rds_ablation()), 1)
+    assert shown(paper["RDS+"]) == ["46.4"]
+    assert bold(paper["RDS+"]) == [True]
+    assert shown(paper["RDS+, prompt only"]) == ["43.2"]
+
+
 def test_one_panel_shows_one_metric() -> None:
     mixed = SINGLE.assign(metric=["accuracy", *SINGLE["metric"][1:]])
     with pytest.raises(ValueError, match="one metric"):
@@ -264,7 +492,7 @@ def test_drawing_does_not_change_its_table() -> None:
 
 
 def test_colours_are_fixed_and_distinct() -> None:
-    assert len(set(drawing.METHOD_COLOURS.values())) == len(drawing.METHOD_COLOURS) == 9
+    assert len(set(drawing.METHOD_COLOURS.values())) == len(drawing.METHOD_COLOURS) == 10
     names = published.tab5_pool_sources()["source"]
     everywhere = drawing.source_colours(names)
     assert all(
@@ -288,7 +516,9 @@ def test_human_numbers(value: float, text: str) -> None:
 # Saving, and the notebooks.
 
 
-@pytest.mark.parametrize("case", ["fig1 both", "fig5", "fig6", "tab5 both"])
+@pytest.mark.parametrize(
+    "case", ["fig1 both", "fig1 all methods", "fig5", "fig6", "fig7", "tab1 both", "tab5 both", "tab6 both"]
+)
 def test_saving_twice_gives_the_same_bytes(case: str, tmp_path: Path) -> None:
     draw, table = CASES[case]
     for folder in ("a", "b"):

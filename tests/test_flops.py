@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdslib import published
-from rdslib.flops import CostModel, measured_flops, selection_flops, total_flops, training_flops
+from rdslib.flops import CostModel, selection_flops, total_flops, training_flops
 
 N, GTR, TOKENS = 8_000_000_000, 110_000_000, 2_048
 TRAIN = 6 * N * TOKENS * 2 * 10_000
@@ -61,6 +61,3 @@ def test_unknown_method_is_named() -> None:
     with pytest.raises(ValueError, match="'magic'"):
         total_flops("magic", 1, 1)
 
-
-def test_measured_flops() -> None:
-    assert measured_flops(forward_tokens=100, training_tokens=10, parameters=7) == 2 * 7 * 100 + 6 * 7 * 10

@@ -47,9 +47,11 @@ def test_the_picks_are_the_definition_and_the_lines_are_the_users_own(files, tin
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (files / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     model, tokenizer = load_causal_lm(tiny_model), load_tokenizer(tiny_model)
-    pool = encode(model, [t.ids for t in tokenize_chat(tokenizer, [r["messages"] for r in POOL], 2048)], 4096)
-    wanted = tokenize_query(tokenizer, [r["messages"] for r in QUERIES], 2048)
-    scores = encode(model, [t.ids for t in wanted], 4096) @ pool.T
+    sides = tokenize_chat(tokenizer, [r["messages"] for r in POOL], 2048), tokenize_query(
+        tokenizer, [r["messages"] for r in QUERIES], 2048
+    )
+    pool, wanted = (encode(model, side, ["weighted_all"], 4096)["weighted_all"] for side in sides)
+    scores = wanted @ pool.T
     order = [sorted(range(30), key=lambda d: (-each[d], d)) for each in scores]
     expected = list(dict.fromkeys(order[q][rank] for rank in range(30) for q in range(2)))[:7]
     assert [r["messages"] for r in rows] == [POOL[i]["messages"] for i in expected]

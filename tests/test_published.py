@@ -59,7 +59,7 @@ def test_gaps_stay_gaps_and_say_why() -> None:
 @pytest.mark.parametrize(
     "make",
     [published.fig1, published.fig3, published.fig4, published.table2, published.table3,
-     published.tab6_rds_ablation],
+     published.tab1_single_task, published.tab6_rds_ablation],
 )  # fmt: skip
 def test_scores_are_tidy_and_carry_their_source(make: Callable[[], pd.DataFrame]) -> None:
     table = make()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rdslib.select import round_robin, round_robin_tasks, within
+from rdslib.select import round_robin, round_robin_tasks, window
 
 
 def naive_walk(scores, k):
@@ -73,16 +73,26 @@ def test_round_robin_over_tasks_equals_the_definition(tasks, data):
     assert found.scores.tolist() == lowest
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(score_arrays(), st.data())
-def test_a_smaller_pool_is_the_definition_on_its_samples(scores, data):
-    keep = np.array(data.draw(st.lists(st.booleans(), min_size=scores.shape[1], max_size=scores.shape[1])))
-    if not keep.any():
-        keep[0] = True
-    k = int(keep.sum())
-    found = round_robin(within(in_blocks(scores, 7, 0), keep), k)
-    picks, _ = naive_walk(scores[:, keep], k)
-    assert found.indices.tolist() == np.flatnonzero(keep)[picks].tolist()
+def test_a_window_is_a_slice_of_the_ranking(scores, data):
+    scores = scores[:1]
+    n = scores.shape[1]
+    k = data.draw(st.integers(1, n))
+    skip = data.draw(st.integers(0, n))
+    ranking = sorted(range(n), key=lambda d: (-scores[0, d], d))
+    if skip + k > n:
+        with pytest.raises(ValueError, match=f"only {n - skip} to choose from"):
+            window(in_blocks(scores, 7, 0), k, skip)
+        return
+    found = window(in_blocks(scores, 7, 0), k, skip)
+    assert found.indices.tolist() == ranking[skip : skip + k]
+    assert found.scores.tolist() == scores[0, ranking[skip : skip + k]].tolist()
+
+
+def test_a_window_has_one_ranking():
+    with pytest.raises(ValueError, match="a window needs one"):
+        window([(0, np.ones((2, 3)))], 1, 0)
 
 
 def test_ties_go_to_the_smaller_position():

@@ -13,21 +13,25 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from rdslib import features, tables
+from rdslib.errors import UserError
 from rdslib.params import ROOT
+from rdslib.pool import subset as pool_subset
 from rdslib.store import MANIFEST, damage
 from rdslib.study import Run, Study
 from tests.killing import run_with_kills
 
-RDS = [sys.executable, "-m", "rdslib.cli"]
+COMMAND = [sys.executable, "-m", "rdslib.cli"]
+RDS = "lm.weighted_all"
 
 
 def rds(*arguments, home, **options):
     environment = {**os.environ, "RDSLIB_HOME": str(home), **options.pop("env", {})}
     return subprocess.run(
-        [*RDS, *map(str, arguments)], env=environment, capture_output=True, text=True, **options
+        [*COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True, **options
     )
 
 
@@ -65,7 +69,7 @@ def test_every_notebook_runs_and_leaves_its_figure(tiny_home):
 def test_provenance_names_the_artifacts_behind_a_figure(tiny_home, tiny):
     record = json.loads((tiny_home / "figures" / "fig1_pareto.json").read_text())
     assert record["origins"] == ["measured", "published"]
-    assert {"data", "encode", "select", "train", "evaluate", "model"} == {
+    assert {"data", "prepare", "encode", "select", "train", "evaluate", "model"} == {
         artifact["stage"] for artifact in record["artifacts"]
     }
     for artifact in record["artifacts"]:
@@ -87,18 +91,123 @@ def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
     assert table.loc[("rds", 120), "score"] == pytest.approx(np.mean(values), rel=1e-5)
     # FLOPs: 2N for each token of the pool and the task's queries, 6N for each token trained on.
     parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
-    pool_tokens = features.read_all(tiny.store.path(tiny.encoding(None)), "length").sum()
+    pool_tokens = tiny.store.manifest(tiny.features(RDS, None))["counts"]["tokens"]
     costs = []
     for run in runs:
-        query = tiny.store.manifest(tiny.encoding(run.targets[0]))["counts"]["tokens"]
+        query = tiny.store.manifest(tiny.features(RDS, run.targets[0]))["counts"]["tokens"]
         trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
         costs.append(2 * parameters * (pool_tokens + query) + 6 * parameters * trained)
     assert table.loc[("rds", 120), "flops"] == pytest.approx(np.mean(costs), rel=1e-5)
 
 
+PLUGIN = """
+import numpy as np
+from rdslib.scorers import COST, Extracted, Extractor, Scorer, register
+
+
+class Vowels(Extractor):
+    name = "letters"
+
+    def open(self, given):
+        def extract(samples, done):
+            texts = ["".join(m["content"] for m in s.messages) for s in samples]
+            share = [sum(t.count(v) for v in "aeiou") / len(t) for t in texts]
+            done(range(len(samples)))
+            return Extracted({"vowels": np.array(share), COST: np.ones(len(texts))}, {"tokens": 0})
+
+        return extract
+
+
+class MostVowels(Scorer):
+    name = "most_vowels"
+    features = ("letters.vowels",)
+
+    def blocks(self, inputs):
+        for start, rows in inputs.pool("letters.vowels"):
+            yield start, rows[None, :]
+
+
+register(Vowels())
+register(MostVowels())
+"""
+
+
+def test_a_method_from_a_file_outside_the_package_is_in_the_figures(tiny_home, tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    text = text.replace("small: [random,", "small: [most_vowels, random,").replace("name: tiny", "name: mine")
+    (tmp_path / "mine.yaml").write_text(text.replace("  seed: 7\n", "  seed: 7\n  plugins: [mine.py]\n", 1))
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+    names = ("fig1_pareto", "fig7_sources_by_method", "tab1_single_task")
+    only = [part for name in names for part in ("--only", name)]
+    # A relative path, as a person would give it.
+    done = rds("run", "--profile", "mine.yaml", *only, "--out", "figures", home=home, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        rows = pd.read_csv(tmp_path / "figures" / f"{name}.csv").query("method == 'most_vowels'")
+        assert set(rows["origin"]) == {"measured"}
+    row = pd.read_csv(tmp_path / "figures" / "fig1_pareto.csv").query("method == 'most_vowels'").iloc[0]
+    assert row["low"] <= row["score"] <= row["high"]
+
+    # In this process too, and its picks are what it says; another file under its name is another method.
+    mine = Study.load(str(tmp_path / "mine.yaml"), home=home)
+    run = mine.runs_of("most_vowels", "small", 12, multi=False)[0]
+    rows = mine.pool_table().set_index("id")
+    texts = {i: "".join(m["content"] for m in row) for i, row in rows["messages"].items()}
+    share = {i: sum(t.count(v) for v in "aeiou") / len(t) for i, t in texts.items()}
+    kept = rows.index[pool_subset(len(rows), 60, 7)]
+    assert set(mine.picks(run)["id"]) == set(sorted(kept, key=lambda i: -share[i])[:12])
+    before = mine.selection(run).hash
+    (tmp_path / "mine.py").write_text(PLUGIN.replace("aeiou", "aeiouy"))
+    with pytest.raises(UserError, match="has changed since it was loaded"):
+        Study.load(str(tmp_path / "mine.yaml"), home=home)
+    status = rds("status", "--profile", tmp_path / "mine.yaml", home=home).stdout
+    assert before not in status
+    assert "select most_vowels 12 of small" in status
+
+
+def test_a_plugin_that_cannot_be_run_is_one_line(tmp_path):
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("  seed: 7\n", "  seed: 7\n  plugins: [mine.py]\n", 1))
+    for content, message in ((None, "mine.py: cannot be read"), ("1 / 0", "mine.py: cannot be run (ZeroDiv")):
+        if content:
+            (tmp_path / "mine.py").write_text(content)
+        done = rds("status", "--profile", tmp_path / "mine.yaml", home=tmp_path)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_any_number_of_workers_end_in_the_same_files(tiny_home, tmp_path):
+    arguments = ["run", "--profile", "tiny", "--only", "fig1_pareto", "--out", tmp_path / "figures"]
+    done = rds(*arguments, "--workers", 1, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    mine, theirs = contents(tmp_path / "artifacts"), contents(tiny_home / "artifacts")
+    assert len(mine) > 100
+    assert mine == {name: theirs[name] for name in mine}
+
+
+def test_helpers_end_when_the_one_who_started_them_is_killed(tmp_path):
+    program = (
+        "import sys, time; from rdslib.workers import helpers;"
+        "h = helpers(['--profile', 'tiny', '--only', 'fig1_pareto'], 1); h.__enter__();"
+        "time.sleep(5); print('up', flush=True); time.sleep(100)"
+    )
+    environment = {**os.environ, "RDSLIB_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+    children = psutil.Process(process.pid).children
+    process.stdout.readline()
+    (helper,) = children()
+    process.kill()
+    process.wait()
+    helper.wait(timeout=30)
+    assert not helper.is_running()
+
+
 def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny):
     records = pd.read_csv(tiny_home / "figures" / "records.csv")
-    assert set(records["method"]) == {"untuned", "random", "random_balanced", "rds"}
+    assert set(records["method"]) == {"untuned", *tiny.methods}
     assert set(records["task"]) == {"Sums", "Reverse"}
     assert (records["low"] <= records["bits_per_byte"]).all()
     assert (records["bits_per_byte"] <= records["high"]).all()
@@ -109,11 +218,11 @@ def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny)
 
 def test_selection_equals_a_naive_reading(tiny):
     run = Run("rds", "small", 12, ("Sums",), 7)
-    pool = features.read_all(tiny.store.path(tiny.encoding(None)), "hidden").astype(np.float32)
-    queries = features.read_all(tiny.store.path(tiny.encoding("Sums")), "hidden").astype(np.float32)
-    from rdslib.pool import subset
-
-    keep = subset(len(pool), 60, 7)
+    pool = features.read_all(tiny.store.path(tiny.features(RDS, None)), "weighted_all").astype(np.float32)
+    queries = features.read_all(tiny.store.path(tiny.features(RDS, "Sums")), "weighted_all").astype(
+        np.float32
+    )
+    keep = pool_subset(len(pool), 60, 7)
     scores = queries @ pool[keep].T
     order = [sorted(range(60), key=lambda d: (-row[d], d)) for row in scores]
     picks = list(dict.fromkeys(order[q][rank] for rank in range(60) for q in range(len(queries))))[:12]
@@ -121,10 +230,8 @@ def test_selection_equals_a_naive_reading(tiny):
 
 
 def test_every_method_and_seed_draws_from_the_same_smaller_pool(tmp_path):
-    from rdslib.pool import subset
-
     tiny = Study.load("tiny", home=tmp_path)
-    keep = set(subset(120, 60, 7).tolist())
+    keep = set(pool_subset(120, 60, 7).tolist())
     for run in (Run("random", "small", 60, (), 8), Run("rds", "small", 60, ("Sums",), 8)):
         assert set(tiny.picks(run)["position"]) == keep
 
@@ -152,7 +259,7 @@ def test_status_tells_what_exists_and_what_is_missing(tiny_home, tmp_path):
     assert "0 of " in none
 
 
-@pytest.mark.parametrize("stage", ["data", "encode", "select", "train", "evaluate", "model"])
+@pytest.mark.parametrize("stage", ["data", "prepare", "encode", "select", "train", "evaluate", "model"])
 def test_a_flipped_byte_anywhere_is_noticed_and_mended(tiny_home, tmp_path, stage):
     home = tmp_path / "home"
     shutil.copytree(tiny_home / "artifacts", home / "artifacts")
@@ -201,8 +308,9 @@ def test_every_notebook_runs_on_published_numbers_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     for name in tables.FIGURES:
         assert (tmp_path / f"{name}.png").stat().st_size > 0
-        # Figures 5 and 6 have no published numbers: their tables are empty, and the figures say so.
-        expected = set() if name in ("fig5_score_histogram", "fig6_sources_by_task") else {"published"}
+        # Figures 5 to 7 have no published numbers: their tables are empty, and the figures say so.
+        unpublished = ("fig5_score_histogram", "fig6_sources_by_task", "fig7_sources_by_method")
+        expected = set() if name in unpublished else {"published"}
         assert set(pd.read_csv(tmp_path / f"{name}.csv")["origin"]) == expected
     assert not (tmp_path / "h").exists(), "no model and no artifact is needed"
 
@@ -256,7 +364,7 @@ def test_no_network_and_no_cache_is_one_line(tmp_path):
 
 def test_help_is_there_for_every_command():
     for command in ([], ["run"], ["status"], ["select"]):
-        done = subprocess.run([*RDS, *command, "--help"], capture_output=True, text=True)
+        done = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0
         assert "Usage" in done.stdout
 

@@ -6,31 +6,27 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rdslib.scorers.base import ScoringInputs
+from rdslib.scorers.base import Scorer, ScoringInputs
 from rdslib.seeds import generator
 from rdslib.select import Block
 
 
-class Random:
+class Random(Scorer):
     """Random (unbal.): every sample has the same chance."""
 
     name = "random"
-    needs_queries = False
     seeded = True
-    features: tuple[str, ...] = ()
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
         """One block of one row: a uniform random score a sample."""
         yield 0, generator(inputs.seed, self.name).random((1, len(inputs.sources)))
 
 
-class BalancedRandom:
+class BalancedRandom(Scorer):
     """Random (bal.): even over sources; a source that runs out hands its share to the others."""
 
     name = "random_balanced"
-    needs_queries = False
     seeded = True
-    features: tuple[str, ...] = ()
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
         """One block with a row a source, in order of name: a source offers its own samples, in random order.

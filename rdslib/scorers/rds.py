@@ -1,28 +1,17 @@
-"""RDS+: cosine similarity of position-weighted mean-pooled last hidden states (paper, section 2)."""
+"""RDS+ and its ablations: cosine similarity of pooled last hidden states (paper, section 2, Table 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from rdslib.scorers.base import InnerProduct
 
-import numpy as np
+# A mean over all tokens of prompt and response in which later ones weigh more.
+RDS = InnerProduct("rds", "lm.weighted_all")
 
-from rdslib.features import read_all, read_shards
-from rdslib.scorers.base import ScoringInputs
-from rdslib.select import Block
-
-
-class RDS:
-    """RDS+: a sample's score for a query is the cosine of their embeddings."""
-
-    name = "rds"
-    needs_queries = True
-    seeded = False
-    features: tuple[str, ...] = ("hidden",)
-
-    def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """A block a shard: float32 [queries, samples of the shard]."""
-        assert inputs.pool is not None
-        assert inputs.queries is not None
-        queries = read_all(inputs.queries, "hidden").astype(np.float32)
-        for start, rows in read_shards(inputs.pool, "hidden"):
-            yield start, queries @ rows.astype(np.float32).T
+# The last token is the end-of-sequence token. The spans are pooled from the same forward pass as the whole,
+# so that a response's states know its prompt (the reference code passes each span through by itself).
+ABLATIONS = (
+    InnerProduct("rds_eos", "lm.last_all"),
+    InnerProduct("rds_uniform", "lm.uniform_all"),
+    InnerProduct("rds_prompt", "lm.weighted_prompt"),
+    InnerProduct("rds_label", "lm.weighted_response"),
+)
