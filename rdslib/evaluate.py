@@ -13,6 +13,7 @@ import torch
 from rdslib.chat import tokenize_query
 from rdslib.encode import nll, pack, pad
 from rdslib.errors import UserError
+from rdslib.frozen import FrozenLayers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,12 +39,14 @@ def evaluate(
     max_length: int,
     token_budget: int,
     done: Callable[[list[int]], object] = lambda batch: None,
+    frozen: FrozenLayers | None = None,
 ) -> Scores:
     """Score the gold response of each test sample, given its prompt in the Tulu chat format.
 
-    The end-of-sequence token is not counted, so that bits and bytes are of the same text. A sample with
-    `choices` is answered by the choice whose first token is the likeliest; choices must differ in theirs.
-    Raises UserError if they do not, or for a response that leaves no room for any of its prompt.
+    `frozen` is what other adapters of the same model have left. The end-of-sequence token is not counted,
+    so that bits and bytes are of the same text. A sample with `choices` is answered by the choice whose
+    first token is the likeliest; choices must differ in theirs. Raises UserError if they do not, or for a
+    response that leaves no room for any of its prompt.
     """
     tokens = tokenize_query(tokenizer, [s.messages for s in samples], max_length, cut="left")
     for sample, each in zip(samples, tokens, strict=True):
@@ -58,7 +61,7 @@ def evaluate(
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
     for batch in pack(sizes, token_budget):
         ids = pad([tokens[i].ids for i in batch], model.device)
-        with autocast:
+        with autocast, (frozen or FrozenLayers()).over(model):
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             rows, targets, owner = [], [], []
             for row, i in enumerate(batch):

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from rdslib import drawing
-from rdslib.store import Step, in_order, write_json
 from rdslib.recipes import Run
+from rdslib.store import Step, in_order, write_json
 from rdslib.study import Study
 
 if TYPE_CHECKING:

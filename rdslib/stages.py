@@ -30,7 +30,7 @@ from rdslib.scorers import Extraction, Extractor, Preparation, Scorer, ScoringIn
 from rdslib.store import Work, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from rdslib.resident import Resident
 
 # A smaller pool: how many samples it has, and the seed with which they are drawn. None: the whole pool.
 Draw = tuple[int, int] | None
@@ -89,11 +89,11 @@ def task_folder(data: Path, task: str) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(folder: Path, trained: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that was used last stays in memory: evaluations of one model follow each other."""
-    from rdslib import models, train
+def _resident(folder: Path) -> Resident:
+    """The language model, which stays in memory from one training or evaluation to the next."""
+    from rdslib.resident import Resident
 
-    return train.load_trained(folder, trained), models.load_tokenizer(folder)
+    return Resident(folder)
 
 
 def build_preparation(
@@ -220,10 +220,14 @@ def build_training(work: Work, params: Train, seed: int) -> dict[str, Any]:
 
     samples = pool.read_pool(work.inputs["data"] / "pool.parquet")
     picked = [samples[i] for i in read_selection(work.inputs["selection"])["position"].to_pylist()]
-    _loaded.cache_clear()
+    folder = model_folder(work.inputs["model"])
+    resident = _resident(folder)
+    if params.method == "full":
+        resident.forget()
+    base = resident.base() if params.method == "lora" else None
     try:
         with work.progress.bar(work.label, 0, "token") as bar:
-            return train(model_folder(work.inputs["model"]), picked, params, seed, work.path, bar)
+            return train(folder, picked, params, seed, work.path, bar, base=base)
     finally:
         _give_back_memory()
 
@@ -240,15 +244,18 @@ def build_evaluation(work: Work, params: Evaluate, task: str) -> dict[str, Any]:
     from rdslib.evaluate import evaluate
 
     samples = tasks.read_task(task_folder(work.inputs["data"], task)).test
-    model, tokenizer = _loaded(model_folder(work.inputs["model"]), work.inputs.get("trained"))
+    resident = _resident(model_folder(work.inputs["model"]))
+    trained = work.inputs.get("trained")
+    model = resident.base() if trained is None else resident.trained(trained)
     with work.progress.bar(work.label, len(samples), "sample") as bar:
         scores = evaluate(
             model,
-            tokenizer,
+            resident.tokenizer,
             samples,
             params.max_length,
             params.token_budget,
             lambda batch: bar.update(len(batch)),
+            resident.frozen,
         )
     table = pa.table(
         {

@@ -33,13 +33,15 @@ def train(
     out: Path,
     bar: tqdm[Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    base: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the model on `samples` and save what was trained into `out`; return counts.
 
     The loss is on assistant tokens only. What is trained is float32, with bfloat16 autocast for the
     arithmetic where the device has it: either all weights (`full`) or LoRA matrices over frozen weights.
-    Linear decay, warm-up, no weight decay. `callbacks` are told of each update and epoch. Raises UserError
-    if no sample has a response to train on.
+    Linear decay, warm-up, no weight decay. `callbacks` are told of each update and epoch. `base`: the model,
+    where it is loaded already and LoRA matrices are trained; it is left as it was. Raises UserError if no
+    sample has a response to train on.
     """
     tokenizer = load_tokenizer(model_path)
     rows = []
@@ -54,7 +56,7 @@ def train(
 
     rows = _by_length(rows, params.micro_batch_size, seed)
     torch.manual_seed(seed)
-    model = _trainable(model_path, params)
+    model = _trainable(model_path, params, base)
     steps_per_update = -(-params.batch_size // params.micro_batch_size)
     updates = params.epochs * -(-len(rows) // (params.micro_batch_size * steps_per_update))
     arguments = TrainingArguments(
@@ -89,6 +91,8 @@ def train(
     trainer.remove_callback(PrinterCallback)
     outcome = trainer.train()
     model.save_pretrained(out)  # type: ignore[operator]  # a module's attributes are untyped
+    if isinstance(model, PeftModel):
+        model.unload()
     tokens_per_epoch = sum(len(row["input_ids"]) for row in rows)
     return {
         "samples": len(rows),
@@ -99,23 +103,26 @@ def train(
     }
 
 
-def load_trained(model_path: Path, trained: Path | None) -> PreTrainedModel:
-    """The model as it is (`trained` None), fine-tuned, or with its LoRA matrices, ready to evaluate.
+def load_trained(model_path: Path, trained: Path) -> PreTrainedModel:
+    """The fine-tuned model, or the model with its LoRA matrices, ready to evaluate.
 
     LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
     """
-    if trained is None:
-        return load_causal_lm(model_path)
-    if (trained / "adapter_config.json").is_file():
+    if is_adapter(trained):
         adapted = PeftModel.from_pretrained(load_causal_lm(model_path), str(trained))
         return cast("PreTrainedModel", adapted.get_base_model()).eval()
     return load_causal_lm(trained)
 
 
-def _trainable(model_path: Path, params: Train) -> torch.nn.Module:
+def is_adapter(trained: Path) -> bool:
+    """Whether a folder has LoRA matrices rather than a whole model."""
+    return (trained / "adapter_config.json").is_file()
+
+
+def _trainable(model_path: Path, params: Train, base: PreTrainedModel | None) -> torch.nn.Module:
     if params.method == "full":
         return load_causal_lm(model_path, dtype=torch.float32).train()
-    base = load_causal_lm(model_path)
+    base = base or load_causal_lm(model_path)
     lora = LoraConfig(
         r=params.lora_rank,
         lora_alpha=params.lora_alpha,

@@ -60,4 +60,3 @@ def test_other_models_scale_the_cost() -> None:
 def test_unknown_method_is_named() -> None:
     with pytest.raises(ValueError, match="'magic'"):
         total_flops("magic", 1, 1)
-

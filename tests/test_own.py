@@ -47,8 +47,9 @@ def test_the_picks_are_the_definition_and_the_lines_are_the_users_own(files, tin
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (files / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     model, tokenizer = load_causal_lm(tiny_model), load_tokenizer(tiny_model)
-    sides = tokenize_chat(tokenizer, [r["messages"] for r in POOL], 2048), tokenize_query(
-        tokenizer, [r["messages"] for r in QUERIES], 2048
+    sides = (
+        tokenize_chat(tokenizer, [r["messages"] for r in POOL], 2048),
+        tokenize_query(tokenizer, [r["messages"] for r in QUERIES], 2048),
     )
     pool, wanted = (encode(model, side, ["weighted_all"], 4096)["weighted_all"] for side in sides)
     scores = wanted @ pool.T

@@ -93,6 +93,7 @@ class PreExperienced(Extractor):
         from rdslib.models import load_tokenizer, non_embedding_parameters
         from rdslib.train import load_trained
 
+        assert given.prepared is not None
         model, tokenizer = load_trained(given.model, given.prepared), load_tokenizer(given.model)
         cut, budget = given.experiment.encode.max_length, given.experiment.encode.token_budget
         parameters = non_embedding_parameters(model)

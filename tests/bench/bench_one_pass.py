@@ -32,7 +32,9 @@ def main() -> None:
         return time.perf_counter() - started
 
     seconds(FEATURES)  # warm up
-    print(f"{len(samples)} samples, {tokens} tokens; seconds of: hidden states alone, NLL alone, all features")
+    print(
+        f"{len(samples)} samples, {tokens} tokens; seconds of: hidden states alone, NLL alone, all features"
+    )
     ratios = []
     for _ in range(REPETITIONS):
         hidden, nll, everything = seconds(("weighted_all",)), seconds(("nll",)), seconds(FEATURES)
