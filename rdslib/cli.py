@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import sys
-import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -61,10 +63,11 @@ def run(
     arguments = ["--profile", profile, "--show", show, "--workers", str(workers)]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
-    for number, name in enumerate(names, start=1):
-        started = time.monotonic()
-        run_notebook(name, profile, show, out.resolve() if out else None)
-        typer.echo(f"[{number}/{len(names)}] drew {name} in {time.monotonic() - started:.1f} s", err=True)
+    draw = functools.partial(run_notebook, profile=profile, show=show, out=out.resolve() if out else None)
+    # Spawned, not forked: this process has a model's threads.
+    with ProcessPoolExecutor(min(2, len(names)), multiprocessing.get_context("spawn")) as processes:
+        for number, (name, seconds) in enumerate(zip(names, processes.map(draw, names), strict=True), 1):
+            typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and study.profile.experiment is not None:
         publish.write_records(study, out)
     typer.echo(f"figures are in {publish.folder_of(study, out)}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +25,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from rdslib.chat import Tokens
 from rdslib.encode import pack, pad
+from rdslib.frozen import FrozenLayers
 
 # Adam's, with which the checkpoints are trained and the gradients of pool samples preconditioned.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -126,21 +126,22 @@ def per_sample_gradients(
     is through.
     """
     model.eval().requires_grad_(False)
+    base = cast("PreTrainedModel", model.get_base_model())
     ends = [max((i for i, scored in enumerate(s.response) if scored), default=0) for s in samples]
     # The last token that is scored is only predicted, and what comes after it does not matter.
     lengths = [max(1, end) for end in ends]
     for batch in pack(lengths, token_budget):
         ids = pad([samples[i].ids[: lengths[i]] for i in batch], model.device)
         scored = [
-            (row, at)
+            (row, at, samples[i].ids[at])
             for row, i in enumerate(batch)
             for at in range(1, ends[i] + 1)
             if samples[i].response[at]
         ]
-        targets = torch.tensor([samples[batch[row]].ids[at] for row, at in scored], device=model.device)
-        rows, places = torch.tensor(scored, device=model.device).reshape(-1, 2).T
+        rows, places, targets = torch.tensor(scored, dtype=torch.int64, device=model.device).reshape(-1, 3).T
+        frozen = FrozenLayers()
         weights = 1 / torch.bincount(rows, minlength=len(batch))[rows].float()
-        with _computed_once(_layers_without_lora(model)):
+        with frozen.over(base):
             for place, adapter in enumerate(adapters):
                 model.set_adapter(adapter, inference_mode=True)
                 yield place, batch, _gradients(model, adapter, ids, rows, places - 1, targets, weights)
@@ -198,36 +199,3 @@ def nll_slopes(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tens
     probabilities = torch.softmax(head(hidden), dim=-1, dtype=torch.float32)
     probabilities[torch.arange(len(targets)), targets] -= 1
     return probabilities.to(hidden.dtype) @ head.weight
-
-
-def _layers_without_lora(model: PeftModel) -> list[torch.nn.Module]:
-    """The layers of the model below the lowest one that has LoRA matrices."""
-    for layers in model.modules():
-        if isinstance(layers, torch.nn.ModuleList):
-            adapted = [any(".lora_" in name for name, _ in layer.named_modules()) for layer in layers]
-            if True in adapted:
-                return list(layers)[: adapted.index(True)]
-    return []
-
-
-@contextmanager
-def _computed_once(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Within this context each module keeps what it gives the first time, and gives it again."""
-    for module in modules:
-        module.forward = _remembering(module.forward)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward
-
-
-def _remembering(forward: Callable[..., Any]) -> Callable[..., Any]:
-    kept: list[Any] = []
-
-    def remembered(*args: Any, **kwargs: Any) -> Any:
-        if not kept:
-            kept.append(forward(*args, **kwargs))
-        return kept[0]
-
-    return remembered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import papermill
@@ -13,12 +14,13 @@ from rdslib.errors import UserError
 from rdslib.params import ROOT
 
 
-def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Path = ROOT) -> None:
-    """Execute `notebooks/<name>.ipynb` with its parameters; what it draws goes to `out`.
+def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Path = ROOT) -> float:
+    """Execute `notebooks/<name>.ipynb` with its parameters; what it draws goes to `out`. Returns seconds.
 
     The executed copy is thrown away: the figures' folder holds what the notebook leaves. Raises UserError,
     with the notebook's own message, if a cell fails.
     """
+    started = time.monotonic()
     source = root / "notebooks" / f"{name}.ipynb"
     parameters = {"profile": profile, "show": show, "out": None if out is None else str(out)}
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
@@ -35,3 +37,4 @@ def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Pat
             )
         except papermill.PapermillExecutionError as error:
             raise UserError(f"{source.name}: {error.ename}: {' '.join(str(error.evalue).split())}") from error
+    return time.monotonic() - started

@@ -16,8 +16,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from rdslib import features, tables
+from rdslib import features, stages, tables
+from rdslib.chat import tokenize_chat
 from rdslib.errors import UserError
+from rdslib.models import load_tokenizer
 from rdslib.params import ROOT
 from rdslib.pool import subset as pool_subset
 from rdslib.store import MANIFEST, damage
@@ -203,6 +205,49 @@ def test_helpers_end_when_the_one_who_started_them_is_killed(tmp_path):
     process.wait()
     helper.wait(timeout=30)
     assert not helper.is_running()
+
+
+def test_costs_are_the_tokens_each_method_has_processed(tiny):
+    """2N a token forward and 6N a token of training, selection included; beside it the paper's formula."""
+    counts = {
+        "lm": tiny.store.manifest(tiny.features(RDS, None))["counts"],
+        "ifd": tiny.store.manifest(tiny.features("ifd.ratio", None))["counts"],
+        "ifd prepared": tiny.store.manifest(tiny.preparation("ifd.ratio", "all"))["counts"],
+        "less": tiny.store.manifest(tiny.features("less.gradient", None, "small"))["counts"],
+        "less queries": tiny.store.manifest(tiny.features("less.gradient", "Sums", "small"))["counts"],
+        "less prepared": tiny.store.manifest(tiny.preparation("less.gradient", "small"))["counts"],
+    }
+    tokens = {name: each["tokens"] for name, each in counts.items()}
+    model = stages.model_folder(tiny.store.path(tiny.model))
+    parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
+    tokenizer = load_tokenizer(model)
+    messages = [list(row) for row in tiny.pool_table()["messages"]]
+    lengths = np.array([len(t.ids) for t in tokenize_chat(tokenizer, messages, 256)])
+    small = lengths[pool_subset(120, 60, 7)].sum()
+    assert tokens["lm"] == lengths.sum()
+    assert tokens["less"] == 2 * small  # two checkpoints
+    n = parameters
+    selection = {
+        ("random", "all", ()): 0,
+        ("mid_ppl", "all", ()): 2 * n * tokens["lm"],
+        ("mid_ppl", "small", ()): 2 * n * small,
+        # The prompts of the small pool are clustered; few are trained on; all is then read.
+        ("ifd", "all", ()): 2 * n * small + 6 * n * tokens["ifd prepared"] + 2 * n * tokens["ifd"],
+        ("less", "small", ("Sums",)): sum(6 * n * tokens[name] for name in tokens if "less" in name),
+    }
+    for (method, pool, targets), expected in selection.items():
+        run = Run(method, pool, 12, targets, 7)
+        trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
+        assert tiny.measured_flops(run) == pytest.approx(expected + 6 * n * trained, rel=1e-9), method
+        y = 60 if pool == "small" else 120
+        one_pass = 2 * n * 2048
+        formula = {
+            "random": 0,
+            "mid_ppl": one_pass * y,
+            "ifd": one_pass * 60 + 3 * one_pass * 4 * 3 + one_pass * y,
+            "less": 3 * one_pass * 12 + 9 * one_pass * y,
+        }[method]
+        assert tiny.formula_flops(run) == pytest.approx(3 * one_pass * 12 + formula, rel=1e-9), method
 
 
 def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny):

@@ -1,8 +1,8 @@
 """LESS's gradients in batches against one sample at a time: `python -m tests.bench.bench_less`.
 
 Real samples of the `mini` pool through its real model, at all checkpoints of a warm-up with the profile's
-parameters (on few samples: what was learnt costs nothing). Each repetition times both, one after the other.
-One at a time is what LESS's public code does: a batch of one, transformers' own loss, each matrix's `.grad`.
+parameters (on few samples: the time does not depend on it). Each repetition times both, one after the other.
+One by one is what LESS's public code does: a batch of one, transformers' own loss, each matrix's `.grad`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import PeftModel
 from tqdm import tqdm
@@ -27,7 +28,8 @@ from rdslib.stages import model_folder
 from rdslib.study import Study
 from rdslib.train import IGNORE
 
-SAMPLES, REPETITIONS = 64, 5
+# A shard in batches; of its samples every so many one by one, which are as long on average.
+SHARD, EVERY, REPETITIONS = 256, 8, 3
 
 
 def one_by_one(model: PeftModel, adapter: str, samples: list[Tokens]) -> torch.Tensor:
@@ -53,30 +55,27 @@ def main() -> None:
         LessGradients().prepare(few)
         model, checkpoints = load_checkpoints(load_causal_lm(folder), Path(out))
     adapters = [checkpoint.adapter for checkpoint in checkpoints]
-    picked = pool[:: len(pool) // SAMPLES]
-    samples = tokenize(load_tokenizer(folder), picked, experiment.encode.max_length, False)
-    print(f"{len(samples)} samples of {sum(len(s.ids) for s in samples)} tokens, {len(adapters)} checkpoints")
-
-    def seconds_one_by_one(adapters: list[str]) -> float:
-        started = time.perf_counter()
-        for adapter in adapters:
-            one_by_one(model, adapter, samples)
-        return time.perf_counter() - started
-
-    def seconds_batched(adapters: list[str]) -> float:
-        started = time.perf_counter()
-        for _ in per_sample_gradients(model, adapters, samples, experiment.encode.token_budget):
-            pass
-        return time.perf_counter() - started
+    samples = tokenize(
+        load_tokenizer(folder), pool[:: len(pool) // SHARD], experiment.encode.max_length, False
+    )
+    few = samples[::EVERY]
+    for name, each in (("in batches", samples), ("one by one", few)):
+        print(f"{name}: {len(each)} samples of {np.mean([len(s.ids) for s in each]):.1f} tokens on average")
 
     for some in (adapters[:1], adapters):
         ratios = []
         for repetition in range(REPETITIONS + 1):
-            alone, batched = seconds_one_by_one(some), seconds_batched(some)
+            started = time.perf_counter()
+            for adapter in some:
+                one_by_one(model, adapter, few)
+            between = time.perf_counter()
+            for _ in per_sample_gradients(model, some, samples, experiment.encode.token_budget):
+                pass
+            alone, batched = len(few) / (between - started), len(samples) / (time.perf_counter() - between)
             if repetition:  # the first warms up
-                ratios.append(alone / batched)
-                print(f"samples/s at {len(some)} checkpoints: one by one {len(samples) / alone:6.2f}, batched "
-                      f"{len(samples) / batched:6.2f}, ratio {ratios[-1]:.2f}")  # fmt: skip
+                ratios.append(batched / alone)
+                rates = f"{alone:6.2f} one by one, {batched:6.2f} in batches"
+                print(f"samples/s at {len(some)} checkpoints: {rates}: {ratios[-1]:.2f} times as many")
         ratios.sort()
         print(f"ratio: median {ratios[len(ratios) // 2]:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}")
 

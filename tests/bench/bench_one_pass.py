@@ -1,4 +1,4 @@
-"""What all features of the one forward pass cost, against the NLL alone: `python -m tests.bench.bench_one_pass`.
+"""What all features of the one pass cost, against the NLL alone: `python -m tests.bench.bench_one_pass`.
 
 Real samples of the `mini` pool through its real model. Each repetition times both, one after the other.
 """
@@ -32,9 +32,7 @@ def main() -> None:
         return time.perf_counter() - started
 
     seconds(FEATURES)  # warm up
-    print(
-        f"{len(samples)} samples, {tokens} tokens; seconds of: hidden states alone, NLL alone, all features"
-    )
+    print(f"{len(samples)} samples, {tokens} tokens; seconds of: hidden alone, NLL alone, all features")
     ratios = []
     for _ in range(REPETITIONS):
         hidden, nll, everything = seconds(("weighted_all",)), seconds(("nll",)), seconds(FEATURES)
