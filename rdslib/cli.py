@@ -116,20 +116,29 @@ def status(profile: ProfileOption = "mini") -> None:
 @app.command()
 def select(
     pool: Annotated[Path, typer.Option(help="A JSONL file of Tulu messages to choose from.")],
-    queries: Annotated[Path, typer.Option(help="A JSONL file of samples of what the model should do.")],
     model: Annotated[str, typer.Option(help="The language model: a folder or a hub name.")],
     k: Annotated[int, typer.Option("-k", help="How many samples to choose.")],
     out: Annotated[Path, typer.Option(help="The JSONL file to write.")],
-    max_length: Annotated[int, typer.Option(help="Tokens at which a sample is cut.")] = 2048,
+    queries: Annotated[
+        Path | None, typer.Option(help="A JSONL file of samples of what the model should do.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="How to choose: rds, less, embed_gtr, top_ppl, ifd, random_balanced, ...")
+    ] = "rds",
+    profile: Annotated[
+        str | None, typer.Option(help="A profile whose parameters and plugins to use; else the paper's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For what is random in a method.")] = 42,
 ) -> None:
-    """Choose the K samples of a pool that are nearest to your queries, by RDS+.
+    """Choose the K best samples of a pool: by RDS+, those nearest to your queries.
 
-    The output has the pool's own lines, in the order of picking, each with rds_score, rds_rank and
-    rds_query (the number of the query, from 0, that chose it).
+    The output has the pool's own lines, in the order of picking, each with rds_score, rds_rank and, for
+    methods with queries, rds_query (the number of the query, from 0, that chose it). What was computed is
+    kept: a selection that was stopped goes on, and another K of the same pool costs nothing.
     """
     from rdslib.own import select_own
 
-    select_own(pool, queries, model, k, out, max_length)
+    select_own(pool, queries, model, k, out, method, profile, seed)
     typer.echo(f"{k} samples are in {out}")
 
 

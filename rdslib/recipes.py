@@ -35,6 +35,14 @@ class Run:
     seed: int
 
 
+def _files(path: str | None) -> list[list[Any]]:
+    """The files of a user's own model folder, with sizes and times: another model may take its place."""
+    folder = Path(path) if path else None
+    if folder is None or not folder.is_dir():
+        return []
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.iterdir())]
+
+
 class Recipes:
     """The steps of a profile. None is computed here: a step says how, and `rdslib.store` does it."""
 
@@ -69,7 +77,12 @@ class Recipes:
         """The language model."""
         e = self.experiment
         pinned = {e.model.download: e.downloads[e.model.download].model_dump()} if e.model.download else {}
-        params = {"model": e.model.model_dump(exclude={"title", "note"}), "downloads": pinned, "seed": e.seed}
+        params = {
+            "model": e.model.model_dump(exclude={"title", "note"}),
+            "downloads": pinned,
+            "files": _files(e.model.path),
+            "seed": e.seed,
+        }
         return self._step(
             "model",
             params,

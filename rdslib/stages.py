@@ -195,7 +195,7 @@ def build_selection(
             picked = select.round_robin(blocks(targets[0] if targets else None), k)
             takers = [str(i) for i in picked.takers]
     except ValueError as error:
-        raise UserError(f"{work.label}: {error}; change the grid of the profile") from error
+        raise UserError(f"{work.label}: {error}; ask for fewer") from error
     table = pa.table(
         {
             "position": picked.indices if kept is None else kept[picked.indices],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,12 @@ import pytest
 
 from rdslib.chat import tokenize_chat, tokenize_query
 from rdslib.encode import encode
-from rdslib.models import load_causal_lm, load_tokenizer
+from rdslib.errors import UserError
+from rdslib.models import load_causal_lm, load_tokenizer, make_random
+from rdslib.own import OwnPool, select_own
+from rdslib.params import RandomModel
+from rdslib.recipes import Run
+from rdslib.scorers import SCORERS, get_scorer
 
 
 def row(prompt, response, **extra):
@@ -38,7 +44,8 @@ def select(folder, model, *extra, **changes):
     command = [sys.executable, "-m", "rdslib.cli", "select", *extra]
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    home = folder.parent / f"{folder.name}-home"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "RDSLIB_HOME": str(home)}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
@@ -52,7 +59,7 @@ def test_the_picks_are_the_definition_and_the_lines_are_the_users_own(files, tin
         tokenize_query(tokenizer, [r["messages"] for r in QUERIES], 2048),
     )
     pool, wanted = (encode(model, side, ["weighted_all"], 4096)["weighted_all"] for side in sides)
-    scores = wanted @ pool.T
+    scores = wanted.astype(np.float16).astype(np.float32) @ pool.astype(np.float16).astype(np.float32).T
     order = [sorted(range(30), key=lambda d: (-each[d], d)) for each in scores]
     expected = list(dict.fromkeys(order[q][rank] for rank in range(30) for q in range(2)))[:7]
     assert [r["messages"] for r in rows] == [POOL[i]["messages"] for i in expected]
@@ -104,6 +111,8 @@ def test_bad_pools_are_one_line_exit_code_2_and_leave_nothing(files, tiny_model,
         ("0", {}, "-k 0: must be from 1 to 30"),
         ("3", {"model": "no/such-model"}, "model no/such-model: cannot be loaded"),
         ("3", {"out": "nowhere/out.jsonl"}, "no such folder"),
+        ("3", {"method": "rsd"}, "unknown method 'rsd'; methods: "),
+        ("3", {"profile": "paper"}, "has no experiment to take parameters from"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(files, tiny_model, k, changes, message):
@@ -112,6 +121,44 @@ def test_bad_arguments_are_one_line_and_exit_code_2(files, tiny_model, k, change
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (files / "out.jsonl").exists()
+
+
+SETTINGS = {"ifd": "tiny", "less": "tiny"}
+METHODS = sorted(set(SCORERS) - {"embed_gtr", "embed_minilm", "embed_nv"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_by_its_name(files, tiny_model, tmp_path, method):
+    """In this process, for speed; sentence embeddings need a model of their own (test_embed)."""
+    queries = files / "queries.jsonl" if get_scorer(method).needs_queries else None
+    profile = SETTINGS.get(method)
+    out = tmp_path / "picks.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+        select_own(files / "pool.jsonl", queries, str(tiny_model), 5, out, method, profile)
+        first = out.read_bytes()
+        select_own(files / "pool.jsonl", queries, str(tiny_model), 5, out, method, profile)
+    assert out.read_bytes() == first
+    rows = [json.loads(line) for line in first.decode().splitlines()]
+    assert len({row["note"] for row in rows}) == 5
+    assert all(("rds_query" in row) == get_scorer(method).needs_queries for row in rows)
+
+
+def test_a_method_with_queries_says_so_without_them(files, tiny_model, tmp_path):
+    with pytest.raises(UserError, match="--method rds: needs --queries"):
+        select_own(files / "pool.jsonl", None, str(tiny_model), 5, tmp_path / "picks.jsonl")
+
+
+def test_another_model_in_the_same_folder_is_another_model(files, tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    hashes = []
+    for seed in (1, 2):
+        make_random(RandomModel(layers=1, hidden_size=16, heads=2), seed, folder)
+        run = Run("rds", "all", 3, ("queries",), 42)
+        study = OwnPool(files / "pool.jsonl", files / "queries.jsonl", str(folder), run, None)
+        hashes.append(study.selection(run).hash)
+    assert len(set(hashes)) == 2
 
 
 def test_a_query_without_a_response_is_told(files, tiny_model):

@@ -37,7 +37,7 @@ def changed(tmp_path, change):
         (lambda raw: raw["experiment"]["encode"].update(token_budgt=1), "did you mean token_budget"),
         (lambda raw: raw["experiment"]["pool"]["sources"][0].update(samples=-1), "sources.0.samples: got -1"),
         (lambda raw: raw["experiment"]["pool"]["sources"][0].update(download="x"), "download 'x'"),
-        (lambda raw: raw["experiment"]["grid"].update(single_task_pools=["huge"]), "pool 'huge'"),
+        (lambda raw: raw["experiment"]["grid"].update(ablation_pool="huge"), "pool 'huge'"),
         (lambda raw: raw["experiment"]["train"].update(method="magic"), "'full' or 'lora'"),
         (lambda raw: raw["experiment"]["model"].update(random=None), "exactly one of"),
     ],
