@@ -25,6 +25,8 @@ def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Pat
     parameters = {"profile": profile, "show": show, "out": None if out is None else str(out)}
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     with tempfile.TemporaryDirectory() as scratch:
+        # Sockets in a folder of this notebook's own, where another kernel's cannot be met.
+        sockets = {"transport": "ipc", "ip": str(Path(scratch, "kernel"))} if os.name == "posix" else {}
         try:
             papermill.execute_notebook(
                 str(source),
@@ -32,7 +34,7 @@ def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Pat
                 parameters=parameters,
                 cwd=str(root / "notebooks"),
                 progress_bar=False,
-                config=Config(KernelManager={"transport": "ipc"} if os.name == "posix" else {}),
+                config=Config(KernelManager=sockets),
                 log_output=False,
             )
         except papermill.PapermillExecutionError as error:
