@@ -126,6 +126,20 @@ def test_mean_nll_is_transformers_loss_over_what_is_scored(tiny_model):
         np.testing.assert_allclose(value, loss, rtol=1e-5)
 
 
+def test_memory_does_not_grow_with_batch_times_vocabulary(tiny_model, monkeypatch):
+    model, samples = load_causal_lm(tiny_model), samples_of(load_tokenizer(tiny_model))
+    monkeypatch.setattr("rdslib.encode.LOGIT_ROWS", 16)
+    rows = []
+    model.get_output_embeddings().register_forward_hook(lambda *call: rows.append(len(call[2])))
+    encode(model, samples, ["nll"], 100_000)
+    # One batch, every position but the first of each sample, 16 at a time.
+    assert sum(rows) == sum(len(sample.ids) - 1 for sample in samples)
+    assert max(rows) == 16
+    # Without NLL, no logits at all.
+    encode(model, samples, ["weighted_all"], 100_000)
+    assert sum(rows) == sum(len(sample.ids) - 1 for sample in samples)
+
+
 def test_what_cannot_be_encoded_is_told(tiny_model):
     model = load_causal_lm(tiny_model)
     with pytest.raises(ValueError, match="sample 1 has no tokens"):
