@@ -56,11 +56,10 @@ def run(
     steps = [step for name in names for step in tables.steps(study, name, tables.checked(show))]
     missing = len(study.missing(steps))
     # A process of its own for each model keeps two cores busier than two threads for one model do.
-    workers = workers or (2 if device.device().type == "cpu" else 1)
+    workers = workers or (device.PROCESSES if device.device().type == "cpu" else 1)
     workers = max(1, min(workers, os.cpu_count() or 1, missing))
-    device.share_threads(workers)
     study.store.progress.workers = workers
-    arguments = ["--profile", profile, "--show", show, "--workers", str(workers)]
+    arguments = ["--profile", profile, "--show", show]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
     draw = functools.partial(run_notebook, profile=profile, show=show, out=out.resolve() if out else None)
@@ -74,14 +73,13 @@ def run(
 
 
 @app.command("help", hidden=True)
-def help_out(profile: str = "mini", only: list[str] = [], show: str = "both", workers: int = 2) -> None:  # noqa: B006
+def help_out(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
     """Compute steps beside an `rds run`, for as long as it lasts."""
-    from rdslib import device, tables
+    from rdslib import tables
     from rdslib.study import Study
     from rdslib.workers import end_with_parent
 
     end_with_parent()
-    device.share_threads(workers)
     study = Study.load(profile)
     study.compute([step for name in only for step in tables.steps(study, name, tables.checked(show))])
 

@@ -12,9 +12,18 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def share_threads(processes: int) -> None:
-    """Take this process's part of the machine's cores, where `processes` compute at once."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+# How many processes compute side by side on a processor, where nobody says otherwise.
+PROCESSES = 2
+
+
+def share_threads() -> None:
+    """Take this process's part of a processor's cores.
+
+    The same part however many processes there are: sums are grouped by thread, so that another number of
+    threads may end in another last bit.
+    """
+    if device().type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // PROCESSES))
 
 
 def compute_dtype() -> torch.dtype:

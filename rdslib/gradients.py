@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from rdslib.chat import Tokens
 from rdslib.encode import pack, pad
 from rdslib.frozen import FrozenLayers
+from rdslib.train import save
 
 # Adam's, with which the checkpoints are trained and the gradients of pool samples preconditioned.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -75,7 +76,7 @@ class SaveCheckpoints(TrainerCallback):
         self._rates = []
         folder = self.folder / f"epoch-{len(self.learning_rates)}"
         model, states = kwargs["model"], kwargs["optimizer"].state
-        model.save_pretrained(folder)
+        save(model, folder)
         weights = [linear.weight for linear in lora_linears(model, "default")]
         moments = {
             name: torch.cat([states[weight][name].flatten() for weight in weights]).cpu()

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from rdslib import features, fetch, flops, pool, stages, tasks
+from rdslib.device import share_threads
 from rdslib.estimate import Estimate, estimate_difference, estimate_mean
 from rdslib.params import ROOT, Profile, load_profile, profile_path
 from rdslib.progress import Progress
@@ -34,6 +35,7 @@ class Study(Recipes):
     @classmethod
     def load(cls, profile: str, home: Path | None = None, root: Path = ROOT) -> Study:
         """The study of a profile, by its name or the path of a YAML file; raises UserError."""
+        share_threads()
         folder = profile_path(profile, root).resolve().parent
         return cls(load_profile(profile, root), home, root, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from rdslib.errors import UserError
 from rdslib.models import load_causal_lm, load_tokenizer
 from rdslib.params import Train
 from rdslib.seeds import generator
+from rdslib.store import write_json
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -90,7 +92,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     outcome = trainer.train()
-    model.save_pretrained(out)  # type: ignore[operator]  # a module's attributes are untyped
+    save(model, out)
     if isinstance(model, PeftModel):
         model.unload()
     tokens_per_epoch = sum(len(row["input_ids"]) for row in rows)
@@ -112,6 +114,21 @@ def load_trained(model_path: Path, trained: Path) -> PreTrainedModel:
         adapted = PeftModel.from_pretrained(load_causal_lm(model_path), str(trained))
         return cast("PreTrainedModel", adapted.get_base_model()).eval()
     return load_causal_lm(trained)
+
+
+def save(model: torch.nn.Module, folder: Path) -> None:
+    """Write a model, or the LoRA matrices of one, to `folder`: the same bytes wherever and whenever it is run.
+
+    peft lists target modules in an order that differs between processes, and names the base model's folder.
+    """
+    model.save_pretrained(folder)  # type: ignore[operator]  # a module's attributes are untyped
+    if is_adapter(folder):
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text())
+        config["target_modules"] = sorted(config["target_modules"])
+        config["base_model_name_or_path"] = None
+        write_json(path, config)
+        (folder / "README.md").unlink(missing_ok=True)
 
 
 def is_adapter(trained: Path) -> bool:
