@@ -117,7 +117,7 @@ def load_trained(model_path: Path, trained: Path) -> PreTrainedModel:
 
 
 def save(model: torch.nn.Module, folder: Path) -> None:
-    """Write a model, or the LoRA matrices of one, to `folder`: the same bytes wherever and whenever it is run.
+    """Write a model, or the LoRA matrices of one, to `folder`: the same bytes wherever it is run.
 
     peft lists target modules in an order that differs between processes, and names the base model's folder.
     """
