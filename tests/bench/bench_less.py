@@ -29,7 +29,7 @@ from rdslib.study import Study
 from rdslib.train import IGNORE
 
 # A shard in batches; of its samples every so many one by one, which are as long on average.
-SHARD, EVERY, REPETITIONS = 256, 8, 3
+SHARD, EVERY, REPETITIONS = 128, 4, 3
 
 
 def one_by_one(model: PeftModel, adapter: str, samples: list[Tokens]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from rdslib.models import load_causal_lm, load_tokenizer
 from rdslib.stages import model_folder
 from rdslib.study import Study
 
-SAMPLES, REPETITIONS = 160, 5
+SAMPLES, REPETITIONS = 96, 3
 
 
 def main() -> None:
