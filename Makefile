@@ -28,8 +28,7 @@ lint: setup
 
 # Ratios of speed, as tables; nothing here can fail for being slow.
 bench: setup
-	$(BIN)/python -m tests.bench.bench_one_pass
-	$(BIN)/python -m tests.bench.bench_less
+	for each in one_pass less encode reference scale; do $(BIN)/python -m tests.bench.bench_$$each || exit 1; done
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class Engine(StrEnum):
+    """What can compute shards."""
+
+    local = "local"
+    ray = "ray"
+
 
 ProfileOption = Annotated[
     str, typer.Option(help="A profile: tiny, mini, paper, or the path of a YAML file of your own.")
@@ -39,6 +48,9 @@ def run(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that compute; 0 is two on a processor, one on a GPU.")
     ] = 0,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Where features and scores are computed; by default the profile's.")
+    ] = None,
 ) -> None:
     """Compute what a profile's figures need, and draw them through their notebooks.
 
@@ -51,12 +63,14 @@ def run(
     from rdslib.workers import helpers
 
     profile = _resolved(profile)
-    study = Study.load(profile)
+    study = Study.load(profile, engine=engine.value if engine else None)
     names = only or list(tables.FIGURES)
     steps = [step for name in names for step in tables.steps(study, name, tables.checked(show))]
     missing = len(study.missing(steps))
-    # A process of its own for each model keeps two cores busier than two threads for one model do.
-    workers = workers or (device.PROCESSES if device.device().type == "cpu" else 1)
+    # A process of its own for each model keeps two cores busier than two threads for one model do; where Ray
+    # has workers of its own, they have the cores.
+    alone = study.profile.engine == "ray" or device.device().type != "cpu"
+    workers = workers or (1 if alone else device.PROCESSES)
     workers = max(1, min(workers, os.cpu_count() or 1, missing))
     study.store.progress.workers = workers
     arguments = ["--profile", profile, "--show", show]

@@ -16,6 +16,11 @@ def device() -> torch.device:
 PROCESSES = 2
 
 
+def threads() -> int:
+    """How many of a processor's cores are this process's part."""
+    return max(1, (os.cpu_count() or 1) // PROCESSES)
+
+
 def share_threads() -> None:
     """Take this process's part of a processor's cores.
 
@@ -23,7 +28,7 @@ def share_threads() -> None:
     threads may end in another last bit.
     """
     if device().type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // PROCESSES))
+        torch.set_num_threads(threads())
 
 
 def compute_dtype() -> torch.dtype:

@@ -13,9 +13,15 @@ def shard_name(feature: str, start: int) -> str:
     return f"{feature}-{start:09d}.npy"
 
 
-def read_shards(folder: Path, feature: str) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, rows) of each shard in order, memory-mapped: [samples of the shard, ...]."""
-    for path in sorted(folder.glob(f"{feature}-*.npy")):
+def read_shards(
+    folder: Path, feature: str, part: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, rows) of each shard in order, memory-mapped: [samples of the shard, ...].
+
+    Of the `part` (i, n): of every n shards the i-th, from 0.
+    """
+    index, parts = part
+    for path in sorted(folder.glob(f"{feature}-*.npy"))[index::parts]:
         yield int(path.stem.rpartition("-")[2]), np.load(path, mmap_mode="r", allow_pickle=False)
 
 

@@ -27,6 +27,7 @@ from rdslib.params import (
     load_profile,
     profile_path,
 )
+from rdslib.pool_file import write_pool
 from rdslib.recipes import Run
 from rdslib.scorers import get_scorer
 from rdslib.stages import read_selection, task_folder
@@ -95,7 +96,7 @@ class OwnPool(Study):
         )
 
     def _build_data(self, work: Work) -> dict[str, Any]:
-        pool.write_pool(self.rows, work.path / "pool.parquet")
+        write_pool(self.rows, work.path / "pool.parquet")
         tasks.write_task(tasks.TaskData(QUERIES, self.wanted, [], ""), task_folder(work.path, QUERIES))
         return {"samples": len(self.rows)}
 

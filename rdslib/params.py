@@ -225,6 +225,8 @@ class Profile(Strict):
 
     name: str
     title: str
+    # Where shards of features and scores are computed: in this process, or on a Ray cluster.
+    engine: Literal["local", "ray"] = "local"
     experiment: Experiment | None
 
 

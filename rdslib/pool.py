@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rdslib.chat import Sample
 from rdslib.errors import UserError
@@ -20,9 +17,6 @@ from rdslib.seeds import generator
 
 # A pool sample that shares this many words in a row with a test sample is taken to contain it.
 NGRAM = 13
-
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("messages", MESSAGES)])
 
 Stats = dict[str, dict[str, int]]
 
@@ -106,31 +100,6 @@ def ngrams(sample: Sample) -> Iterator[tuple[str, ...]]:
     for message in sample.messages:
         words = re.findall(r"\w+", message["content"].lower())
         yield from zip(*(words[at:] for at in range(NGRAM)), strict=False)
-
-
-def to_table(samples: Sequence[Sample]) -> pa.Table:
-    """Samples as an Arrow table of id, source and messages."""
-    columns = {
-        "id": [sample.id for sample in samples],
-        "source": [sample.source for sample in samples],
-        "messages": [sample.messages for sample in samples],
-    }
-    return pa.table(columns, schema=SCHEMA)
-
-
-def from_rows(rows: Iterable[dict[str, Any]]) -> list[Sample]:
-    """Samples from the rows of such a table."""
-    return [Sample(row["id"], row["source"], row["messages"]) for row in rows]
-
-
-def write_pool(samples: Sequence[Sample], path: Path) -> None:
-    """Write samples as Parquet with the columns id, source, messages."""
-    pq.write_table(to_table(samples), path, compression="zstd")
-
-
-def read_pool(path: Path) -> list[Sample]:
-    """Read what `write_pool` wrote."""
-    return from_rows(pq.read_table(path, schema=SCHEMA).to_pylist())
 
 
 def subset(n_total: int, size: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rdslib import stages
 from rdslib.device import device_kind
+from rdslib.engines import Engine, Local
 from rdslib.errors import UserError
 from rdslib.params import Experiment, Profile, Task
 from rdslib.scorers import digest_of, get_extractor, get_scorer, load_plugins
@@ -49,8 +50,19 @@ class Recipes:
     def __init__(self, profile: Profile, folder: Path) -> None:
         """`folder`: that of the profile's file, to which the paths of its plugins are relative."""
         self.profile = profile
+        self.plugins: list[Path] = []
         if profile.experiment is not None:
-            load_plugins([folder / plugin for plugin in profile.experiment.plugins])
+            self.plugins = [folder / plugin for plugin in profile.experiment.plugins]
+            load_plugins(self.plugins)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Where shards are computed; what they are does not depend on it."""
+        if self.profile.engine == "local":
+            return Local()
+        from rdslib.ray_engine import RayEngine
+
+        return RayEngine(self.plugins)
 
     @property
     def experiment(self) -> Experiment:
@@ -131,7 +143,7 @@ class Recipes:
             "encode",
             params,
             inputs,
-            lambda work: stages.build_features(work, extractor, e, wanted, task, draw),
+            lambda work: stages.build_features(work, extractor, e, wanted, task, draw, self.engine),
             f"{extractor.name} features of {what}",
             size,
         )
@@ -217,7 +229,9 @@ class Recipes:
             "select",
             params,
             inputs,
-            lambda work: stages.build_selection(work, scorer, run.budget, draw, run.targets, seed),
+            lambda work: stages.build_selection(
+                work, scorer, run.budget, draw, run.targets, seed, self.engine
+            ),
             f"select {self.describe(run)}",
             1,
         )

@@ -14,7 +14,7 @@ import gc
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,21 @@ import pyarrow.parquet as pq
 
 from rdslib import features, fetch, pool, select, tasks
 from rdslib.chat import Sample
+from rdslib.engines import Engine
 from rdslib.errors import UserError
 from rdslib.params import Download, Evaluate, Experiment, Model, Train
-from rdslib.scorers import Extraction, Extractor, Preparation, Scorer, ScoringInputs, get_extractor
+from rdslib.pool_file import PoolFile, write_pool
+from rdslib.ranking import Ranker
+from rdslib.scorers import (
+    COST,
+    Extracted,
+    Extraction,
+    Extractor,
+    Preparation,
+    Scorer,
+    ScoringInputs,
+    get_extractor,
+)
 from rdslib.store import Work, write_json
 
 if TYPE_CHECKING:
@@ -78,7 +90,7 @@ def build_data(work: Work, experiment: Experiment) -> dict[str, Any]:
             held_out += data.test
             bar.update()
         samples, counts = pool.build_pool(experiment.pool, archives, experiment.seed, held_out)
-        pool.write_pool(samples, work.path / "pool.parquet")
+        write_pool(samples, work.path / "pool.parquet")
         bar.update()
     return {"samples": len(samples), "sources": counts}
 
@@ -100,13 +112,13 @@ def build_preparation(
     work: Work, extractor: Extractor, experiment: Experiment, on_pool: bool, draw: Draw
 ) -> dict[str, Any]:
     """What an extractor needs before it makes features, such as a model trained on samples of the pool."""
-    samples: list[Sample] = []
+    samples: Sequence[Sample] = []
     rows: dict[str, np.ndarray] = {}
     if on_pool:
-        samples, kept = _pool(work.inputs["data"], draw)
+        samples = drawn = _pool(work.inputs["data"], draw)
         for feature in extractor.prepare_features:
             found = features.read_all(work.inputs[f"pool {feature}"], feature.partition(".")[2])
-            rows[feature] = found if kept is None else found[kept]
+            rows[feature] = found if drawn.kept is None else found[drawn.kept]
     model = model_folder(work.inputs["model"])
     try:
         with work.progress.bar(work.label, 0, "token") as bar:
@@ -122,45 +134,47 @@ def build_features(
     wanted: Sequence[str],
     task: str | None,
     draw: Draw,
+    engine: Engine,
 ) -> dict[str, Any]:
     """Features, shard by shard, of a pool (`task` None) or of a task's queries."""
     data = work.inputs["data"]
-    if task is None:
-        samples, _ = _pool(data, draw)
-    else:
-        samples = tasks.read_task(task_folder(data, task)).queries
+    samples: Sequence[Sample]
+    samples = _pool(data, draw) if task is None else tasks.read_task(task_folder(data, task)).queries
     model = model_folder(work.inputs["model"])
     given = Extraction(
         experiment, model, work.inputs.get("prepared"), tuple(wanted), queries=task is not None
     )
-    extract = functools.cache(lambda: extractor.open(given))  # not before there is a shard to make
-    totals: Counter[str] = Counter()
-    with work.progress.bar(work.label, len(samples), "sample") as bar:
-        for start in range(0, len(samples), experiment.encode.shard_size):
-            shard = samples[start : start + experiment.encode.shard_size]
+    size = experiment.encode.shard_size
+    starts = [start for start in range(0, len(samples), size) if _shard_key(start) not in work.shards]
+    there = len(samples) - sum(min(size, len(samples) - start) for start in starts)
+    with work.progress.bar(work.label, len(samples), "sample", there) as bar:
+        # Nothing is loaded where nothing is left to make.
+        shards = ((start, samples[start : start + size]) for start in starts)
+        for start, made in engine.extract(extractor, given, shards, bar.update) if starts else ():
 
-            def write(folder: Path, start: int = start, shard: list[Sample] = shard) -> dict[str, Any]:
-                made = extract()(shard, lambda batch: bar.update(len(batch)))
+            def write(folder: Path, start: int = start, made: Extracted = made) -> None:
                 for name, rows in made.rows.items():
                     features.write(folder / features.shard_name(name, start), rows)
-                return {"samples": len(shard), **made.counts}
 
-            totals.update(work.shard(f"{start:09d}", write))
-            bar.update(start + len(shard) - bar.n)  # a shard that was there already counts as well
+            work.shard(_shard_key(start), {"samples": len(made.rows[COST]), **made.counts}, write)
+    totals: Counter[str] = Counter()
+    for shard in work.shards.values():
+        totals.update(shard["counts"])
     return dict(totals)
 
 
-def _pool(data: Path, draw: Draw) -> tuple[list[Sample], np.ndarray | None]:
-    """The samples of the pool, or of a smaller one drawn from it, with their positions (None: all)."""
-    samples = pool.read_pool(data / "pool.parquet")
-    if draw is None:
-        return samples, None
-    kept = pool.subset(len(samples), *draw)
-    return [samples[i] for i in kept], kept
+def _shard_key(start: int) -> str:
+    return f"{start:09d}"
+
+
+def _pool(data: Path, draw: Draw) -> PoolFile:
+    """The pool, or a smaller one drawn from it."""
+    path = data / "pool.parquet"
+    return PoolFile(path) if draw is None else PoolFile(path, pool.subset(len(PoolFile(path)), *draw))
 
 
 def build_selection(
-    work: Work, scorer: Scorer, k: int, draw: Draw, targets: Sequence[str], seed: int
+    work: Work, scorer: Scorer, k: int, draw: Draw, targets: Sequence[str], seed: int, engine: Engine
 ) -> dict[str, Any]:
     """`selection.parquet`: position, id, source, score and taker of each pick, in order of picking.
 
@@ -168,45 +182,43 @@ def build_selection(
     method's percentile on. `seed` is the method's own. The count `never_offered` is of the samples that
     the method passes over whatever the budget is.
     """
-    samples, kept = _pool(work.inputs["data"], draw)
-    sources = [s.source for s in samples]
-    offered = np.zeros(len(samples), dtype=bool)
+    samples = _pool(work.inputs["data"], draw)
 
-    def blocks(target: str | None) -> Iterator[select.Block]:
+    def ranker(target: str | None) -> Ranker:
         inputs = ScoringInputs(
-            sources,
+            samples.sources,
             seed,
             {feature: work.inputs[f"pool {feature}"] for feature in scorer.features},
             {feature: work.inputs[f"queries {target} {feature}"] for feature in scorer.features if target},
-            {} if kept is None else {f: kept for f in scorer.features if not get_extractor(f).per_pool},
+            {}
+            if samples.kept is None
+            else {f: samples.kept for f in scorer.features if not get_extractor(f).per_pool},
         )
-        for start, block in scorer.blocks(inputs):
-            offered[start : start + block.shape[1]] |= (block > -np.inf).any(axis=0)
-            yield start, block
+        return engine.ranker(scorer, inputs)
 
     try:
         if len(targets) > 1:
-            picked = select.round_robin_tasks({target: blocks(target) for target in targets}, k)
+            picked = select.round_robin_tasks([ranker(target) for target in targets], k)
             takers = [targets[i] for i in picked.takers]
         elif scorer.skip:
-            picked = select.window(blocks(None), k, int(scorer.skip * len(samples)))
+            picked = select.window(ranker(None), k, int(scorer.skip * len(samples)))
             takers = [""] * k
         else:
-            picked = select.round_robin(blocks(targets[0] if targets else None), k)
+            picked = select.round_robin(ranker(targets[0] if targets else None), k)
             takers = [str(i) for i in picked.takers]
     except ValueError as error:
         raise UserError(f"{work.label}: {error}; ask for fewer") from error
     table = pa.table(
         {
-            "position": picked.indices if kept is None else kept[picked.indices],
-            "id": [samples[i].id for i in picked.indices],
-            "source": [sources[i] for i in picked.indices],
+            "position": picked.indices if samples.kept is None else samples.kept[picked.indices],
+            "id": samples.ids.take(pa.array(picked.indices)),
+            "source": [samples.sources[i] for i in picked.indices],
             "score": picked.scores,
             "taker": takers,
         }
     )
     pq.write_table(table, work.path / "selection.parquet")
-    return {"samples": k, "never_offered": int((~offered).sum())}
+    return {"samples": k, "never_offered": picked.refused}
 
 
 def read_selection(artifact: Path) -> pa.Table:
@@ -218,8 +230,9 @@ def build_training(work: Work, params: Train, seed: int) -> dict[str, Any]:
     """The model fine-tuned on a selection."""
     from rdslib.train import train
 
-    samples = pool.read_pool(work.inputs["data"] / "pool.parquet")
-    picked = [samples[i] for i in read_selection(work.inputs["selection"])["position"].to_pylist()]
+    picked = _pool(work.inputs["data"], None).take(
+        read_selection(work.inputs["selection"])["position"].to_numpy()
+    )
     folder = model_folder(work.inputs["model"])
     resident = _resident(folder)
     if params.method == "full":

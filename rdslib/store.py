@@ -28,7 +28,8 @@ import filelock
 from rdslib.progress import Progress
 
 MANIFEST = "manifest.json"
-SHARDS = "shards.json"
+# Of an artifact in the making: one line a shard that is whole, so that a shard costs a line, not a list.
+SHARDS = "shards.jsonl"
 
 
 @dataclass(frozen=True)
@@ -86,33 +87,40 @@ class Work:
         self.progress = store.progress
         self.label = step.label or step.stage
         self.inputs = {name: store.path(each) for name, each in step.inputs.items()}
-        self.shards: dict[str, dict[str, Any]] = _read_json(path / SHARDS) or {}
+        # What an earlier run has left; the last line may be half written.
+        self.shards = {
+            key: shard
+            for key, shard in _read_shards(path / SHARDS).items()
+            if all(_sound(path / name, entry) for name, entry in shard["files"].items())
+        }
+        self._since = time.monotonic()
 
-    def shard(self, key: str, write: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Make one shard's files, unless sound ones are there already; return the counts they came with.
+    def shard(self, key: str, counts: Mapping[str, Any], write: Callable[[Path], object]) -> None:
+        """Keep one shard, which is then not made again: `self.shards` has it, with its counts.
 
-        `write` gets an empty folder to write into, and returns counts (tokens, samples, ...). The files
-        move to the artifact's folder once they are whole.
+        `write` gets an empty folder to write the files into; they move to the artifact's folder once they are
+        whole.
         """
-        known = self.shards.get(key)
-        if known and all(_sound(self.path / name, entry) for name, entry in known["files"].items()):
-            return known["counts"]
-        started = time.monotonic()
         folder = self.path / f"tmp-{key}"
         folder.mkdir()
-        counts = dict(write(folder))
+        write(folder)
         files = {path.name: _describe(path) for path in sorted(folder.iterdir())}
         for name in files:
             os.replace(folder / name, self.path / name)
         folder.rmdir()
-        self.shards[key] = {"files": files, "counts": counts, "seconds": time.monotonic() - started}
-        write_json(self.path / SHARDS, self.shards)
-        return counts
+        now = time.monotonic()
+        shard = {"files": files, "counts": dict(counts), "seconds": now - self._since}
+        self._since = now
+        self.shards[key] = shard
+        with (self.path / SHARDS).open("a", encoding="utf-8") as stream:
+            stream.write(_canonical({key: shard}) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
 
     @property
     def shard_seconds(self) -> float:
         """Seconds that the shards took, over all the runs it needed."""
-        return float(sum(entry["seconds"] for entry in self.shards.values()))
+        return float(sum(shard["seconds"] for shard in self.shards.values()))
 
 
 class Store:
@@ -223,7 +231,7 @@ class Store:
             for key, shard in manifest["shards"].items()
             if all(name in sound for name in shard["files"])
         }
-        write_json(part / SHARDS, kept)
+        (part / SHARDS).write_text("".join(f"{_canonical({key: shard})}\n" for key, shard in kept.items()))
 
 
 def damage(path: Path) -> list[str]:
@@ -263,6 +271,23 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _read_shards(path: Path) -> dict[str, Any]:
+    """The shards of a journal; what a kill has left half written at its end is cut off."""
+    if not path.is_file():
+        return {}
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        os.truncate(path, len(whole))
+    shards: dict[str, Any] = {}
+    for line in whole.splitlines():
+        try:
+            shards |= json.loads(line)
+        except ValueError:  # damaged: the shard is made again
+            continue
+    return shards
 
 
 def _canonical(value: Any) -> str:

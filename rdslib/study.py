@@ -33,11 +33,19 @@ class Study(Recipes):
         self.store = Store((home or fetch.home()) / "artifacts", Progress())
 
     @classmethod
-    def load(cls, profile: str, home: Path | None = None, root: Path = ROOT) -> Study:
-        """The study of a profile, by its name or the path of a YAML file; raises UserError."""
+    def load(
+        cls, profile: str, home: Path | None = None, root: Path = ROOT, engine: str | None = None
+    ) -> Study:
+        """The study of a profile, by its name or the path of a YAML file; raises UserError.
+
+        `engine`: `local` or `ray`, in place of the profile's.
+        """
         share_threads()
         folder = profile_path(profile, root).resolve().parent
-        return cls(load_profile(profile, root), home, root, folder)
+        loaded = load_profile(profile, root)
+        if engine is not None:
+            loaded = loaded.model_copy(update={"engine": engine})
+        return cls(loaded, home, root, folder)
 
     @property
     def task_names(self) -> tuple[str, ...]:

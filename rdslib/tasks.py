@@ -15,7 +15,7 @@ from rdslib.chat import Sample
 from rdslib.errors import UserError
 from rdslib.fetch import Archives
 from rdslib.params import Task
-from rdslib.pool import SCHEMA, from_rows, to_table
+from rdslib.pool_file import SCHEMA, from_rows, to_table
 from rdslib.seeds import generator
 from rdslib.task_readers import READERS as PLAIN_READERS
 from rdslib.task_readers import TaskReader, TaskSample

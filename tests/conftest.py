@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported: two test processes share the cores, and so do the processes that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from rdslib import models

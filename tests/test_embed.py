@@ -91,7 +91,8 @@ def prepared(extractor, given, folder):
 
 def extract(extractor, given, folder, samples=SAMPLES, queries=False):
     seen = []
-    made = extractor.open(Extraction(given, folder, folder, ("sentence",), queries))(samples, seen.extend)
+    opened = extractor.open(Extraction(given, folder, folder, ("sentence",), queries))
+    made = opened.make(opened.read(samples), seen.extend)
     assert sorted(seen) == list(range(len(samples)))
     return made
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rdslib.chat import Tokens, tokenize_chat, tokenize_query, user_assistant
 from rdslib.encode import FEATURES, POOLINGS, encode, mean_nll, nll, pack, pooling_weights
 from rdslib.models import load_causal_lm, load_tokenizer
-from rdslib.pool import read_pool
+from rdslib.pool_file import PoolFile
 from rdslib.stages import model_folder
 
 
@@ -162,7 +162,7 @@ def test_nll_is_transformers_own_loss(tiny_model, monkeypatch):
 def test_packed_equals_one_by_one_on_the_real_model_and_pool(mini):
     folder = model_folder(mini.store.path(mini.model))
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
-    samples = read_pool(mini.store.path(mini.data) / "pool.parquet")[::100]
+    samples = PoolFile(mini.store.path(mini.data) / "pool.parquet")[::100]
     tokens = tokenize_chat(tokenizer, [s.messages for s in samples], 1024)
     queries = mini.task_data("GSM8k").queries
     tokens += tokenize_query(tokenizer, [s.messages for s in queries], 1024)

@@ -12,6 +12,7 @@ from rdslib.errors import UserError
 from rdslib.flops import FORWARD, TRAINING
 from rdslib.models import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.params import Encode, Experiment, Ifd, Train
+from rdslib.ranking import over
 from rdslib.scorers.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.scorers.ifd import IFD, PreExperienced, near_centres, turns_alone
 from rdslib.select import round_robin
@@ -72,7 +73,8 @@ def opened(model_path, prepared):
 
 def extract(model_path, prepared):
     seen = []
-    made = opened(model_path, prepared)(SAMPLES, seen.extend)
+    extract = opened(model_path, prepared)
+    made = extract.make(extract.read(SAMPLES), seen.extend)
     assert sorted(seen) == list(range(len(SAMPLES)))
     return made
 
@@ -129,9 +131,9 @@ def test_ratios_equal_two_naive_passes(model_path, tmp_path):
 
 
 def test_a_sample_scores_alike_in_any_company(model_path):
-    make = opened(model_path, model_path)
-    whole = make(SAMPLES, lambda batch: None).rows["ratio"]
-    apart = [make([sample], lambda batch: None).rows["ratio"][0] for sample in SAMPLES]
+    extract = opened(model_path, model_path)
+    whole = extract.make(extract.read(SAMPLES), lambda batch: None).rows["ratio"]
+    apart = [extract.make(extract.read([each]), lambda batch: None).rows["ratio"][0] for each in SAMPLES]
     np.testing.assert_allclose(whole, apart, rtol=1e-4)
 
 
@@ -156,9 +158,9 @@ def test_what_is_above_one_or_has_no_response_is_never_offered(tmp_path):
         path = tmp_path / features.shard_name("ratio", start)
         features.write(path, ratios[start : start + 4])
     inputs = ScoringInputs(["s"] * 7, 0, {"ifd.ratio": tmp_path})
-    assert round_robin(IFD().blocks(inputs), 4).indices.tolist() == [3, 4, 0, 6]
+    assert round_robin(over(lambda: IFD().blocks(inputs)), 4).indices.tolist() == [3, 4, 0, 6]
     with pytest.raises(ValueError, match="4"):
-        round_robin(IFD().blocks(inputs), 5)
+        round_robin(over(lambda: IFD().blocks(inputs)), 5)
 
 
 def test_ratios_above_one_are_counted(model_path):

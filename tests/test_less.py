@@ -278,7 +278,7 @@ def prepare(tiny_model, out, **changes):
 def extract(tiny_model, prepared, samples, queries):
     seen = []
     opened = LessGradients().open(Extraction(experiment(), tiny_model, prepared, ("gradient",), queries))
-    made = opened(samples, seen.extend)
+    made = opened.make(opened.read(samples), seen.extend)
     assert sorted(seen) == list(range(len(samples)))
     return made
 

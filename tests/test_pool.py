@@ -20,6 +20,7 @@ from rdslib.chat import Sample, user_assistant
 from rdslib.errors import UserError
 from rdslib.fetch import Archives, cache_dir
 from rdslib.params import Download, Pool, Source, load_profile
+from rdslib.pool_file import PoolFile, write_pool
 from rdslib.readers import READERS
 
 NOTHING = Archives({}, Path("unused"))
@@ -49,8 +50,8 @@ def test_tiny_pool_from_end_to_end(tmp_path: Path) -> None:
         assert counts["drawn"] == counts["kept"] + counts["duplicate"] + counts["contaminated"]
     assert len({sample.id for sample in samples}) == len(samples)
     assert list(dict.fromkeys(sample.source for sample in samples)) == list(stats)
-    pools.write_pool(samples, tmp_path / "pool.parquet")
-    assert pools.read_pool(tmp_path / "pool.parquet") == samples
+    write_pool(samples, tmp_path / "pool.parquet")
+    assert list(PoolFile(tmp_path / "pool.parquet")) == samples
     assert pools.build_pool(TINY, NOTHING, 7, [])[0] == samples
     assert pools.build_pool(TINY, NOTHING, 8, [])[0] != samples
 
@@ -270,3 +271,25 @@ def test_the_mini_pool_is_large_varied_and_clean() -> None:
     assert len({pools.text_key(sample) for sample in samples}) == len(samples)
     parents = {sample.id.partition("/")[0] for sample in samples}
     assert parents.isdisjoint({sample.id.partition("/")[0] for sample in tests})
+
+
+def test_a_pool_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rdslib.pool_file.GROUP", 7)
+    samples, _ = pools.build_pool(TINY, NOTHING, 7, [])
+    write_pool(samples, tmp_path / "pool.parquet")
+    pool = PoolFile(tmp_path / "pool.parquet")
+    assert len(pool) == len(samples)
+    assert pool[0] == samples[0]
+    assert pool[-1] == samples[-1]
+    assert pool[5:23] == samples[5:23]
+    assert pool[len(samples) :] == []
+    wanted = [30, 2, 2, 29, 0]
+    assert pool.take(wanted) == [samples[i] for i in wanted]
+    assert pool.sources == [sample.source for sample in samples]
+    with pytest.raises(IndexError):
+        pool[len(samples)]
+
+    some = PoolFile(tmp_path / "pool.parquet", np.array([3, 8, 50]))
+    assert list(some) == [samples[3], samples[8], samples[50]]
+    assert some.ids.to_pylist() == [samples[i].id for i in (3, 8, 50)]
+    assert some.sources == [samples[i].source for i in (3, 8, 50)]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rdslib import features
 from rdslib.errors import UserError
+from rdslib.ranking import over
 from rdslib.scorers import SCORERS, InnerProduct, ScoringInputs, get_scorer, register
 from rdslib.select import round_robin, window
 
@@ -18,7 +19,7 @@ SOURCES = ["a"] * 50 + ["b"] * 30 + ["c"] * 5 + ["hardcoded"] * 10 + ["science.x
 
 
 def pick(method, k, seed=0, sources=SOURCES):
-    return round_robin(get_scorer(method).blocks(ScoringInputs(sources, seed)), k)
+    return round_robin(over(lambda: get_scorer(method).blocks(ScoringInputs(sources, seed))), k)
 
 
 def test_unknown_method_is_told():
@@ -100,9 +101,9 @@ def test_top_and_mid_ppl_are_slices_of_one_ranking(tmp_path):
     inputs = ScoringInputs(["a"] * 100, 0, {"lm.nll": tmp_path / "pool"})
     ranking = sorted((i for i in range(100) if i != 7), key=lambda i: -nll[i])
     top, mid = get_scorer("top_ppl"), get_scorer("mid_ppl")
-    assert round_robin(top.blocks(inputs), 10).indices.tolist() == ranking[:10]
+    assert round_robin(over(lambda: top.blocks(inputs)), 10).indices.tolist() == ranking[:10]
     assert (top.skip, mid.skip) == (0, 0.33)
-    assert window(mid.blocks(inputs), 10, 33).indices.tolist() == ranking[33:43]
+    assert window(over(lambda: mid.blocks(inputs)), 10, 33).indices.tolist() == ranking[33:43]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from rdslib.ranking import Ranking, over
 from rdslib.select import round_robin, round_robin_tasks, window
 
 
@@ -28,11 +29,10 @@ def naive_walk(scores, k):
     return picks, offers
 
 
-def in_blocks(scores, size, seed):
-    """The columns in blocks of `size`, in a shuffled order."""
+def in_blocks(scores, size, seed, **held):
+    """A ranker of the columns in blocks of `size`, in a shuffled order."""
     starts = np.random.default_rng(seed).permutation(np.arange(0, scores.shape[1], size))
-    for start in starts:
-        yield int(start), scores[:, start : start + size]
+    return over(lambda: ((int(start), scores[:, start : start + size]) for start in starts), **held)
 
 
 def score_arrays():
@@ -49,7 +49,9 @@ def score_arrays():
 def test_round_robin_equals_the_definition(scores, data):
     k = data.draw(st.integers(1, scores.shape[1]))
     size = data.draw(st.integers(1, scores.shape[1]))
-    found = round_robin(in_blocks(scores, size, k), k)
+    # Where fewer ranks are held than the walk is deep, it goes through the blocks again.
+    held = data.draw(st.integers(1, 2 * scores.size))
+    found = round_robin(in_blocks(scores, size, k, held=held), k)
     picks, offers = naive_walk(scores, k)
     takers = [next(q for d, q in offers if d == pick) for pick in picks]
     assert found.indices.tolist() == picks
@@ -64,7 +66,9 @@ def test_round_robin_over_tasks_equals_the_definition(tasks, data):
     tasks = [task[:, :n] for task in tasks]
     k = data.draw(st.integers(1, n))
     size = data.draw(st.integers(1, n))
-    found = round_robin_tasks({str(i): in_blocks(t, size, k) for i, t in enumerate(tasks)}, k)
+    found = round_robin_tasks(
+        [in_blocks(task, size, k, held=data.draw(st.integers(1, n))) for task in tasks], k
+    )
     best = [task.max(axis=0).astype(np.float64) for task in tasks]
     picks, offers = naive_walk(best, k)
     assert found.indices.tolist() == picks
@@ -90,19 +94,45 @@ def test_a_window_is_a_slice_of_the_ranking(scores, data):
     assert found.scores.tolist() == scores[0, ranking[skip : skip + k]].tolist()
 
 
+@settings(max_examples=100, deadline=None)
+@given(score_arrays(), st.data())
+def test_rankings_of_parts_merge_into_that_of_the_whole(scores, data):
+    depth = data.draw(st.integers(1, scores.shape[1]))
+    owner = np.array(
+        data.draw(st.lists(st.integers(0, 2), min_size=scores.shape[1], max_size=scores.shape[1]))
+    )
+    parts = [Ranking(depth) for _ in range(3)]
+    for at in range(scores.shape[1]):
+        parts[owner[at]].add(at, scores[:, at : at + 1])
+    for part in parts[1:]:
+        parts[0].merge(part)
+    for ranked, row in zip(parts[0].lists(), scores, strict=False):
+        order = sorted(range(len(row)), key=lambda d: (-row[d], d))[:depth]
+        assert ranked.positions.tolist() == order
+        assert ranked.scores.tolist() == row[order].tolist()
+
+
+def test_samples_that_no_query_offers_are_counted():
+    first = np.array([[1.0, -np.inf, 0.5, -np.inf], [1.0, 2.0, 0.5, -np.inf]])
+    second = np.array([[1.0, -np.inf, 0.5, 3.0]])
+    assert round_robin(over(lambda: [(0, first)]), 2).refused == 1
+    both = round_robin_tasks([over(lambda: [(0, first)]), over(lambda: [(0, second)])], 2)
+    assert both.refused == 0
+
+
 def test_a_window_has_one_ranking():
     with pytest.raises(ValueError, match="a window needs one"):
-        window([(0, np.ones((2, 3)))], 1, 0)
+        window(over(lambda: [(0, np.ones((2, 3)))]), 1, 0)
 
 
 def test_ties_go_to_the_smaller_position():
-    assert round_robin([(0, np.zeros((2, 4)))], 3).indices.tolist() == [0, 1, 2]
+    assert round_robin(over(lambda: [(0, np.zeros((2, 4)))]), 3).indices.tolist() == [0, 1, 2]
 
 
 def test_a_turn_is_spent_on_a_taken_sample():
     # Both want sample 0; the second query's turn is lost, so the first query picks again.
     scores = np.array([[3.0, 2.0, 1.0], [3.0, 0.0, 2.0]])
-    assert round_robin([(0, scores)], 3).takers.tolist() == [0, 0, 1]
+    assert round_robin(over(lambda: [(0, scores)]), 3).takers.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -119,4 +149,4 @@ def test_a_turn_is_spent_on_a_taken_sample():
 )
 def test_bad_arguments_are_named(blocks, k, message):
     with pytest.raises(ValueError, match=message):
-        round_robin(blocks, k)
+        round_robin(over(lambda: blocks), k)

@@ -34,9 +34,10 @@ def make_steps(calls):
                 calls.append(f"shard {i}")
                 (folder / f"value-{i}.txt").write_text(str(factor * i) * 100)
                 (folder / f"other-{i}.txt").write_text(str(i))
-                return {"value": factor * i}
 
-            total += work.shard(f"{i}", write)["value"]
+            if str(i) not in work.shards:
+                work.shard(str(i), {"value": factor * i}, write)
+            total += work.shards[str(i)]["counts"]["value"]
         return {"total": total}
 
     first = Step("base", 1, {"a": 1}, {}, base)
@@ -148,8 +149,8 @@ PROGRAM = textwrap.dedent(
                 time.sleep(0.01)
                 (folder / f"{i}.bin").write_bytes(bytes([i]) * 20000)
                 Path(sys.argv[2]).open("a").write(f"{i}\\n")
-                return {}
-            work.shard(str(i), write)
+            if str(i) not in work.shards:
+                work.shard(str(i), {}, write)
         return {}
     Store(Path(sys.argv[1])).make(Step("long", 1, {}, {}, build))
     """

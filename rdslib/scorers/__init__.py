@@ -13,6 +13,7 @@ from pathlib import Path
 from rdslib.errors import UserError
 from rdslib.scorers.base import (
     COST,
+    Extract,
     Extracted,
     Extraction,
     Extractor,
@@ -30,8 +31,9 @@ from rdslib.scorers.random import BalancedRandom, Random
 from rdslib.scorers.rds import ABLATIONS, RDS
 
 __all__ = [
-    "COST", "EXTRACTORS", "SCORERS", "Extracted", "Extraction", "Extractor", "InnerProduct", "Preparation",
-    "Scorer", "ScoringInputs", "digest_of", "get_extractor", "get_scorer", "load_plugins", "register",
+    "COST", "EXTRACTORS", "SCORERS", "Extract", "Extracted", "Extraction", "Extractor", "InnerProduct",
+    "Preparation", "Scorer", "ScoringInputs", "digest_of", "get_extractor", "get_scorer", "load_plugins",
+    "register",
 ]  # fmt: skip
 
 SCORERS: dict[str, Scorer] = {}

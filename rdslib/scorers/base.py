@@ -20,10 +20,13 @@ import numpy as np
 from rdslib.chat import Sample
 from rdslib.features import read_all, read_shards
 from rdslib.params import Experiment
-from rdslib.select import Block
+from rdslib.ranking import Block
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+# Scores are made for up to this many samples at a time, whatever the size of a shard.
+TILE = 8192
 
 # The FLOPs that each sample took, float64 [samples]: a feature that every extractor gives.
 COST = "cost"
@@ -35,7 +38,8 @@ class ScoringInputs:
 
     `sources`: the source of each pool sample, by position. `seed`: for what is random in a method.
     `pool_folders`, `query_folders`: where the shards of each feature lie. `kept`, by feature: which rows
-    of the shards are the pool's (int64, sorted), where they were made for a larger pool.
+    of the shards are the pool's (int64, sorted), where they were made for a larger pool. `part`, (i, n): of
+    every n shards the i-th, from 0, where the blocks of a pool are made in several places.
     """
 
     sources: Sequence[str]
@@ -43,11 +47,12 @@ class ScoringInputs:
     pool_folders: Mapping[str, Path] = field(default_factory=dict)
     query_folders: Mapping[str, Path] = field(default_factory=dict)
     kept: Mapping[str, np.ndarray] = field(default_factory=dict)
+    part: tuple[int, int] = (0, 1)
 
     def pool(self, feature: str) -> Iterator[tuple[int, np.ndarray]]:
         """(start, rows) of each shard of the pool, in order, memory-mapped."""
         kept = self.kept.get(feature)
-        for start, rows in read_shards(self.pool_folders[feature], feature.partition(".")[2]):
+        for start, rows in read_shards(self.pool_folders[feature], feature.partition(".")[2], self.part):
             if kept is None:
                 yield start, rows
                 continue
@@ -61,7 +66,7 @@ class ScoringInputs:
 
 
 class Scorer(ABC):
-    """A selection method: score blocks `S[q, d]`, higher is better (see `rdslib.select`).
+    """A selection method: score blocks `S[q, d]`, higher is better (see `rdslib.ranking`).
 
     Those without queries give one row; balanced random gives one row a source. A sample at minus infinity
     is never offered.
@@ -75,12 +80,15 @@ class Scorer(ABC):
     seeded: bool = False
     # The features that it reads, of pool samples and (if it needs queries) of query samples.
     features: tuple[str, ...] = ()
+    # Whether a shard's block follows from that shard (`ScoringInputs.pool`) and the queries alone: then the
+    # blocks of different shards can be made in different places.
+    by_shard: bool = False
     # The share of the pool, from the best score down, that is passed over before the first pick.
     skip: float = 0.0
 
     @abstractmethod
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """Score blocks that cover every pool position once."""
+        """Score blocks that cover every pool position, or those of `inputs.part`, once."""
 
 
 class InnerProduct(Scorer):
@@ -91,19 +99,22 @@ class InnerProduct(Scorer):
     """
 
     needs_queries = True
+    by_shard = True
 
     def __init__(self, name: str, feature: str) -> None:
         self.name = name
         self.features = (feature,)
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """A block a shard: float32 [queries, samples of the shard]."""
+        """Blocks of up to `TILE` samples of a shard: float32 [queries, samples]."""
         (feature,) = self.features
         queries = inputs.queries(feature).astype(np.float32)
-        for start, rows in inputs.pool(feature):
-            scores = queries @ rows.astype(np.float32).T
-            scores[:, ~rows.any(axis=1)] = -np.inf
-            yield start, scores
+        for start, shard in inputs.pool(feature):
+            for first in range(0, len(shard), TILE):
+                rows = shard[first : first + TILE].astype(np.float32)
+                scores = queries @ rows.T
+                scores[:, ~rows.any(axis=1)] = -np.inf
+                yield start + first, scores
 
 
 @dataclass(frozen=True)
@@ -147,9 +158,17 @@ class Extracted:
     counts: Mapping[str, int]
 
 
-# Makes features of some samples. The function it is given is to be called with the positions of each batch
-# that is through.
-Extract = Callable[[Sequence[Sample], Callable[[Sequence[int]], object]], Extracted]
+@dataclass(frozen=True)
+class Extract:
+    """Makes features of some samples, in two parts.
+
+    `read` turns samples into what the model takes (tokens); it runs on a thread of its own, while the model
+    is busy with the samples before. `make` turns that into features; the function that it is given is to be
+    called with the positions of each batch that is through.
+    """
+
+    read: Callable[[Sequence[Sample]], Any]
+    make: Callable[[Any, Callable[[Sequence[int]], object]], Extracted]
 
 
 class Extractor(ABC):
@@ -180,7 +199,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def open(self, given: Extraction) -> Extract:
-        """Load what is needed, once, and return the function that makes features.
+        """Load what is needed, once, and return what makes features.
 
         What it makes of a sample must not depend on which samples come with it.
         """

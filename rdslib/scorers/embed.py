@@ -81,8 +81,10 @@ class SentenceEmbedding(Extractor):
         end = str(model.tokenizer.eos_token) if self.add_eos else ""
         cost = FORWARD * parameters(model)
 
-        def extract(samples: Sequence[Sample], done: Callable[[Sequence[int]], object]) -> Extracted:
-            texts = [format_chat(sample.messages, "") + end for sample in samples]
+        def read(samples: Sequence[Sample]) -> list[str]:
+            return [format_chat(sample.messages, "") + end for sample in samples]
+
+        def make(texts: Sequence[str], done: Callable[[Sequence[int]], object]) -> Extracted:
             encoded = model.tokenizer(
                 [prompt + text for text in texts], truncation=True, max_length=model.max_seq_length
             )
@@ -105,7 +107,7 @@ class SentenceEmbedding(Extractor):
             counts = {"tokens": int(lengths.sum())}
             return Extracted({"sentence": sentences, COST: cost * lengths.astype(np.float64)}, counts)
 
-        return extract
+        return Extract(read, make)
 
     def _load(self, params: Embedder, folder: Path) -> SentenceTransformer:
         """The embedding model on this device, in float32 on a processor and else in `compute_dtype`.

@@ -17,6 +17,7 @@ from rdslib.chat import Sample, Tokens, tokenize_chat
 from rdslib.errors import UserError
 from rdslib.flops import FORWARD, TRAINING
 from rdslib.params import Experiment, Ifd
+from rdslib.ranking import Block
 from rdslib.scorers.base import (
     COST,
     Extract,
@@ -28,10 +29,12 @@ from rdslib.scorers.base import (
     ScoringInputs,
 )
 from rdslib.seeds import generator
-from rdslib.select import Block
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Conversations, and their assistant turns alone: the position of each turn's sample, and the turn.
+_Read = tuple[list[Tokens], np.ndarray, list[Tokens]]
 
 
 class IFD(Scorer):
@@ -39,6 +42,7 @@ class IFD(Scorer):
 
     name = "ifd"
     features = ("ifd.ratio",)
+    by_shard = True
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
         """A block a shard, of one row; a sample without a response has no IFD and is never offered either."""
@@ -98,30 +102,33 @@ class PreExperienced(Extractor):
         cut, budget = given.experiment.encode.max_length, given.experiment.encode.token_budget
         parameters = non_embedding_parameters(model)
 
-        def extract(samples: Sequence[Sample], done: Callable[[Sequence[int]], object]) -> Extracted:
+        def read(samples: Sequence[Sample]) -> _Read:
             whole = tokenize_chat(tokenizer, [sample.messages for sample in samples], cut)
-            owners, turns = turns_alone(tokenizer, samples, whole, cut)
+            return whole, *turns_alone(tokenizer, samples, whole, cut)
+
+        def make(tokens: _Read, done: Callable[[Sequence[int]], object]) -> Extracted:
+            whole, owners, turns = tokens
 
             def summed(values: Sequence[float] | np.ndarray) -> np.ndarray:
                 """Sums over each sample's turns: float64 [samples]."""
-                return np.bincount(owners, weights=values, minlength=len(samples))
+                return np.bincount(owners, weights=values, minlength=len(whole))
 
             prompted = mean_nll(model, [t.ids for t in whole], [t.response for t in whole], budget, done)
             each = mean_nll(model, [t.ids for t in turns], [t.response for t in turns], budget)
             lengths = np.array([sum(t.response) for t in turns])
             scored = summed(lengths)
-            alone = np.full(len(samples), np.nan)
+            alone = np.full(len(whole), np.nan)
             np.divide(summed(each * lengths), scored, out=alone, where=scored > 0)
             ratio = (prompted / alone).astype(np.float32)
-            tokens = np.array([len(t.ids) for t in whole]) + summed([len(t.ids) for t in turns])
+            passed = np.array([len(t.ids) for t in whole]) + summed([len(t.ids) for t in turns])
             counts = {
-                "tokens": int(tokens.sum()),
+                "tokens": int(passed.sum()),
                 "no_response": int(np.isnan(ratio).sum()),
                 "above_one": int((ratio > 1).sum()),
             }
-            return Extracted({"ratio": ratio, COST: FORWARD * parameters * tokens}, counts)
+            return Extracted({"ratio": ratio, COST: FORWARD * parameters * passed}, counts)
 
-        return extract
+        return Extract(read, make)
 
 
 def _params(experiment: Experiment) -> Ifd:

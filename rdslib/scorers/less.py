@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdslib.chat import Sample
+from rdslib.chat import Sample, Tokens
 from rdslib.errors import UserError
 from rdslib.flops import TRAINING
 from rdslib.params import Experiment, Less
@@ -95,9 +95,11 @@ class LessGradients(Extractor):
         encode, dimension = given.experiment.encode, _params(given.experiment).dimension
         project = Projection(len(checkpoints[0].exp_avg), dimension, given.experiment.seed)
 
-        def extract(samples: Sequence[Sample], done: Callable[[Sequence[int]], object]) -> Extracted:
-            tokens = tokenize(tokenizer, samples, encode.max_length, given.queries)
-            result = np.zeros((len(samples), len(checkpoints), dimension), dtype=np.float16)
+        def read(samples: Sequence[Sample]) -> list[Tokens]:
+            return tokenize(tokenizer, samples, encode.max_length, given.queries)
+
+        def make(tokens: Sequence[Tokens], done: Callable[[Sequence[int]], object]) -> Extracted:
+            result = np.zeros((len(tokens), len(checkpoints), dimension), dtype=np.float16)
             gathered: list[tuple[list[int], int, torch.Tensor]] = []
 
             def empty() -> None:
@@ -124,10 +126,10 @@ class LessGradients(Extractor):
             lengths = np.array([len(row.ids) for row in tokens], dtype=np.float64) * len(checkpoints)
             cost = TRAINING * parameters * lengths
             return Extracted(
-                {"gradient": result.reshape(len(samples), -1), COST: cost}, {"tokens": int(lengths.sum())}
+                {"gradient": result.reshape(len(tokens), -1), COST: cost}, {"tokens": int(lengths.sum())}
             )
 
-        return extract
+        return Extract(read, make)
 
 
 def _params(experiment: Experiment) -> Less:

@@ -37,8 +37,10 @@ class LanguageModel(Extractor):
         params = given.experiment.encode
         parameters = non_embedding_parameters(model)
 
-        def extract(samples: Sequence[Sample], done: Callable[[Sequence[int]], object]) -> Extracted:
-            tokens = tokenize(tokenizer, samples, params.max_length, given.queries)
+        def read(samples: Sequence[Sample]) -> list[Tokens]:
+            return tokenize(tokenizer, samples, params.max_length, given.queries)
+
+        def make(tokens: Sequence[Tokens], done: Callable[[Sequence[int]], object]) -> Extracted:
             rows = encode(model, tokens, given.wanted, params.token_budget, done)
             lengths = np.array([len(row.ids) for row in tokens])
             rows = {
@@ -47,7 +49,7 @@ class LanguageModel(Extractor):
             rows[COST] = FORWARD * parameters * lengths.astype(np.float64)
             return Extracted(rows, {"tokens": int(lengths.sum())})
 
-        return extract
+        return Extract(read, make)
 
 
 def tokenize(

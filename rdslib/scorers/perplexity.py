@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rdslib.ranking import Block
 from rdslib.scorers.base import Scorer, ScoringInputs
-from rdslib.select import Block
 
 
 class Perplexity(Scorer):
     """Samples by the NLL of their whole text, highest first; perplexity is its exponential."""
 
     features = ("lm.nll",)
+    by_shard = True
 
     def __init__(self, name: str, skip: float) -> None:
         self.name = name

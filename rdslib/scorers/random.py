@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rdslib.ranking import Block
 from rdslib.scorers.base import Scorer, ScoringInputs
 from rdslib.seeds import generator
-from rdslib.select import Block
 
 
 class Random(Scorer):

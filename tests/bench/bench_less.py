@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rdslib.chat import Tokens
 from rdslib.gradients import load_checkpoints, lora_linears, per_sample_gradients
 from rdslib.models import load_causal_lm, load_tokenizer
-from rdslib.pool import read_pool
+from rdslib.pool_file import PoolFile
 from rdslib.projection import Projection
 from rdslib.scorers.base import Preparation
 from rdslib.scorers.less import LessGradients
@@ -49,7 +49,7 @@ def main() -> None:
     study = Study.load("mini")
     study.compute([study.model, study.data])
     experiment, folder = study.experiment, model_folder(study.store.path(study.model))
-    pool = read_pool(study.store.path(study.data) / "pool.parquet")
+    pool = PoolFile(study.store.path(study.data) / "pool.parquet")
     with tempfile.TemporaryDirectory() as out:
         few = Preparation(experiment, folder, pool[:40], {}, Path(out), tqdm(disable=True))
         LessGradients().prepare(few)

@@ -1,0 +1,183 @@
+"""The best of a stream of scores, exactly and in bounded memory.
+
+A *block* is `(start, S)`: `S[q, j]` is the score of query q for the pool sample at position `start + j`.
+Blocks come in any order, together cover each position at most once, and are consumed as they are made.
+Higher scores are better, ties go to the smaller position, and a sample at minus infinity is never offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Block = tuple[int, np.ndarray]
+
+# How many ranks a ranking holds by itself, over all queries: about 2 GiB with what is yet to be settled.
+HELD = 2**26
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """`scores` (float [n], best first) and the `positions` (int64 [n]) that have them."""
+
+    scores: np.ndarray
+    positions: np.ndarray
+
+    def cut(self, *ranks: int | None) -> Ranked:
+        """Some of the ranks, as of `slice(*ranks)`."""
+        return Ranked(self.scores[slice(*ranks)], self.positions[slice(*ranks)])
+
+
+class Ranking:
+    """Of each query, or of the maximum over queries, the best `depth` samples of a stream of blocks.
+
+    What is held at any time is at most twice that, whatever the size of the pool: what cannot be among the
+    best any more is left out as soon as it comes. With `after`, a list for each query, ranking goes on after
+    the last of that list: it gives the `depth` that come next. A query whose list is empty has no more to
+    give and is passed over.
+    """
+
+    def __init__(self, depth: int, maximum: bool = False, after: Sequence[Ranked] | None = None) -> None:
+        self.depth = depth
+        self.maximum = maximum
+        self.after = after
+        self._kept: list[Ranked] = []
+        # A lower score than its list's least cannot be among the best any more.
+        self._least = np.empty(0)
+        # Positions that no query offers.
+        self.refused = np.empty(0, dtype=np.int64)
+        # What has come since the lists were last settled: rows, scores and positions of several blocks.
+        self._new: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._waiting = 0
+        self._queries: int | None = None
+
+    def add(self, start: int, block: np.ndarray) -> None:
+        """Take in a block; it is not held on to.
+
+        Raises ValueError if a score is NaN, or if blocks disagree in how many queries they have.
+        """
+        if block.ndim != 2 or block.shape[0] == 0:
+            raise ValueError(f"the block at {start} has shape {block.shape}; it must be [queries, samples]")
+        if self._queries is None:
+            self._queries = block.shape[0]
+        if block.shape[0] != self._queries:
+            raise ValueError(
+                f"the block at {start} has {block.shape[0]} queries, the first had {self._queries}"
+            )
+        if block.shape[1] == 0:
+            return
+        if self.maximum:
+            block = block.max(axis=0, keepdims=True)
+        refused = np.flatnonzero(block[0] == -np.inf)
+        if refused.size:
+            refused = refused[(block[:, refused] == -np.inf).all(axis=0)]
+            self.refused = np.concatenate([self.refused, refused + start])
+        if not self._kept:
+            nothing = Ranked(np.empty(0, dtype=block.dtype), np.empty(0, dtype=np.int64))
+            self._kept = [nothing] * block.shape[0]
+            self._least = np.full(block.shape[0], -np.inf, dtype=block.dtype)
+        highest = block.max(axis=1)  # NaN where there is one
+        if np.isnan(highest).any():
+            raise ValueError(f"the block at {start} has scores that are not numbers (NaN)")
+        some = np.flatnonzero((highest >= self._least) & (highest > -np.inf))
+        if self.after is not None:
+            some = np.array([q for q in some.tolist() if self.after[q].scores.size], dtype=np.int64)
+        if some.size == 0:
+            return
+        part = block if some.size == block.shape[0] else block[some]
+        wanted = part >= self._least[some, None]
+        if not np.isfinite(self._least[some]).all():
+            wanted &= part > -np.inf
+        if self.after is not None:
+            last = [self.after[q].cut(-1, None) for q in some.tolist()]
+            score = np.concatenate([each.scores for each in last])[:, None]
+            position = np.concatenate([each.positions for each in last])[:, None]
+            place = np.arange(start, start + block.shape[1])[None, :]
+            wanted &= (part < score) | ((part == score) & (place > position))
+        # Flat, which is several times as fast as by two coordinates.
+        at = np.flatnonzero(wanted)
+        rows, columns = np.divmod(at, block.shape[1])
+        self._new.append((some[rows].astype(np.int32), part.ravel()[at], columns + start))
+        self._waiting += at.size
+        if self._waiting > self.depth * len(self._kept):
+            self.settle()
+
+    def settle(self) -> None:
+        """Sort out what has come, so that nothing more than the lists is held."""
+        if not self._new:
+            return
+        rows, scores, positions = (np.concatenate(each) for each in zip(*self._new, strict=True))
+        self._new, self._waiting = [], 0
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], np.arange(len(self._kept) + 1))
+        for row, kept in enumerate(self._kept):
+            part = order[ends[row] : ends[row + 1]]
+            if part.size == 0:
+                continue
+            self._kept[row] = best = _best(
+                np.concatenate([kept.scores, scores[part]]),
+                np.concatenate([kept.positions, positions[part]]),
+                self.depth,
+            )
+            if best.scores.size == self.depth:
+                self._least[row] = best.scores.min()
+
+    def merge(self, other: Ranking) -> None:
+        """Take in what another ranking of the same queries, to the same depth, has found in other blocks."""
+        self.refused = np.concatenate([self.refused, other.refused])
+        theirs = other.lists()
+        if not self._kept or not theirs:
+            self._kept = self._kept or theirs
+            return
+        for row, (kept, more) in enumerate(zip(self._kept, theirs, strict=True)):
+            self._kept[row] = _best(
+                np.concatenate([kept.scores, more.scores]),
+                np.concatenate([kept.positions, more.positions]),
+                self.depth,
+            )
+
+    def lists(self) -> list[Ranked]:
+        """A list for each query (or one, of the maximum): shorter than `depth` where there is no more."""
+        self.settle()
+        ranked = []
+        for kept in self._kept:
+            order = np.lexsort((kept.positions, -kept.scores))
+            ranked.append(Ranked(kept.scores[order], kept.positions[order]))
+        return ranked
+
+
+# Ranks one stream of blocks: `(k, maximum, after)` to a ranking that is as deep as `k`, or as deep as may be
+# held at a time. It may be called again, to go deeper.
+Ranker = Callable[[int, bool, Sequence[Ranked] | None], Ranking]
+
+
+def over(blocks: Callable[[], Iterable[Block]], held: int = HELD) -> Ranker:
+    """A ranker of the blocks that `blocks` makes, which holds no more than `held` ranks over all queries."""
+
+    def ranker(k: int, maximum: bool, after: Sequence[Ranked] | None) -> Ranking:
+        ranking: Ranking | None = None
+        for start, block in blocks():
+            lists = 1 if maximum else max(1, len(block))
+            ranking = ranking or Ranking(min(k, max(1, held // lists)), maximum, after)
+            ranking.add(start, block)
+        ranking = ranking or Ranking(k, maximum)
+        ranking.settle()
+        return ranking
+
+    return ranker
+
+
+def _best(scores: np.ndarray, positions: np.ndarray, depth: int) -> Ranked:
+    """The best `depth`, in no particular order."""
+    if scores.size <= depth:
+        return Ranked(scores, positions)
+    least = np.partition(scores, scores.size - depth)[scores.size - depth]
+    above = np.flatnonzero(scores > least)
+    level = np.flatnonzero(scores == least)
+    room = depth - above.size
+    if level.size > room:
+        level = level[np.argsort(positions[level], kind="stable")[:room]]
+    keep = np.concatenate([above, level])
+    return Ranked(scores[keep], positions[keep])
