@@ -48,7 +48,8 @@ class Ranking:
         self._least = np.empty(0)
         # Positions that no query offers.
         self.refused = np.empty(0, dtype=np.int64)
-        # What has come since the lists were last settled: rows, scores and positions of several blocks.
+        # What has come since the lists were last settled, block by block: scores and positions, list after
+        # list, and where each list's start and end.
         self._new: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._waiting = 0
         self._queries: int | None = None
@@ -97,9 +98,12 @@ class Ranking:
             place = np.arange(start, start + block.shape[1])[None, :]
             wanted &= (part < score) | ((part == score) & (place > position))
         # Flat, which is several times as fast as by two coordinates.
-        at = np.flatnonzero(wanted)
-        rows, columns = np.divmod(at, block.shape[1])
-        self._new.append((some[rows].astype(np.int32), part.ravel()[at], columns + start))
+        at, width = np.flatnonzero(wanted), block.shape[1]
+        counts = np.diff(np.searchsorted(at, np.arange(len(some) + 1) * width))
+        columns = at - np.repeat(np.arange(len(some)) * width, counts)
+        ends = np.zeros(len(self._kept) + 1, dtype=np.int64)
+        ends[some + 1] = counts
+        self._new.append((ends.cumsum(), part.ravel()[at], columns + start))
         self._waiting += at.size
         if self._waiting > self.depth * len(self._kept):
             self.settle()
@@ -108,17 +112,12 @@ class Ranking:
         """Sort out what has come, so that nothing more than the lists is held."""
         if not self._new:
             return
-        rows, scores, positions = (np.concatenate(each) for each in zip(*self._new, strict=True))
-        self._new, self._waiting = [], 0
-        order = np.argsort(rows, kind="stable")
-        ends = np.searchsorted(rows[order], np.arange(len(self._kept) + 1))
+        new, self._new, self._waiting = self._new, [], 0
         for row, kept in enumerate(self._kept):
-            part = order[ends[row] : ends[row + 1]]
-            if part.size == 0:
-                continue
+            parts = [(scores, positions, slice(*ends[row : row + 2])) for ends, scores, positions in new]
             self._kept[row] = best = _best(
-                np.concatenate([kept.scores, scores[part]]),
-                np.concatenate([kept.positions, positions[part]]),
+                np.concatenate([kept.scores, *(scores[at] for scores, _, at in parts)]),
+                np.concatenate([kept.positions, *(positions[at] for _, positions, at in parts)]),
                 self.depth,
             )
             if best.scores.size == self.depth:
@@ -143,7 +142,7 @@ class Ranking:
         self.settle()
         ranked = []
         for kept in self._kept:
-            order = np.lexsort((kept.positions, -kept.scores))
+            order = _order(kept)
             ranked.append(Ranked(kept.scores[order], kept.positions[order]))
         return ranked
 
@@ -167,6 +166,17 @@ def over(blocks: Callable[[], Iterable[Block]], held: int = HELD) -> Ranker:
         return ranking
 
     return ranker
+
+
+def _order(kept: Ranked) -> np.ndarray:
+    """What puts the best first, ties to the smaller position: as `lexsort` would, in a fraction of the time."""
+    order = np.argsort(-kept.scores)
+    scores = kept.scores[order]
+    new = np.concatenate([[True], scores[1:] != scores[:-1]])
+    tied = np.flatnonzero(~(new & np.concatenate([new[1:], [True]])))
+    runs = np.cumsum(new)[tied]
+    order[tied] = order[tied][np.lexsort((kept.positions[order[tied]], runs))]
+    return order
 
 
 def _best(scores: np.ndarray, positions: np.ndarray, depth: int) -> Ranked:
