@@ -31,6 +31,15 @@ def share_threads() -> None:
         torch.set_num_threads(threads())
 
 
+def token_budget() -> int:
+    """How many tokens, padding included, make a batch where nobody says otherwise.
+
+    On a processor what stays in its caches: from 256 to 2,048 tokens made no difference where it was
+    measured, and 8,192 was slower. On a GPU enough to keep it busy; that was not measured.
+    """
+    return 1024 if device().type == "cpu" else 32_768
+
+
 def compute_dtype() -> torch.dtype:
     """bfloat16 where this device multiplies matrices in it natively, or float32."""
     if torch.cuda.is_available():

@@ -23,12 +23,19 @@ from rdslib import drawing
 from rdslib.drawing import GREY, human, method_colour, method_name, save, span, styled
 from rdslib.labels import Label, place_labels
 from rdslib.pareto import pareto_frontier, steps
-from rdslib.table_figures import tab1_single_task, tab4_splits, tab5_pool_sources, tab6_rds_ablation
+from rdslib.table_figures import (
+    tab1_single_task,
+    tab2_multi_task,
+    tab3_second_pool,
+    tab4_splits,
+    tab5_pool_sources,
+    tab6_rds_ablation,
+)
 
 __all__ = [
     "fig1_pareto", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
-    "fig7_sources_by_method", "pareto_frontier", "save", "tab1_single_task", "tab4_splits",
-    "tab5_pool_sources", "tab6_rds_ablation",
+    "fig7_sources_by_method", "pareto_frontier", "save", "tab1_single_task", "tab2_multi_task",
+    "tab3_second_pool", "tab4_splits", "tab5_pool_sources", "tab6_rds_ablation",
 ]  # fmt: skip
 
 RED = "#D7263D"

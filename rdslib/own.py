@@ -46,7 +46,7 @@ _WARM_UP = _FULL.model_copy(
         "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
     }
 )  # fmt: skip
-_ENCODE = Encode(max_length=2048, token_budget=4096, shard_size=1024)
+_ENCODE = Encode(max_length=2048, shard_size=1024)
 
 
 class OwnPool(Study):
@@ -75,7 +75,7 @@ class OwnPool(Study):
         if given is None:
             experiment = Experiment(
                 seed=run.seed, encode=_ENCODE, train=_FULL, ifd=Ifd(train=_FULL), less=Less(train=_WARM_UP),
-                evaluate=Evaluate(max_length=2048, token_budget=4096, bootstrap=1), **settings,
+                evaluate=Evaluate(max_length=2048, bootstrap=1), **settings,
             )  # fmt: skip
         else:
             ifd = given.ifd.model_copy(update={"pool": "all"}) if given.ifd else None

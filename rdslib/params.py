@@ -99,7 +99,8 @@ class Encode(Strict):
     """One forward pass over the pool."""
 
     max_length: int = Field(gt=0)
-    token_budget: int = Field(gt=0)
+    # Tokens of a batch, padding included; 0 is what suits the device.
+    token_budget: int = Field(default=0, ge=0)
     shard_size: int = Field(gt=0)
 
 
@@ -125,7 +126,7 @@ class Evaluate(Strict):
     """Evaluation: bits per byte of the reference answers, and accuracy by likelihood."""
 
     max_length: int = Field(gt=0)
-    token_budget: int = Field(gt=0)
+    token_budget: int = Field(default=0, ge=0)
     bootstrap: int = Field(gt=0)
 
 
@@ -183,6 +184,8 @@ class Grid(Strict):
     # Figures 3 and 4: one selection for all tasks, from the whole pool.
     multi_task_methods: tuple[str, ...]
     multi_task_budgets: tuple[int, ...]
+    # Table 3: the same at the largest of these budgets, from another pool; none where it is not given.
+    second_pool: str | None = None
     seeds: tuple[int, ...] = Field(min_length=1)
 
 
@@ -214,8 +217,8 @@ class Experiment(Strict):
                 raise ValueError(f"names the download {name!r}, which downloads does not list")
         pools = ["all", *self.pool.subsets]
         named = [*self.grid.single_task, self.grid.ablation_pool, *([self.ifd.pool] if self.ifd else [])]
-        for name in named:
-            if name not in pools:
+        for name in (*named, self.grid.second_pool):
+            if name is not None and name not in pools:
                 raise ValueError(f"names the pool {name!r}; there are {', '.join(pools)}")
         return self
 

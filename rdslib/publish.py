@@ -58,7 +58,13 @@ def publish(
 def records(study: Study) -> pd.DataFrame:
     """One row a run and task, with its score, interval, cost and artifacts."""
     runs = dict.fromkeys(
-        [study.untuned(), *study.single_task_runs(), *study.ablation_runs(), *study.multi_task_runs()]
+        [
+            study.untuned(),
+            *study.single_task_runs(),
+            *study.ablation_runs(),
+            *study.multi_task_runs(),
+            *study.second_pool_runs(),
+        ]
     )
     return pd.DataFrame([_record(study, run, task) for run in runs for task in study.tasks_of(run)])
 

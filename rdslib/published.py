@@ -213,7 +213,7 @@ def fig3() -> pd.DataFrame:
     return fig4()
 
 
-def table2() -> pd.DataFrame:
+def tab2_multi_task() -> pd.DataFrame:
     """Table 2: 326k selected from the Tulu 2 pool for all tasks at once, Llama-2-7B.
 
     Columns TABLE_COLUMNS, a row a method and task (and the average over the tasks), in percent.
@@ -221,10 +221,10 @@ def table2() -> pd.DataFrame:
     return _table(_TABLE2, TULU2_POOL, 326_000)
 
 
-def table3() -> pd.DataFrame:
+def tab3_second_pool() -> pd.DataFrame:
     """Table 3: 939k selected from the Tulu 3 pool for all tasks at once, Llama-3.1-8B.
 
-    The columns of `table2`. Tulu 3 SFT is the authors' released mixture, not a selection.
+    The columns of `tab2_multi_task`. Tulu 3 SFT is the authors' released mixture, not a selection.
     """
     return _table(_TABLE3, TULU3_POOL, 939_000)
 

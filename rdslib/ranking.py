@@ -46,8 +46,7 @@ class Ranking:
         self._kept: list[Ranked] = []
         # A lower score than its list's least cannot be among the best any more.
         self._least = np.empty(0)
-        # Positions that no query offers.
-        self.refused = np.empty(0, dtype=np.int64)
+        self._refused: list[np.ndarray] = []
         # What has come since the lists were last settled, block by block: scores and positions, list after
         # list, and where each list's start and end.
         self._new: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -74,7 +73,7 @@ class Ranking:
         refused = np.flatnonzero(block[0] == -np.inf)
         if refused.size:
             refused = refused[(block[:, refused] == -np.inf).all(axis=0)]
-            self.refused = np.concatenate([self.refused, refused + start])
+            self._refused.append(refused + start)
         if not self._kept:
             nothing = Ranked(np.empty(0, dtype=block.dtype), np.empty(0, dtype=np.int64))
             self._kept = [nothing] * block.shape[0]
@@ -123,9 +122,14 @@ class Ranking:
             if best.scores.size == self.depth:
                 self._least[row] = best.scores.min()
 
+    @property
+    def refused(self) -> np.ndarray:
+        """Positions that no query offers: int64 [n]."""
+        return np.concatenate([*self._refused, np.empty(0, dtype=np.int64)])
+
     def merge(self, other: Ranking) -> None:
         """Take in what another ranking of the same queries, to the same depth, has found in other blocks."""
-        self.refused = np.concatenate([self.refused, other.refused])
+        self._refused += other._refused
         theirs = other.lists()
         if not self._kept or not theirs:
             self._kept = self._kept or theirs
@@ -169,7 +173,7 @@ def over(blocks: Callable[[], Iterable[Block]], held: int = HELD) -> Ranker:
 
 
 def _order(kept: Ranked) -> np.ndarray:
-    """What puts the best first, ties to the smaller position: as `lexsort` would, in a fraction of the time."""
+    """What puts the best first, ties to the smaller position: `lexsort`, in a fraction of its time."""
     order = np.argsort(-kept.scores)
     scores = kept.scores[order]
     new = np.concatenate([[True], scores[1:] != scores[:-1]])

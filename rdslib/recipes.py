@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rdslib import stages
-from rdslib.device import device_kind
+from rdslib.device import device_kind, token_budget
 from rdslib.engines import Engine, Local
 from rdslib.errors import UserError
 from rdslib.params import Experiment, Profile, Task
@@ -44,6 +44,17 @@ def _files(path: str | None) -> list[list[Any]]:
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.iterdir())]
 
 
+def _on_this_device(experiment: Experiment) -> Experiment:
+    """The experiment with what it leaves to the device filled in, so that recipes say it."""
+    parts = {"encode": experiment.encode, "evaluate": experiment.evaluate}
+    return experiment.model_copy(
+        update={
+            name: part.model_copy(update={"token_budget": part.token_budget or token_budget()})
+            for name, part in parts.items()
+        }
+    )
+
+
 class Recipes:
     """The steps of a profile. None is computed here: a step says how, and `rdslib.store` does it."""
 
@@ -52,6 +63,7 @@ class Recipes:
         self.profile = profile
         self.plugins: list[Path] = []
         if profile.experiment is not None:
+            self.profile = profile.model_copy(update={"experiment": _on_this_device(profile.experiment)})
             self.plugins = [folder / plugin for plugin in profile.experiment.plugins]
             load_plugins(self.plugins)
 

@@ -83,6 +83,17 @@ class Study(Recipes):
             for run in self.runs_of(method, "all", budget, multi=True)
         ]
 
+    def second_pool_runs(self) -> list[Run]:
+        """Table 3: each method at the largest budget from the second pool, one selection for all tasks."""
+        grid = self.experiment.grid
+        if grid.second_pool is None:
+            return []
+        return [
+            run
+            for method in grid.multi_task_methods
+            for run in self.runs_of(method, grid.second_pool, max(grid.multi_task_budgets), multi=True)
+        ]
+
     def runs_of(self, method: str, pool_name: str, budget: int, multi: bool) -> list[Run]:
         """A method's runs at one budget, over targets and seeds."""
         targets: Sequence[tuple[str, ...]] = [()]

@@ -26,8 +26,27 @@ def tab1_single_task(table: pd.DataFrame) -> Figure:
     Columns origin, method, pool_size, task (AVERAGE for the average), budget, score, low, high, n, metric,
     better, note. A group of rows a pool; where only averages are known, a column a pool instead.
     """
+    return _by_task(table, "Table 1")
+
+
+@styled
+def tab2_multi_task(table: pd.DataFrame) -> Figure:
+    """Table 2: a method's score on each task, with one selection for all tasks, and the average.
+
+    Columns as in `tab1_single_task`.
+    """
+    return _by_task(table, "Table 2")
+
+
+@styled
+def tab3_second_pool(table: pd.DataFrame) -> Figure:
+    """Table 3: Table 2 with another pool. Columns as in `tab1_single_task`."""
+    return _by_task(table, "Table 3")
+
+
+def _by_task(table: pd.DataFrame, name_of_table: str) -> Figure:
     if table.empty:
-        return drawing.nothing("Table 1")
+        return drawing.nothing(name_of_table)
     by = ["origin", "method", "pool_size"]
     begun = {tuple(row) for row in table.loc[table["score"].notna(), by].to_numpy()}
 

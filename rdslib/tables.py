@@ -194,6 +194,27 @@ def _tab1(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows + missing + [{**row, "task": published.AVERAGE} for row in _not_run(study)])
 
 
+def _by_task(study: Study, pool: str | None) -> pd.DataFrame:
+    """Tables 2 and 3: the multi-task methods at the largest budget, task by task; no rows without a pool."""
+    grid = study.experiment.grid
+    budget = max(grid.multi_task_budgets, default=0)
+    rows = [
+        {
+            "method": method,
+            "task": task or published.AVERAGE,
+            "pool_size": study.pool_size(pool),
+            "budget": budget,
+            **_measured(study.relative(runs, task)),
+            "note": _note(study),
+        }
+        for method in grid.multi_task_methods
+        if pool is not None
+        for task in (*study.task_names, None)
+        if (runs := study.runs_of(method, pool, budget, multi=True))
+    ]
+    return pd.DataFrame(rows)
+
+
 def _tab6(study: Study) -> pd.DataFrame:
     grid = study.experiment.grid
     rows = [
@@ -342,6 +363,12 @@ FIGURES: dict[str, Spec] = {
     "fig6_sources_by_task": Spec(None, _fig6, lambda study: _picks(study, _fig6_runs(study).values())),
     "fig7_sources_by_method": Spec(None, _fig7, lambda study: _picks(study, _fig7_runs(study))),
     "tab1_single_task": Spec(published.tab1_single_task, _tab1, _single),
+    "tab2_multi_task": Spec(published.tab2_multi_task, lambda study: _by_task(study, "all"), _multi),
+    "tab3_second_pool": Spec(
+        published.tab3_second_pool,
+        lambda study: _by_task(study, study.experiment.grid.second_pool),
+        lambda study: _evaluations(study, study.second_pool_runs()),
+    ),
     "tab4_splits": Spec(published.tab4_splits, _tab4, lambda study: [study.data]),
     "tab5_pool_sources": Spec(published.tab5_pool_sources, _tab5, lambda study: [study.data]),
     "tab6_rds_ablation": Spec(

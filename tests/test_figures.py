@@ -25,7 +25,8 @@ from rdslib import drawing, figures, published
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = [
     "fig1_pareto", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
-    "fig7_sources_by_method", "tab1_single_task", "tab4_splits", "tab5_pool_sources", "tab6_rds_ablation",
+    "fig7_sources_by_method", "tab1_single_task", "tab2_multi_task", "tab3_second_pool", "tab4_splits",
+    "tab5_pool_sources", "tab6_rds_ablation",
 ]  # fmt: skip
 SYNTHETIC = "SYNTHETIC: made up to test the drawing"
 
@@ -171,6 +172,9 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
     "tab1 published": (figures.tab1_single_task, published.tab1_single_task()),
     "tab1 measured": (figures.tab1_single_task, made_up_tasks("lower")),
     "tab1 both": (figures.tab1_single_task, both(published.tab1_single_task(), made_up_tasks("higher"))),
+    "tab2 published": (figures.tab2_multi_task, published.tab2_multi_task()),
+    "tab2 both": (figures.tab2_multi_task, both(published.tab2_multi_task(), made_up_tasks("lower"))),
+    "tab3 published": (figures.tab3_second_pool, published.tab3_second_pool()),
     "tab6 published": (figures.tab6_rds_ablation, published.tab6_rds_ablation()),
     "tab6 measured": (figures.tab6_rds_ablation, made_up_ablation()),
     "tab6 both": (figures.tab6_rds_ablation, both(published.tab6_rds_ablation(), made_up_ablation())),

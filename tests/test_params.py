@@ -33,7 +33,7 @@ def changed(tmp_path, change):
         (lambda raw: raw.update(naem="x"), r"naem: is not a known key; did you mean name\?"),
         (lambda raw: raw.pop("title"), "title: is missing"),
         (lambda raw: raw["experiment"].update(seed="a"), "experiment.seed: got 'a'"),
-        (lambda raw: raw["experiment"]["encode"].update(token_budget=0), "encode.token_budget: got 0"),
+        (lambda raw: raw["experiment"]["encode"].update(token_budget=-1), "encode.token_budget: got -1"),
         (lambda raw: raw["experiment"]["encode"].update(token_budgt=1), "did you mean token_budget"),
         (lambda raw: raw["experiment"]["pool"]["sources"][0].update(samples=-1), "sources.0.samples: got -1"),
         (lambda raw: raw["experiment"]["pool"]["sources"][0].update(download="x"), "download 'x'"),

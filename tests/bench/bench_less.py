@@ -27,6 +27,7 @@ from rdslib.scorers.lm import tokenize
 from rdslib.stages import model_folder
 from rdslib.study import Study
 from rdslib.train import IGNORE
+from tests.bench.report import report, spread
 
 # A shard in batches; of its samples every so many one by one, which are as long on average.
 SHARD, EVERY, REPETITIONS = 128, 4, 3
@@ -59,11 +60,9 @@ def main() -> None:
         load_tokenizer(folder), pool[:: len(pool) // SHARD], experiment.encode.max_length, False
     )
     few = samples[::EVERY]
-    for name, each in (("in batches", samples), ("one by one", few)):
-        print(f"{name}: {len(each)} samples of {np.mean([len(s.ids) for s in each]):.1f} tokens on average")
-
+    rows = []
     for some in (adapters[:1], adapters):
-        ratios = []
+        alone, batched = [], []
         for repetition in range(REPETITIONS + 1):
             started = time.perf_counter()
             for adapter in some:
@@ -71,20 +70,31 @@ def main() -> None:
             between = time.perf_counter()
             for _ in per_sample_gradients(model, some, samples, experiment.encode.token_budget):
                 pass
-            alone, batched = len(few) / (between - started), len(samples) / (time.perf_counter() - between)
             if repetition:  # the first warms up
-                ratios.append(batched / alone)
-                rates = f"{alone:6.2f} one by one, {batched:6.2f} in batches"
-                print(f"samples/s at {len(some)} checkpoints: {rates}: {ratios[-1]:.2f} times as many")
-        ratios.sort()
-        print(f"ratio: median {ratios[len(ratios) // 2]:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}")
+                alone.append(len(few) / (between - started))
+                batched.append(len(samples) / (time.perf_counter() - between))
+        ratios = [a / b for a, b in zip(batched, alone, strict=True)]
+        rows.append([len(some), spread(alone), spread(batched), spread(ratios)])
+        print(*rows[-1], sep=" | ", flush=True)
 
     gradients = torch.randn(256, len(checkpoints[0].exp_avg))
     project = Projection(gradients.shape[1], experiment.less.dimension, 0)
+    times = []
     for _ in range(REPETITIONS):
         started = time.perf_counter()
         project(gradients)
-        print(f"{tuple(gradients.shape)} to {project.dimension}: {time.perf_counter() - started:.2f} s")
+        times.append(time.perf_counter() - started)
+    lengths = [len(sample.ids) for sample in samples]
+    report(
+        "less",
+        "LESS: gradients of samples in batches, and one by one",
+        ["checkpoints", "one by one, samples/s", "in batches, samples/s", "ratio"],
+        rows,
+        f"{len(samples)} real samples of {np.mean(lengths):.0f} tokens on average ({len(few)} of them one by "
+        f"one), {gradients.shape[1]:,} parameters, {torch.get_num_threads()} threads; {REPETITIONS} "
+        "repetitions in turn: the median, and from where to where. Projection is apart: 256 gradients to "
+        f"{experiment.less.dimension:,} in {spread(times)} s.",
+    )
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 from rdslib.chat import tokenize_chat
 from rdslib.encode import FEATURES, encode
 from rdslib.models import load_causal_lm, load_tokenizer
 from rdslib.stages import model_folder
 from rdslib.study import Study
+from tests.bench.report import report, spread
 
 SAMPLES, REPETITIONS = 96, 3
 
@@ -32,14 +35,23 @@ def main() -> None:
         return time.perf_counter() - started
 
     seconds(FEATURES)  # warm up
-    print(f"{len(samples)} samples, {tokens} tokens; seconds of: hidden alone, NLL alone, all features")
-    ratios = []
+    cases = {"RDS+ alone": ("weighted_all",), "NLL alone": ("nll",), f"all {len(FEATURES)}": FEATURES}
+    times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(REPETITIONS):
-        hidden, nll, everything = seconds(("weighted_all",)), seconds(("nll",)), seconds(FEATURES)
-        ratios.append(everything / nll)
-        print(f"{hidden:8.2f} {nll:8.2f} {everything:8.2f}   all / NLL alone: {ratios[-1]:.3f}")
-    ratios.sort()
-    print(f"ratio: median {ratios[len(ratios) // 2]:.3f}, from {ratios[0]:.3f} to {ratios[-1]:.3f}")
+        for name, wanted in cases.items():
+            times[name].append(seconds(wanted))
+    rows = [
+        [name, spread(each), spread([a / b for a, b in zip(each, times["NLL alone"], strict=True)])]
+        for name, each in times.items()
+    ]
+    report(
+        "one_pass",
+        "Many features from one pass",
+        ["features", "seconds", "times NLL alone"],
+        rows,
+        f"{len(samples)} real samples, {tokens:,} tokens, {torch.get_num_threads()} threads; {REPETITIONS} "
+        "repetitions in turn: the median, and from where to where.",
+    )
 
 
 if __name__ == "__main__":
