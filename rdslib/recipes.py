@@ -16,7 +16,7 @@ from rdslib.scorers import digest_of, get_extractor, get_scorer, load_plugins
 from rdslib.store import Step
 
 # Raise a stage's version when what it writes changes for the same parameters.
-VERSIONS = {"model": 1, "data": 2, "prepare": 1, "encode": 2, "select": 2, "train": 2, "evaluate": 1}
+VERSIONS = {"model": 1, "data": 3, "prepare": 1, "encode": 2, "select": 2, "train": 2, "evaluate": 1}
 
 UNTUNED = "untuned"
 
@@ -46,11 +46,11 @@ def _files(path: str | None) -> list[list[Any]]:
 
 def _on_this_device(experiment: Experiment) -> Experiment:
     """The experiment with what it leaves to the device filled in, so that recipes say it."""
-    parts = {"encode": experiment.encode, "evaluate": experiment.evaluate}
+    encode, evaluate = experiment.encode, experiment.evaluate
     return experiment.model_copy(
         update={
-            name: part.model_copy(update={"token_budget": part.token_budget or token_budget()})
-            for name, part in parts.items()
+            "encode": encode.model_copy(update={"token_budget": encode.token_budget or token_budget()}),
+            "evaluate": evaluate.model_copy(update={"token_budget": evaluate.token_budget or token_budget()}),
         }
     )
 

@@ -35,11 +35,23 @@ class TaskSample(Sample):
 
     Where the task has a fixed set of responses, `choices` are those, as a model would write them, and
     `choices[answer]` is the gold response. `subtask` is what test samples are drawn evenly over.
+
+    The rest is what the paper's protocol needs (`rdslib.protocols`), for tasks that have one: the `question`
+    by itself, the `context` that it is about, `exemplars` to show before it (each with `question`, `context`
+    and `response`), the answers that count as right (`references`), and for a program its head (`program`),
+    the name of its function (`entry_point`) and its `test`.
     """
 
     subtask: str
     choices: list[str] | None = None
     answer: int | None = None
+    question: str = ""
+    context: str = ""
+    exemplars: list[dict[str, str]] | None = None
+    references: list[str] | None = None
+    program: str = ""
+    entry_point: str = ""
+    test: str = ""
 
 
 Files = Sequence[Mapping[str, bytes]]

@@ -24,9 +24,15 @@ __all__ = ["TaskData", "TaskSample", "build_task", "read_task", "stratified", "w
 
 READERS: dict[str, TaskReader] = {"bbh": BBH, **PLAIN_READERS}
 
-TEST_SCHEMA = SCHEMA.append(pa.field("subtask", pa.string()))
-TEST_SCHEMA = TEST_SCHEMA.append(pa.field("choices", pa.list_(pa.string())))
-TEST_SCHEMA = TEST_SCHEMA.append(pa.field("answer", pa.int32()))
+EXEMPLAR = pa.struct([(name, pa.string()) for name in ("question", "context", "response")])
+TEST_SCHEMA = pa.schema(
+    [
+        *SCHEMA, ("subtask", pa.string()), ("choices", pa.list_(pa.string())), ("answer", pa.int32()),
+        ("question", pa.string()), ("context", pa.string()), ("exemplars", pa.list_(EXEMPLAR)),
+        ("references", pa.list_(pa.string())), ("program", pa.string()), ("entry_point", pa.string()),
+        ("test", pa.string()),
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
