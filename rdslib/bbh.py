@@ -91,6 +91,10 @@ def bbh(files: Files, task: Task, seed: int) -> Candidates:
             prompt = f"{description}\n\nQ: {row['input'].strip()}\nA: Let's think step by step."
             messages = user_assistant(prompt, str(row["target"]).strip())
             queries.append(TaskSample(f"{subtask}/exemplar/{index}", task.name, messages, subtask))
+        shown = [
+            {"question": each["input"].strip(), "context": "", "response": str(each["target"]).strip()}
+            for each in exemplars
+        ]
         parent = PARENTS.get(subtask)
         if parent is None or parent.path not in parents:
             absent.append(subtask)
@@ -106,7 +110,18 @@ def bbh(files: Files, task: Task, seed: int) -> Candidates:
                 continue
             question, response = made
             messages = user_assistant(f"{description}\n\nQ: {question}\nA:", response)
-            test.append(TaskSample(f"{parent.path}/{at}", task.name, messages, subtask))
+            test.append(
+                TaskSample(
+                    f"{parent.path}/{at}",
+                    task.name,
+                    messages,
+                    subtask,
+                    question=question,
+                    context=description,
+                    exemplars=shown,
+                    references=[response],
+                )
+            )
     note = (
         "Test questions are drawn from the BIG-bench tasks that BBH came from, and ask for the answer alone"
     )

@@ -154,6 +154,33 @@ def select(
     typer.echo(f"{k} samples are in {out}")
 
 
+@app.command()
+def evaluate(
+    profile: ProfileOption = "mini",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model, a folder or hub name; by default the profile's. Repeated: compared."),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task of the profile; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many test samples a task; 0 is all.")] = 0,
+    max_response: Annotated[
+        int, typer.Option(min=0, help="At most so many tokens a response; 0 is what the protocol says.")
+    ] = 0,
+    out: Annotated[Path | None, typer.Option(help="A CSV file to write the scores to as well.")] = None,
+) -> None:
+    """Score models on a profile's tasks, by the paper's protocols and in bits per byte.
+
+    Each score has its 95% interval, and each further model its difference from the first on the same test
+    samples. What was measured is kept: a run that was stopped goes on with the next task.
+    """
+    from rdslib.examine import as_text, examine, write
+
+    table = examine(profile, model or (), task or (), limit, max_response)
+    if out is not None:
+        write(table, out)
+    typer.echo(as_text(table))
+
+
 def main() -> None:
     """Run the command; what a user can mend is told in one line, with exit code 2."""
     try:

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +60,12 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
     """A local file with the bytes that `download` pins: from the cache, the mirror, or its origin.
 
     A `file:` origin and the mirror are used where they lie; the rest is kept under `cache`. `name` is the
-    download's name in the profile. Raises UserError if the file cannot be had or has the wrong checksum.
+    download's name in the profile. Raises UserError if the file cannot be had or has the wrong checksum, or
+    if the download is a folder.
     """
+    pinned = download.sha256
+    if pinned is None:
+        raise UserError(f"download {name!r}: {download.uri} is a folder, and a file is wanted; pin that file")
     scheme, _, rest = download.uri.partition(":")
     if scheme not in SCHEMES:
         raise UserError(f"download {name!r}: unknown origin {download.uri!r}; use {', '.join(SCHEMES)}")
@@ -69,18 +73,18 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
         path = Path(rest).expanduser()
         if not path.is_file():
             raise UserError(f"download {name!r}: there is no file {path}; correct the path")
-        _check(path, download, name, "replace the file, or correct the pin in the profile")
+        _check(path, pinned, name, "replace the file, or correct the pin in the profile")
         return path
     owner, version, inner = _parse(scheme, rest, name)
-    cached = cache / f"{download.sha256[:16]}-{Path(inner).name}"
-    if (cached, download.sha256) in _verified and cached.is_file():
+    cached = cache / f"{pinned[:16]}-{Path(inner).name}"
+    if (cached, pinned) in _verified and cached.is_file():
         return cached
-    if cached.is_file() and sha256_of(cached) == download.sha256:
-        _verified.add((cached, download.sha256))
+    if cached.is_file() and sha256_of(cached) == pinned:
+        _verified.add((cached, pinned))
         return cached
     mirrored = _mirror_path(scheme, owner, version, inner)
     if mirrored is not None and mirrored.is_file():
-        _check(mirrored, download, name, "mend the mirror, or unset RDSLIB_MIRROR")
+        _check(mirrored, pinned, name, "mend the mirror, or unset RDSLIB_MIRROR")
         return mirrored
     with _new_file(cache, cached) as part:
         try:
@@ -98,13 +102,30 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
                 f"or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder whose downloads/ has it"
             ) from error
         found = sha256_of(part)
-        if found != download.sha256:
+        if found != pinned:
             raise UserError(
                 f"download {name!r}: {download.uri} has the SHA-256 {found}, but the profile pins "
-                f"{download.sha256}; it was removed: fetch again, or correct the pin"
+                f"{pinned}; it was removed: fetch again, or correct the pin"
             )
-    _verified.add((cached, download.sha256))
+    _verified.add((cached, pinned))
     return cached
+
+
+def fetch_folder(download: Download, patterns: Sequence[str], cache: Path, name: str) -> dict[str, bytes]:
+    """The files of a pinned folder whose paths below it match, each as `fetch` gets it.
+
+    Patterns and order are those of `read_members`. Raises UserError as `fetch` does for each file, or for a
+    pattern that matches nothing.
+    """
+    files = download.files or {}
+    wanted = [path for path in files if _rank(path, patterns) is not None]
+    _all_match(wanted, patterns, download.uri)
+    found = {}
+    # What is there already is read at once; the bar is for the rest.
+    for path in tqdm(wanted, desc=name, unit="file", leave=False, delay=2):
+        one = Download(uri=download.uri + path, sha256=files[path])
+        found[path] = fetch(one, cache, name).read_bytes()
+    return _ordered(found, patterns)
 
 
 def _parse(scheme: str, rest: str, name: str) -> tuple[str, str, str]:
@@ -130,17 +151,16 @@ def _mirror_path(scheme: str, owner: str, version: str, inner: str) -> Path | No
     return Path(mirror) / ("github" if scheme == "github" else "hf") / owner / version / inner
 
 
-def _check(path: Path, download: Download, name: str, remedy: str) -> None:
+def _check(path: Path, pinned: str, name: str, remedy: str) -> None:
     """Raise UserError unless the file has the pinned checksum."""
-    if (path, download.sha256) in _verified:
+    if (path, pinned) in _verified:
         return
     found = sha256_of(path)
-    if found != download.sha256:
+    if found != pinned:
         raise UserError(
-            f"download {name!r}: {path} has the SHA-256 {found}, but the profile pins "
-            f"{download.sha256}; {remedy}"
+            f"download {name!r}: {path} has the SHA-256 {found}, but the profile pins {pinned}; {remedy}"
         )
-    _verified.add((path, download.sha256))
+    _verified.add((path, pinned))
 
 
 @contextmanager
@@ -201,7 +221,8 @@ def _stream(client: Fetcher | PyPIClient, url: str, part: Path, title: str) -> N
     with client.get_stream(url) as response, part.open("wb") as file:
         response.raise_for_status()
         total = int(response.headers.get("content-length", 0)) or None
-        with tqdm(total=total, unit="B", unit_scale=True, desc=title) as bar:
+        # Under the bar of a folder this one goes when it is full; alone it stays.
+        with tqdm(total=total, unit="B", unit_scale=True, desc=title, leave=None) as bar:
             for chunk in response.iter_bytes(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -241,10 +262,15 @@ def read_members(archive: Path, patterns: Sequence[str]) -> dict[str, bytes]:
             raise UserError(f"{archive}: is not an archive that can be read; use .whl, .zip or .tar.gz")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{archive}: cannot be read as an archive ({error}); fetch it again") from error
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in found):
-            raise UserError(f"{archive}: no member matches {pattern!r}; correct the pattern in the profile")
+    _all_match(found, patterns, archive)
     return _ordered(found, patterns)
+
+
+def _all_match(names: Collection[str], patterns: Sequence[str], where: Path | str) -> None:
+    """Raise UserError for a pattern that matches none of the names."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{where}: no member matches {pattern!r}; correct the pattern in the profile")
 
 
 def _rank(name: str, patterns: Sequence[str]) -> int | None:
@@ -277,14 +303,19 @@ class Archives:
         return fetch(self.downloads[name], self.cache, name)
 
     def prepare(self, wanted: Iterable[tuple[str, str]]) -> None:
-        """Read all members that the (download, pattern) pairs name, in one pass over each archive."""
+        """Read all members that the (download, pattern) pairs name, in one pass over each download."""
         missing: dict[str, list[str]] = {}
         for name, pattern in wanted:
             if pattern not in self._patterns.get(name, ()):
                 missing.setdefault(name, []).append(pattern)
         for name, patterns in missing.items():
             unique = list(dict.fromkeys(patterns))
-            self._members.setdefault(name, {}).update(read_members(self.path(name), unique))
+            download = self.downloads[name]
+            if download.files is None:
+                read = read_members(self.path(name), unique)
+            else:
+                read = fetch_folder(download, unique, self.cache, name)
+            self._members.setdefault(name, {}).update(read)
             self._patterns.setdefault(name, set()).update(unique)
 
     def members(self, name: str, patterns: Sequence[str]) -> dict[str, bytes]:

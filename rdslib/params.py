@@ -8,11 +8,22 @@ Every mistake in a file becomes one line that names the key and says what it may
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
-from typing import Any, Literal
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from rdslib.errors import UserError
 
@@ -28,12 +39,47 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+# A line of what `sha256sum` writes.
+PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
 class Download(Strict):
     """A file and where it comes from: `pip:NAME==VERSION/FILE`, `github:OWNER/REPO@COMMIT/PATH`,
-    `hf:REPO@REVISION/PATH`, `hf-dataset:REPO@REVISION/PATH` or `file:PATH`."""
+    `hf:REPO@REVISION/PATH`, `hf-dataset:REPO@REVISION/PATH` or `file:PATH`.
+
+    Or a folder of files: `uri` ends in `/`, and `files` maps the path of each below it to its SHA-256.
+    A profile gives `files` as the path of a `sha256sum` listing, relative to its own folder; the listing is
+    read when the profile is, so that a profile's hash follows from the checksums.
+    """
 
     uri: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Sha256 | None = None
+    files: dict[str, Sha256] | None = None
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _listed(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not info.context:
+            raise ValueError("a listing is read in a profile alone; give a mapping of paths to checksums")
+        return read_pins(info.context["folder"] / value)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Download:
+        folder = self.uri.endswith("/")
+        if folder != (self.files is not None) or folder == (self.sha256 is not None):
+            raise ValueError("needs exactly one of sha256 (a file) or files (a folder, whose uri ends in /)")
+        for path in self.files or ():
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise ValueError(f"lists {path!r}, which is not below the folder")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Without the empty one of the two, artifacts made of files alone keep the hashes that they had.
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class RandomModel(Strict):
@@ -91,6 +137,8 @@ class Task(Strict):
     downloads: tuple[str, ...] = ()
     queries: int = Field(gt=0)
     test: int = Field(gt=0)
+    # What a model is asked, and how its response is scored (`rdslib.protocols`), beside bits per byte.
+    protocol: str | None = None
     # What stands in for the paper's own samples, said wherever the task is shown.
     note: str = ""
 
@@ -128,6 +176,8 @@ class Evaluate(Strict):
     max_length: int = Field(gt=0)
     token_budget: int = Field(default=0, ge=0)
     bootstrap: int = Field(gt=0)
+    # The most tokens of a response that a protocol has a model write; 0 is as many as the protocol says.
+    max_response: int = Field(default=0, ge=0)
 
 
 class Embedder(Strict):
@@ -265,9 +315,35 @@ def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
     try:
         # YAML has no tuples: validate as JSON-like data, where a list stands for one.
-        return Profile.model_validate_json(_to_json(raw))
+        return Profile.model_validate_json(_to_json(raw), context={"folder": path.parent})
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from error
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """The checksum of each file in a `sha256sum` listing, by the file's path.
+
+    Raises ValueError, in one line, for a listing that cannot be read, is empty or has a malformed line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); give its path from the profile's folder"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); make it with sha256sum") from error
+    pins: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        match = PIN.fullmatch(line)
+        if match is None:
+            raise ValueError(f"{path}:{number}: is not `<sha256>  <path>`; make the file with sha256sum")
+        if match[2] in pins:
+            raise ValueError(f"{path}:{number}: lists {match[2]!r} again; remove one of the two lines")
+        pins[match[2]] = match[1]
+    if not pins:
+        raise ValueError(f"{path} lists no files; make it with sha256sum")
+    return pins
 
 
 def _to_json(raw: Any) -> str:

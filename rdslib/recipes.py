@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rdslib import stages
+from rdslib import protocols, stages
 from rdslib.device import device_kind, token_budget
 from rdslib.engines import Engine, Local
 from rdslib.errors import UserError
@@ -16,7 +16,16 @@ from rdslib.scorers import digest_of, get_extractor, get_scorer, load_plugins
 from rdslib.store import Step
 
 # Raise a stage's version when what it writes changes for the same parameters.
-VERSIONS = {"model": 1, "data": 3, "prepare": 1, "encode": 2, "select": 2, "train": 2, "evaluate": 1}
+VERSIONS = {
+    "model": 1,
+    "data": 3,
+    "prepare": 1,
+    "encode": 2,
+    "select": 2,
+    "train": 2,
+    "evaluate": 1,
+    "measure": 1,
+}
 
 UNTUNED = "untuned"
 
@@ -122,7 +131,7 @@ class Recipes:
         e = self.experiment
         params = {
             "pool": e.pool.model_dump(mode="json", exclude={"subsets"}),
-            "tasks": [task.model_dump(mode="json", exclude={"note"}) for task in e.tasks],
+            "tasks": [task.model_dump(mode="json", exclude={"note", "protocol"}) for task in e.tasks],
             "downloads": {name: each.model_dump() for name, each in e.downloads.items()},
             "seed": e.seed,
         }
@@ -267,7 +276,8 @@ class Recipes:
         e = self.experiment
         trained = self.training(run)
         inputs = {"model": self.model, "data": self.data} | ({"trained": trained} if trained else {})
-        params = {**e.evaluate.model_dump(exclude={"bootstrap"}), "task": task, "device": device_kind()}
+        settings = e.evaluate.model_dump(exclude={"bootstrap", "max_response"})
+        params = {**settings, "task": task, "device": device_kind()}
         return self._step(
             "evaluate",
             params,
@@ -275,6 +285,33 @@ class Recipes:
             lambda work: stages.build_evaluation(work, e.evaluate, task),
             f"evaluate {self.describe(run)} on {task}",
             2.0 * self.task(task).test,
+        )
+
+    def measurement(self, run: Run, task: str) -> Step:
+        """A run's model on a task's test samples, by its protocol; raises UserError if it has none."""
+        e = self.experiment
+        protocol = self.task(task).protocol
+        if protocol is None:
+            raise UserError(
+                f"task {task}: has no protocol in this profile; give it one of {', '.join(protocols.names())}"
+            )
+        trained = self.training(run)
+        inputs = {"model": self.model, "data": self.data} | ({"trained": trained} if trained else {})
+        params = {
+            "protocol": protocol,
+            "digest": protocols.digest(protocol),
+            **e.evaluate.model_dump(exclude={"bootstrap"}),
+            "task": task,
+            "seed": e.seed,
+            "device": device_kind(),
+        }
+        return self._step(
+            "measure",
+            params,
+            inputs,
+            lambda work: stages.build_measurement(work, e.evaluate, task, protocol, e.seed),
+            f"{protocol} protocol: {self.describe(run)} on {task}",
+            20.0 * self.task(task).test,
         )
 
     def task(self, name: str) -> Task:

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 # A smaller pool: how many samples it has, and the seed with which they are drawn. None: the whole pool.
 Draw = tuple[int, int] | None
 
+# Tokens that a prompt and its response take, roughly: as many as go into a batch are generated at a time.
+RESPONSE = 256
+
 # Torch and transformers are imported where a model runs, so that drawing a figure needs neither.
 
 
@@ -281,3 +284,34 @@ def build_evaluation(work: Work, params: Evaluate, task: str) -> dict[str, Any]:
     )
     pq.write_table(table, work.path / "scores.parquet")
     return {"samples": len(samples)}
+
+
+def build_measurement(work: Work, params: Evaluate, task: str, protocol: str, seed: int) -> dict[str, Any]:
+    """`measured.parquet`: of each test sample what was asked, what the model responded, and its score."""
+    from rdslib.protocols import measure
+
+    samples = tasks.read_task(task_folder(work.inputs["data"], task)).test
+    resident = _resident(model_folder(work.inputs["model"]))
+    trained = work.inputs.get("trained")
+    model = resident.base() if trained is None else resident.trained(trained)
+    measured = measure(
+        model,
+        resident.tokenizer,
+        protocol,
+        samples,
+        params.max_length,
+        max(1, params.token_budget // RESPONSE),
+        seed,
+        params.max_response or None,
+    )
+    table = pa.table(
+        {
+            "id": [s.id for s in samples],
+            "subtask": [s.subtask for s in samples],
+            "score": measured.scores,
+            "prompt": measured.prompts,
+            "responses": measured.responses,
+        }
+    )
+    pq.write_table(table, work.path / "measured.parquet", compression="zstd")
+    return {"samples": len(samples), "metric": measured.metric}

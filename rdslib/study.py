@@ -165,6 +165,10 @@ class Study(Recipes):
         """A run's evaluation on a task: id, subtask, bits, bytes, correct."""
         return self.table(self.evaluation(run, task), "scores.parquet")
 
+    def measured(self, run: Run, task: str) -> pd.DataFrame:
+        """A run on a task by the paper's protocol: id, subtask, score, prompt, responses."""
+        return self.table(self.measurement(run, task), "measured.parquet")
+
     def bits_per_byte(self, run: Run, task: str) -> Estimate:
         """Bits per byte of the reference answers of a task, with its 95% interval."""
         e = self.experiment

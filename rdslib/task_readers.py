@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +141,7 @@ def gsm8k(files: Files, task: Task, seed: int) -> Candidates:
         )
         for index, row in enumerate(exemplars)
     ]
+    shown = [{"question": each["question"], "context": "", "response": each["target"]} for each in exemplars]
     tree = ast.parse(only(files[1], "gsm_symbolic.py"))
     values = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
     numbers = ast.literal_eval(values["tasks_ok"])
@@ -152,7 +153,17 @@ def gsm8k(files: Files, task: Task, seed: int) -> Candidates:
         lines = [line.strip() for line in worked.partition("####")[0].splitlines() if line.strip()]
         steps = " ".join(line if line.endswith((".", "!", "?")) else f"{line}." for line in lines)
         messages = user_assistant(f"Q: {question.strip()}\nA:", f"{steps} The answer is {answer}.")
-        test.append(TaskSample(f"symbolic/{number}", task.name, messages, "gsm8k"))
+        test.append(
+            TaskSample(
+                f"symbolic/{number}",
+                task.name,
+                messages,
+                "gsm8k",
+                question=question.strip(),
+                exemplars=shown,
+                references=[answer],
+            )
+        )
     note = "Test problems are GSM-Symbolic's variations of GSM8k test problems, at most one a template."
     return queries, test, note
 
@@ -191,7 +202,18 @@ def codex(files: Files, task: Task, seed: int) -> Candidates:
         signature, declaration, docstring = _split_function(row["prompt"], row["entry_point"])
         prompt = f"Write a Python function `{signature}` to solve the following problem:\n{docstring}"
         messages = user_assistant(prompt, declaration + row["canonical_solution"].rstrip())
-        problems.append(TaskSample(row["task_id"], task.name, messages, "humaneval"))
+        # The test may call other functions that the prompt defines.
+        problems.append(
+            TaskSample(
+                row["task_id"],
+                task.name,
+                messages,
+                "humaneval",
+                program=row["prompt"],
+                entry_point=row["entry_point"],
+                test=f"{row['prompt']}\n{row['test']}",
+            )
+        )
     note = f"Queries are HumanEval's first {task.queries} problems; which 16 the paper took is not published."
     return problems[: task.queries], problems[task.queries :], note
 
@@ -218,6 +240,8 @@ def _split_function(prompt: str, name: str) -> tuple[str, str, str]:
 # --- SQuAD
 
 SQUAD_CONTEXT = 600
+# Shown before each test question: the first of each of the first articles of the queries' half.
+SQUAD_EXEMPLARS = 3
 
 
 def squad(files: Files, task: Task, seed: int) -> Candidates:
@@ -235,7 +259,23 @@ def squad(files: Files, task: Task, seed: int) -> Candidates:
                 for qa in paragraph["qas"]:
                     prompt = f"{context}\n\nQuestion: {qa['question'].strip()}"
                     messages = user_assistant(prompt, qa["answers"][0]["text"])
-                    halves[half].append(TaskSample(qa["id"], task.name, messages, title))
+                    references = list(dict.fromkeys(answer["text"] for answer in qa["answers"]))
+                    halves[half].append(
+                        TaskSample(
+                            qa["id"],
+                            task.name,
+                            messages,
+                            title,
+                            question=qa["question"].strip(),
+                            context=context,
+                            references=references,
+                        )
+                    )
+    shown = [
+        {"question": each.question, "context": each.context, "response": each.messages[-1]["content"]}
+        for each in {sample.subtask: sample for sample in reversed(halves[0])}.values()
+    ][-SQUAD_EXEMPLARS:]
+    halves[1] = [replace(sample, exemplars=shown) for sample in halves[1]]
     note = (
         f"Queries and tests are from SQuAD 1.1's dev set, from different articles, with contexts of at most "
         f"{SQUAD_CONTEXT} characters; the paper's queries are from its train set."

@@ -14,6 +14,7 @@ from rdslib.bbh import BBH
 from rdslib.chat import Sample
 from rdslib.errors import UserError
 from rdslib.fetch import Archives
+from rdslib.full_tasks import READERS as FULL_READERS
 from rdslib.params import Task
 from rdslib.pool_file import SCHEMA, from_rows, to_table
 from rdslib.seeds import generator
@@ -22,7 +23,7 @@ from rdslib.task_readers import TaskReader, TaskSample
 
 __all__ = ["TaskData", "TaskSample", "build_task", "read_task", "stratified", "wanted_members", "write_task"]
 
-READERS: dict[str, TaskReader] = {"bbh": BBH, **PLAIN_READERS}
+READERS: dict[str, TaskReader] = {"bbh": BBH, **PLAIN_READERS, **FULL_READERS}
 
 EXEMPLAR = pa.struct([(name, pa.string()) for name in ("question", "context", "response")])
 TEST_SCHEMA = pa.schema(

@@ -1,0 +1,139 @@
+"""How well models do on tasks: the paper's metric and bits per byte, and what one has over another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rdslib.errors import UserError
+from rdslib.estimate import Estimate, estimate_difference, estimate_mean
+from rdslib.params import Model, load_profile, profile_path
+from rdslib.protocols import path_of
+from rdslib.study import Study
+
+BITS = "bits per byte"
+
+# Of each test sample, a numerator and a denominator, whose sums make the score.
+Parts = tuple[np.ndarray, np.ndarray]
+
+
+def examine(
+    profile: str,
+    models: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    limit: int = 0,
+    max_response: int = 0,
+) -> pd.DataFrame:
+    """Scores of models on a profile's tasks, and each model's differences from the first.
+
+    `models`: folders or hub names, in place of the profile's own; `tasks`: some of the profile's; `limit`:
+    at most so many test samples of each, drawn with the profile's seed and evenly over subtasks;
+    `max_response`: at most so many tokens of a response. A row a model, task and metric: model, task, metric,
+    score, low, high, n, seconds, and what it is less the first model's (less, less_low, less_high), paired by
+    test sample. Intervals are 95%, by resampling test samples. Raises UserError for a profile without an
+    experiment, an unknown task, or a task without a protocol.
+    """
+    studies = [_study(profile, model, tasks, limit, max_response) for model in models or [""]]
+    for study in studies:
+        for task in study.task_names:
+            run = study.untuned()
+            study.compute([study.evaluation(run, task), study.measurement(run, task)])
+    rows = []
+    for study in studies:
+        for task in study.task_names:
+            e = study.experiment.evaluate
+            found = {name: parts for name, parts in _scores(study, task).items() if len(parts[0])}
+            first = _scores(studies[0], task)
+            for metric, parts in found.items():
+                estimate = estimate_mean({task: [parts]}, e.bootstrap, study.experiment.seed)
+                row: dict[str, Any] = {"model": study.experiment.model.title, "task": task, "metric": metric}
+                row |= _columns(estimate, "score", "low", "high") | {"n": estimate.n}
+                row["seconds"] = _seconds(study, task, metric)
+                if study is not studies[0]:
+                    less = estimate_difference(
+                        {task: [parts]}, {task: [first[metric]]}, e.bootstrap, study.experiment.seed
+                    )
+                    row |= _columns(less, "less", "less_low", "less_high")
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_response: int) -> Study:
+    study = Study.load(profile)
+    e = study.experiment
+    known = {task.name: task for task in e.tasks}
+    for name in tasks:
+        if name not in known:
+            raise UserError(f"--task {name}: is not in profile {profile}; tasks: {', '.join(known)}")
+    chosen = tuple(known[name] for name in tasks) or e.tasks
+    for task in chosen:
+        if task.protocol is None:
+            raise UserError(
+                f"--task {task.name}: has no protocol in profile {profile}; leave it out with --task"
+            )
+        path_of(task.protocol)
+    if limit:
+        chosen = tuple(task.model_copy(update={"test": min(limit, task.test)}) for task in chosen)
+    changes: dict[str, Any] = {
+        "tasks": chosen,
+        "evaluate": e.evaluate.model_copy(update={"max_response": max_response}),
+    }
+    if model:
+        changes["model"] = Model(title=model, path=model)
+    loaded = load_profile(profile)
+    changed = loaded.model_copy(update={"experiment": e.model_copy(update=changes)})
+    return Study(changed, folder=profile_path(profile).resolve().parent)
+
+
+def _scores(study: Study, task: str) -> dict[str, Parts]:
+    run = study.untuned()
+    measured, bits = study.measured(run, task), study.scores(run, task)
+    known = measured["score"].notna().to_numpy()
+    metric = study.store.manifest(study.measurement(run, task))["counts"]["metric"]
+    scores = measured["score"].to_numpy()[known]
+    return {
+        metric: (scores, np.ones_like(scores)),
+        BITS: (bits["bits"].to_numpy(), bits["bytes"].to_numpy(dtype=float)),
+    }
+
+
+def _seconds(study: Study, task: str, metric: str) -> float:
+    run = study.untuned()
+    step = study.evaluation(run, task) if metric == BITS else study.measurement(run, task)
+    return float(study.store.manifest(step)["seconds"])
+
+
+def _columns(estimate: Estimate, value: str, low: str, high: str) -> dict[str, float]:
+    return {value: estimate.value, low: estimate.low, high: estimate.high}
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table as people read it."""
+    shown = table[["model", "task", "metric"]].assign(
+        score=_intervals(table, "score", "low", "high", ".3f"),
+        n=table["n"],
+        seconds=table["seconds"].map("{:.0f}".format),
+    )
+    if "less" in table:
+        shown["less the first"] = _intervals(table, "less", "less_low", "less_high", "+.3f")
+    return shown.to_string(index=False)
+
+
+def _intervals(table: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:
+    """Values with their intervals, empty where there is none."""
+    rows = table[[value, low, high]].to_numpy(dtype=float)
+    return [
+        "" if np.isnan(row).any() else "{} [{}, {}]".format(*(f"{x:{form}}" for x in row)) for row in rows
+    ]
+
+
+def write(table: pd.DataFrame, out: Path) -> None:
+    """The table as CSV; raises UserError if it cannot be written."""
+    try:
+        table.to_csv(out, index=False)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
