@@ -166,6 +166,13 @@ def evaluate(
     max_response: Annotated[
         int, typer.Option(min=0, help="At most so many tokens a response; 0 is what the protocol says.")
     ] = 0,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="For AlpacaEval: the model that compares responses; key in OPENAI_API_KEY."),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="Its OpenAI-compatible address; by default OpenAI's own.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A CSV file to write the scores to as well.")] = None,
 ) -> None:
     """Score models on a profile's tasks, by the paper's protocols and in bits per byte.
@@ -175,7 +182,7 @@ def evaluate(
     """
     from rdslib.examine import as_text, examine, write
 
-    table = examine(profile, model or (), task or (), limit, max_response)
+    table = examine(profile, model or (), task or (), limit, max_response, judge, judge_url)
     if out is not None:
         write(table, out)
     typer.echo(as_text(table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from rdslib.errors import UserError
 from rdslib.estimate import Estimate, estimate_difference, estimate_mean
+from rdslib.judge import outputs, win_rates
 from rdslib.params import Model, load_profile, profile_path
 from rdslib.protocols import path_of
 from rdslib.study import Study
@@ -27,15 +29,20 @@ def examine(
     tasks: Sequence[str] = (),
     limit: int = 0,
     max_response: int = 0,
+    judge: str | None = None,
+    judge_url: str | None = None,
 ) -> pd.DataFrame:
     """Scores of models on a profile's tasks, and each model's differences from the first.
 
     `models`: folders or hub names, in place of the profile's own; `tasks`: some of the profile's; `limit`:
     at most so many test samples of each, drawn with the profile's seed and evenly over subtasks;
-    `max_response`: at most so many tokens of a response. A row a model, task and metric: model, task, metric,
-    score, low, high, n, seconds, and what it is less the first model's (less, less_low, less_high), paired by
-    test sample. Intervals are 95%, by resampling test samples. Raises UserError for a profile without an
-    experiment, an unknown task, or a task without a protocol.
+    `max_response`: at most so many tokens of a response; `judge`, at `judge_url`: what compares responses
+    with the references where a protocol leaves the score to a judge; without one there is no score.
+
+    A row a model, task and metric: model, task, metric, score, low, high, n, seconds, and what it is less
+    the first model's (less, less_low, less_high), paired by test sample. Intervals are 95%, by resampling
+    test samples. Raises UserError for a profile without an experiment, an unknown task, or a task without a
+    protocol.
     """
     studies = [_study(profile, model, tasks, limit, max_response) for model in models or [""]]
     for study in studies:
@@ -43,11 +50,15 @@ def examine(
             run = study.untuned()
             study.compute([study.evaluation(run, task), study.measurement(run, task)])
     rows = []
+
+    def scores_of(study: Study, task: str) -> dict[str, Parts]:
+        return _scores(study, task, judge, judge_url)
+
     for study in studies:
         for task in study.task_names:
             e = study.experiment.evaluate
-            found = {name: parts for name, parts in _scores(study, task).items() if len(parts[0])}
-            first = _scores(studies[0], task)
+            found = {name: parts for name, parts in scores_of(study, task).items() if len(parts[0])}
+            first = scores_of(studies[0], task)
             for metric, parts in found.items():
                 estimate = estimate_mean({task: [parts]}, e.bootstrap, study.experiment.seed)
                 row: dict[str, Any] = {"model": study.experiment.model.title, "task": task, "metric": metric}
@@ -89,16 +100,33 @@ def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_respo
     return Study(changed, folder=profile_path(profile).resolve().parent)
 
 
-def _scores(study: Study, task: str) -> dict[str, Parts]:
+def _scores(study: Study, task: str, judge: str | None, judge_url: str | None) -> dict[str, Parts]:
     run = study.untuned()
-    measured, bits = study.measured(run, task), study.scores(run, task)
-    known = measured["score"].notna().to_numpy()
-    metric = study.store.manifest(study.measurement(run, task))["counts"]["metric"]
-    scores = measured["score"].to_numpy()[known]
+    step, bits = study.measurement(run, task), study.scores(run, task)
+    scores = study.measured(run, task)["score"].to_numpy()
+    if np.isnan(scores).all():
+        folder = study.store.folder.parent / "judged" / step.hash
+        folder.mkdir(parents=True, exist_ok=True)
+        responses, references = _for_judge(study, task)
+        for name, rows in (("responses", responses), ("references", references)):
+            (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1))
+        study.store.progress.note(f"{task}: what is for a judge to compare is in {folder}")
+        if judge is not None:
+            scores = win_rates(responses, references, judge, judge_url, folder / "annotations.json")
+    known = ~np.isnan(scores)
     return {
-        metric: (scores, np.ones_like(scores)),
+        study.store.manifest(step)["counts"]["metric"]: (scores[known], np.ones(known.sum())),
         BITS: (bits["bits"].to_numpy(), bits["bytes"].to_numpy(dtype=float)),
     }
+
+
+def _for_judge(study: Study, task: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The model's responses to a task's test samples, and the references, as the package reads them."""
+    samples = study.task_data(task).test
+    asked = [sample.messages[0]["content"] for sample in samples]
+    responses = [str(each[0]).strip() for each in study.measured(study.untuned(), task)["responses"]]
+    references = [(sample.references or [""])[0] for sample in samples]
+    return outputs(asked, responses, study.experiment.model.title), outputs(asked, references, "reference")
 
 
 def _seconds(study: Study, task: str, metric: str) -> float:

@@ -295,7 +295,11 @@ def made_up_sums(files: Files, task: Task, seed: int) -> Candidates:
         answer = int(rng.integers(2))
         first, second = (total + 10, total) if answer else (total, total + 10)
         messages = user_assistant(f"{prompt}\nA. {first}\nB. {second}\nAnswer:", "AB"[answer])
-        rows.append(TaskSample(f"sum/{index}", task.name, messages, "sums", ["A", "B"], answer))
+        rows.append(
+            TaskSample(
+                f"sum/{index}", task.name, messages, "sums", ["A", "B"], answer, references=["AB"[answer]]
+            )
+        )
     return rows[: task.queries], rows[task.queries :], "A made-up task."
 
 

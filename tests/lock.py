@@ -30,7 +30,7 @@ def main() -> None:
         venv.create(folder, with_pip=True)
         python = Path(folder, "bin", "python")
         pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--quiet", "setuptools>=77", *direct_requirements()], check=True)
+        subprocess.run([*pip, "install", "--quiet", *direct_requirements()], check=True)
         frozen = subprocess.run(
             [*pip, "freeze", "--all", "--exclude", "pip"], check=True, capture_output=True, text=True
         ).stdout

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import itertools
+import json
 import math
 import os
 import random
+import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdslib import protocols
+from rdslib import judge, protocols
 from rdslib.chat import format_chat, user_assistant
 from rdslib.errors import UserError
 from rdslib.examine import as_text, examine
@@ -294,6 +298,59 @@ def test_models_are_scored_and_compared_on_the_same_samples(profile, tiny_model,
     monkeypatch.setattr(protocols, "measure", not_again)
     again = examine(profile, [str(tiny_model), str(other)], ["Sums"], limit=6)
     assert again.equals(table)
+
+
+class Judge(http.server.BaseHTTPRequestHandler):
+    """Prefers whichever response has no number in it; once, it talks nonsense."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = body["messages"][-1]["content"]
+        self.asked.append(body["model"])
+        first, second = (part for part in text.split('"answer":')[1:])
+        ranks = (2, 1) if any(c.isdigit() for c in first.partition('"""')[2].partition('"""')[0]) else (1, 2)
+        assert second
+        said = str([{"model": f"model_{at}", "rank": rank} for at, rank in enumerate(ranks, 1)])
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        data = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_judge_compares_responses_and_is_asked_once(tmp_path):
+    judge.outputs([], [], "none")
+    ours = judge.outputs(["a?", "b?", "c?"], ["words", "7", "more words"], "ours")
+    theirs = judge.outputs(["a?", "b?", "c?"], ["1", "words", "2"], "theirs")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        for _ in range(2):
+            found = judge.win_rates(ours, theirs, "a-judge", url, tmp_path / "kept.json")
+            assert found.tolist() == [1, 0, 1]
+        server.shutdown()
+    assert Judge.asked == ["a-judge"] * 3, "what it has said is kept"
+
+
+def test_responses_for_a_judge_are_written_without_one(profile, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    text = (tmp_path / "mine.yaml").read_text().replace("protocol: mmlu", "protocol: alpaca_eval")
+    (tmp_path / "mine.yaml").write_text(text)
+    table = examine(profile, [str(tiny_model)], ["Sums"], limit=3, max_response=4)
+    assert table["metric"].tolist() == ["bits per byte"]
+    (responses,) = (tmp_path / "home" / "judged").glob("*/responses.json")
+    rows = json.loads(responses.read_text())
+    assert len(rows) == 3
+    assert set(rows[0]) == {"instruction", "output", "generator"}
 
 
 def test_what_cannot_be_examined_is_one_line(profile):
