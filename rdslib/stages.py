@@ -42,6 +42,8 @@ from rdslib.scorers import (
 from rdslib.store import Work, write_json
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from rdslib.resident import Resident
 
 # A smaller pool: how many samples it has, and the seed with which they are drawn. None: the whole pool.
@@ -255,14 +257,19 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def _run_model(work: Work) -> tuple[Resident, PreTrainedModel]:
+    """The model that a run has left, or the one that there was before it, and what keeps it in memory."""
+    resident = _resident(model_folder(work.inputs["model"]))
+    trained = work.inputs.get("trained")
+    return resident, resident.base() if trained is None else resident.trained(trained)
+
+
 def build_evaluation(work: Work, params: Evaluate, task: str) -> dict[str, Any]:
     """`scores.parquet`: bits, bytes and correctness of each test sample of a task."""
     from rdslib.evaluate import evaluate
 
     samples = tasks.read_task(task_folder(work.inputs["data"], task)).test
-    resident = _resident(model_folder(work.inputs["model"]))
-    trained = work.inputs.get("trained")
-    model = resident.base() if trained is None else resident.trained(trained)
+    resident, model = _run_model(work)
     with work.progress.bar(work.label, len(samples), "sample") as bar:
         scores = evaluate(
             model,
@@ -291,9 +298,7 @@ def build_measurement(work: Work, params: Evaluate, task: str, protocol: str, se
     from rdslib.protocols import measure
 
     samples = tasks.read_task(task_folder(work.inputs["data"], task)).test
-    resident = _resident(model_folder(work.inputs["model"]))
-    trained = work.inputs.get("trained")
-    model = resident.base() if trained is None else resident.trained(trained)
+    resident, model = _run_model(work)
     measured = measure(
         model,
         resident.tokenizer,
