@@ -14,6 +14,11 @@ from rdslib.params import RandomModel
 from rdslib.study import Study
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_study.py")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """The folder of a random-weight model of two layers."""

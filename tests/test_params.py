@@ -14,7 +14,7 @@ from tests.lock import direct_requirements, name_of
 
 
 def test_every_profile_loads():
-    assert profile_names() == ["mini", "paper", "tiny"]
+    assert profile_names() == ["mini", "paper", "tasks", "tiny"]
     for name in profile_names():
         assert load_profile(name).name == name
 
