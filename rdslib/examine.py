@@ -13,13 +13,13 @@ import pandas as pd
 from rdslib.errors import UserError
 from rdslib.estimate import Estimate, estimate_difference, estimate_mean
 from rdslib.judge import outputs, win_rates
-from rdslib.params import Model, load_profile, profile_path
+from rdslib.params import Model, profile_path
 from rdslib.protocols import path_of
 from rdslib.study import Study
 
 BITS = "bits per byte"
 
-# Of each test sample, a numerator and a denominator, whose sums make the score.
+# Of each test sample, a numerator (NaN where there is no score) and a denominator, whose sums make the score.
 Parts = tuple[np.ndarray, np.ndarray]
 
 
@@ -57,20 +57,30 @@ def examine(
     for study in studies:
         for task in study.task_names:
             e = study.experiment.evaluate
-            found = {name: parts for name, parts in scores_of(study, task).items() if len(parts[0])}
             first = scores_of(studies[0], task)
-            for metric, parts in found.items():
-                estimate = estimate_mean({task: [parts]}, e.bootstrap, study.experiment.seed)
+            for metric, parts in scores_of(study, task).items():
+                known = ~np.isnan(parts[0])
+                if not known.any():
+                    continue
+                estimate = estimate_mean({task: [_of(parts, known)]}, e.bootstrap, study.experiment.seed)
                 row: dict[str, Any] = {"model": study.experiment.model.title, "task": task, "metric": metric}
                 row |= _columns(estimate, "score", "low", "high") | {"n": estimate.n}
                 row["seconds"] = _seconds(study, task, metric)
-                if study is not studies[0]:
+                both = known & ~np.isnan(first[metric][0])
+                if study is not studies[0] and both.any():
                     less = estimate_difference(
-                        {task: [parts]}, {task: [first[metric]]}, e.bootstrap, study.experiment.seed
+                        {task: [_of(parts, both)]},
+                        {task: [_of(first[metric], both)]},
+                        e.bootstrap,
+                        study.experiment.seed,
                     )
                     row |= _columns(less, "less", "less_low", "less_high")
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _of(parts: Parts, which: np.ndarray) -> Parts:
+    return parts[0][which], parts[1][which]
 
 
 def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_response: int) -> Study:
@@ -95,8 +105,7 @@ def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_respo
     }
     if model:
         changes["model"] = Model(title=model, path=model)
-    loaded = load_profile(profile)
-    changed = loaded.model_copy(update={"experiment": e.model_copy(update=changes)})
+    changed = study.profile.model_copy(update={"experiment": e.model_copy(update=changes)})
     return Study(changed, folder=profile_path(profile).resolve().parent)
 
 
@@ -113,9 +122,8 @@ def _scores(study: Study, task: str, judge: str | None, judge_url: str | None) -
         study.store.progress.note(f"{task}: what is for a judge to compare is in {folder}")
         if judge is not None:
             scores = win_rates(responses, references, judge, judge_url, folder / "annotations.json")
-    known = ~np.isnan(scores)
     return {
-        study.store.manifest(step)["counts"]["metric"]: (scores[known], np.ones(known.sum())),
+        study.store.manifest(step)["counts"]["metric"]: (scores, np.ones(len(scores))),
         BITS: (bits["bits"].to_numpy(), bits["bytes"].to_numpy(dtype=float)),
     }
 

@@ -66,9 +66,17 @@ def win_rates(
         asking = PairwiseAnnotator(annotators_config=str(annotator), caching_path=None)
         for start in range(0, len(left), PIECE):
             piece = left[start : start + PIECE]
-            found = asking.annotate_head2head(
-                outputs_1=[theirs[at] for at in piece], outputs_2=[ours[at] for at in piece]
-            )
+            try:
+                found = asking.annotate_head2head(
+                    outputs_1=[theirs[at] for at in piece], outputs_2=[ours[at] for at in piece]
+                )
+            # The package and its client raise types of their own; all of them mean that there is no answer.
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise UserError(
+                    f"the judge {judge!r} could not be asked ({reason}); check --judge-url, --judge and "
+                    "OPENAI_API_KEY, and run the command again: what it has said is kept"
+                ) from error
             preferences = {row["instruction"]: row["preference"] for row in found}
             said |= {pairs[at]: preferences.get(pairs[at][0]) for at in piece}
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +86,7 @@ def win_rates(
     scores = np.array([_score(said[pair]) for pair in pairs])
     if np.isnan(scores).all():
         raise UserError(
-            f"the judge {judge!r} gave no answer that could be read; check --judge-url, --judge-model and "
+            f"the judge {judge!r} gave no answer that could be read; check --judge-url, --judge and "
             "OPENAI_API_KEY"
         )
     return scores

@@ -21,11 +21,13 @@ from rdslib import judge, protocols
 from rdslib.chat import format_chat, user_assistant
 from rdslib.errors import UserError
 from rdslib.examine import as_text, examine
+from rdslib.fetch import Archives, cache_dir
 from rdslib.models import load_causal_lm, load_tokenizer
+from rdslib.params import load_profile
 from rdslib.protocols import measure, metrics
 from rdslib.study import Study
 from rdslib.task_readers import TaskSample
-from rdslib.tasks import read_task
+from rdslib.tasks import build_task, read_task
 
 
 def sample(prompt="Who?", response="me", **fields):
@@ -128,30 +130,53 @@ def likeliest(model, tokenizer, prompt, choices):
 
 # The comparison takes a second a sample; more can be asked for.
 AGREEING = int(os.environ.get("AGREEING_SAMPLES", "4"))
-STOPS = {"gsm8k": ["Question:"], "bbh": ["\n\nQ:", "\nQ:"], "squad": ["Question:"]}
+# Protocol, task, profile, what makes a response end, and how often a question is in a prompt: exemplars too.
+REAL = [
+    ("mmlu", "MMLU", "mini", [], "Answer:"),
+    ("gsm8k", "GSM8k", "mini", ["Question:"], "Question: "),
+    ("squad", "Squad", "mini", ["Question:"], "Question: "),
+    ("bbh", "BBH", "mini", ["\n\nQ:", "\nQ:"], "Q: "),
+    ("xquad", "XQuAD", "tasks", ["Question:"], "Question: "),
+    ("alpaca_eval", "AlpacaEval", "tasks", [], ""),
+]
+
+
+def real_samples(mini, task, profile):
+    """Some of a task's test samples."""
+    if profile == "mini":
+        return read_task(mini.store.path(mini.data) / "tasks" / task).test[:AGREEING]
+    if not os.environ.get("RDSLIB_MIRROR"):
+        pytest.skip("needs RDSLIB_MIRROR")
+    experiment = load_profile(profile).experiment
+    (params,) = (each for each in experiment.tasks if each.name == task)
+    params = params.model_copy(update={"test": AGREEING})
+    return build_task(params, Archives(experiment.downloads, cache_dir()), experiment.seed).test
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("name", "task"), [("mmlu", "MMLU"), ("gsm8k", "GSM8k"), ("squad", "Squad")])
-def test_a_real_model_does_as_a_plain_computation_says(name, task, mini):
+@pytest.mark.parametrize(("name", "task", "profile", "stops", "lead"), REAL, ids=[each[0] for each in REAL])
+def test_a_real_model_does_as_a_plain_computation_says(name, task, profile, stops, lead, mini):
+    samples = real_samples(mini, task, profile)
     folder = mini.store.path(mini.model)
     tokenizer = load_tokenizer(folder)
     # In float32 the order of sums does not decide between words.
     model = load_causal_lm(folder, dtype=torch.float32)
-    samples = read_task(mini.store.path(mini.data) / "tasks" / task).test[:AGREEING]
     found = measure(model, tokenizer, name, samples, 2048, 4, 0, longest=8)
     for each, prompt, responses, score in zip(
         samples, found.prompts, found.responses, found.scores, strict=True
     ):
         user = prompt.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
-        if name == "mmlu":
+        if name in ("mmlu", "alpaca_eval"):
             assert user == each.messages[0]["content"].strip()
+        else:
+            end = "\nA: Let's think step by step." if name == "bbh" else "\nAnswer:"
+            assert user.endswith(f"{lead}{each.question}{end}")
+            assert user.count(f"\n{lead}") + user.startswith(lead) >= 1 + len(each.exemplars)
+        if name == "mmlu":
             expected = likeliest(model, tokenizer, prompt, each.choices)
             assert score == (expected == each.messages[1]["content"])
         else:
-            assert user.endswith(f"Question: {each.question}\nAnswer:")
-            assert user.count("Question: ") == 1 + len(each.exemplars)
-            expected = greedy(model, tokenizer, prompt, 8, STOPS[name])
+            expected = greedy(model, tokenizer, prompt, 8, stops)
         assert responses == [expected]
 
 

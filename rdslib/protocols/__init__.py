@@ -74,10 +74,10 @@ def measure(
 ) -> Measured:
     """Put test samples to a model by a protocol.
 
-    Prompts longer than `max_length` tokens, less what the response may take, are cut on the left. `seed` is
-    for responses that are sampled; `longest`: how many tokens they may have at most, where that is to be
-    less than the protocol's. Raises UserError for an unknown protocol, or samples that lack a field
-    that it needs.
+    Prompts longer than `max_length` tokens, or than the model has room for beside the response, are cut on
+    the left. `seed` is for responses that are sampled; `longest`: how many tokens they may have at most,
+    where that is to be less than the protocol's. Raises UserError for an unknown protocol, or samples that
+    lack a field that it needs.
     """
     import datasets
     from lm_eval import simple_evaluate
@@ -105,11 +105,12 @@ def measure(
     kept = tokenizer.chat_template, model.training
     try:
         tokenizer.chat_template = TEMPLATE
+        room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
         lm = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=batch_size,
-            max_length=max_length,
+            max_length=min(max_length + room, model.config.max_position_embeddings),
             truncation=True,
         )
         found = simple_evaluate(
