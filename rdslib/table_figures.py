@@ -48,12 +48,16 @@ def _by_task(table: pd.DataFrame, name_of_table: str) -> Figure:
     if table.empty:
         return drawing.nothing(name_of_table)
     by = ["origin", "method", "pool_size"]
-    begun = {tuple(row) for row in table.loc[table["score"].notna(), by].to_numpy()}
+    known = table[table["score"].notna()]
+    begun = {tuple(row) for row in known[by].to_numpy()}
+    by_task = {tuple(row) for row in known.loc[known["task"] != AVERAGE, by].to_numpy()}
 
     def name(row: pd.Series) -> str:
         # A method that was not run at all is named once, not for every task.
         whole = f"{method_name(row['method'])} from {human(row['pool_size'])}"
-        return f"{whole} on {row['task']}" if tuple(row[by]) in begun else whole
+        if tuple(row[by]) not in begun:
+            return whole
+        return f"{whole} on {row['task'] if tuple(row[by]) in by_task else 'each task'}"
 
     blocks = [_single_task_block(title, rows) for title, rows in by_origin(table)]
     marks = f"Bold: the best of its column among methods that had the same pool.{_small(table)}"

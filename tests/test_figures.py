@@ -456,6 +456,16 @@ def test_table_1_of_the_paper_has_averages_by_pool() -> None:
     assert any("LESS from 5.8M" in text.get_text() for text in words(figure))
 
 
+def test_table_2_names_once_what_has_an_average_alone() -> None:
+    figure = figures.tab2_multi_task(published.tab2_multi_task())
+    text = " ".join(text.get_text().replace("\n", " ") for text in words(figure))
+    assert text.count("IFD from 5.8M on each task") == 1
+    assert "Embed (NV) from 5.8M on Squad, Embed (NV) from 5.8M on AlpacaEval" in text
+    assert "RDS+ from 5.8M on MMLU" not in text
+    rows = grid(figure, 8)
+    assert shown(rows["RDS+"]) == ["\N{EN DASH}"] * 7 + ["50.9"]
+
+
 def test_table_6_shows_differences_from_rds() -> None:
     figure = figures.tab6_rds_ablation(made_up_ablation())
     rows = grid(figure, 2)
