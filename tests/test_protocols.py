@@ -128,8 +128,8 @@ def likeliest(model, tokenizer, prompt, choices):
     return choices[int(np.argmax(totals))]
 
 
-# The comparison takes a second a sample; more can be asked for.
-AGREEING = int(os.environ.get("AGREEING_SAMPLES", "4"))
+# The comparison takes some seconds a sample; more can be asked for.
+AGREEING = int(os.environ.get("AGREEING_SAMPLES", "2"))
 # Protocol, task, profile, what makes a response end, and how often a question is in a prompt: exemplars too.
 REAL = [
     ("mmlu", "MMLU", "mini", [], "Answer:"),
