@@ -52,6 +52,7 @@ class RayEngine:
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS", "local")
             _knock(address)
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run that does not ask
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
