@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,6 +77,10 @@ INLINE = {
 }
 
 
+# What a chain of thought begins with.
+LEAD = "A: Let's think step by step."
+
+
 def bbh(files: Files, task: Task, seed: int) -> Candidates:
     """The three exemplars of each subtask are queries; tests are from the subtasks' BIG-bench parents."""
     queries: list[TaskSample] = []
@@ -87,14 +91,11 @@ def bbh(files: Files, task: Task, seed: int) -> Candidates:
         about = yaml.safe_load(data)
         subtask, description = about["dataset_name"], about["description"].strip()
         exemplars = about["fewshot_config"]["samples"]
-        for index, row in enumerate(exemplars):
-            prompt = f"{description}\n\nQ: {row['input'].strip()}\nA: Let's think step by step."
-            messages = user_assistant(prompt, str(row["target"]).strip())
-            queries.append(TaskSample(f"{subtask}/exemplar/{index}", task.name, messages, subtask))
         shown = [
             {"question": each["input"].strip(), "context": "", "response": str(each["target"]).strip()}
             for each in exemplars
         ]
+        queries += bbh_queries(task, subtask, description, shown)
         parent = PARENTS.get(subtask)
         if parent is None or parent.path not in parents:
             absent.append(subtask)
@@ -126,6 +127,21 @@ def bbh(files: Files, task: Task, seed: int) -> Candidates:
         "Test questions are drawn from the BIG-bench tasks that BBH came from, and ask for the answer alone"
     )
     return queries, test, f"{note}; not there: {', '.join(absent)}." if absent else f"{note}."
+
+
+def bbh_queries(
+    task: Task, subtask: str, description: str, shown: Sequence[Mapping[str, str]]
+) -> list[TaskSample]:
+    """A subtask's exemplars (`question`, `response`) as query samples."""
+    return [
+        TaskSample(
+            f"{subtask}/exemplar/{index}",
+            task.name,
+            user_assistant(f"{description}\n\nQ: {each['question']}\n{LEAD}", each["response"]),
+            subtask,
+        )
+        for index, each in enumerate(shown)
+    ]
 
 
 def _question(

@@ -7,9 +7,8 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,13 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Engine(StrEnum):
-    """What can compute shards."""
-
-    local = "local"
-    ray = "ray"
 
 
 ProfileOption = Annotated[
@@ -49,7 +41,8 @@ def run(
         int, typer.Option(min=0, help="Processes that compute; 0 is two on a processor, one on a GPU.")
     ] = 0,
     engine: Annotated[
-        Engine | None, typer.Option(help="Where features and scores are computed; by default the profile's.")
+        Literal["local", "ray"] | None,
+        typer.Option(help="Where features and scores are computed; by default the profile's."),
     ] = None,
 ) -> None:
     """Compute what a profile's figures need, and draw them through their notebooks.
@@ -63,7 +56,7 @@ def run(
     from rdslib.workers import helpers
 
     profile = _resolved(profile)
-    study = Study.load(profile, engine=engine.value if engine else None)
+    study = Study.load(profile, engine=engine)
     names = only or list(tables.FIGURES)
     steps = [step for name in names for step in tables.steps(study, name, tables.checked(show))]
     missing = len(study.missing(steps))

@@ -49,16 +49,15 @@ def examine(
         for task in study.task_names:
             run = study.untuned()
             study.compute([study.evaluation(run, task), study.measurement(run, task)])
+    scores = [
+        {task: _scores(study, task, judge, judge_url) for task in study.task_names} for study in studies
+    ]
     rows = []
-
-    def scores_of(study: Study, task: str) -> dict[str, Parts]:
-        return _scores(study, task, judge, judge_url)
-
-    for study in studies:
-        for task in study.task_names:
+    for study, by_task in zip(studies, scores, strict=True):
+        for task, found in by_task.items():
             e = study.experiment.evaluate
-            first = scores_of(studies[0], task)
-            for metric, parts in scores_of(study, task).items():
+            first = scores[0][task]
+            for metric, parts in found.items():
                 known = ~np.isnan(parts[0])
                 if not known.any():
                     continue

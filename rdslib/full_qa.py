@@ -20,13 +20,12 @@ from rdslib.errors import UserError
 from rdslib.malformed import malformed, text_of
 from rdslib.params import Task
 from rdslib.seeds import generator
-from rdslib.task_readers import Candidates, Files, TaskReader, TaskSample, only
+from rdslib.task_readers import SQUAD_EXEMPLARS, Candidates, Files, TaskReader, TaskSample, only
 
 SQUAD_DEV = "squaddev_v1.1.json"
 # The dev set that everyone tests on has so many questions; the packaged one lacks a few.
 SQUAD_TEST = 10_570
 SQUAD_QUERIES = 500
-SQUAD_EXEMPLARS = 3
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from pathlib import PurePosixPath
 
 import yaml
 
+from rdslib.bbh import LEAD, bbh_queries
 from rdslib.chat import user_assistant
 from rdslib.full_qa import READERS as QA_READERS
 from rdslib.malformed import malformed, text_of
 from rdslib.params import Task
 from rdslib.seeds import generator
-from rdslib.task_readers import LETTERS, Candidates, Files, TaskReader, TaskSample, codex, only
+from rdslib.task_readers import LETTERS, Candidates, Files, TaskReader, TaskSample, codex, gsm8k_queries, only
 
 # --- MMLU
 
@@ -72,15 +73,6 @@ def gsm8k_full(files: Files, task: Task, seed: int) -> Candidates:
             {"question": text_of(row, "question"), "context": "", "response": text_of(row, "target")}
             for row in rows
         ]
-    queries = [
-        TaskSample(
-            f"exemplar/{index}",
-            task.name,
-            user_assistant(f"Q: {each['question']}\nA:", each["response"]),
-            "gsm8k",
-        )
-        for index, each in enumerate(exemplars)
-    ]
     test = []
     for index, line in enumerate(only(files[1], "test.jsonl").splitlines()):
         with malformed(task, f"test.jsonl: row {index + 1}"):
@@ -99,13 +91,13 @@ def gsm8k_full(files: Files, task: Task, seed: int) -> Candidates:
                 question=question, exemplars=exemplars, references=[number],
             )
         )  # fmt: skip
+    queries = gsm8k_queries(task, exemplars)
     return queries, test, "GSM8k's test split, whole; the queries are the eight chain-of-thought exemplars."
 
 
 # --- BBH
 
 BBH_EXEMPLARS = 3
-BBH_LEAD = "A: Let's think step by step."
 
 
 def bbh_full(files: Files, task: Task, seed: int) -> Candidates:
@@ -122,9 +114,7 @@ def bbh_full(files: Files, task: Task, seed: int) -> Candidates:
         prompts = f"cot-prompts/{subtask}.txt"
         with malformed(task, prompts):
             description, exemplars = _exemplars(files[0][prompts].decode("utf-8"))
-        for index, each in enumerate(exemplars):
-            messages = user_assistant(f"{description}\n\nQ: {each['question']}\n{BBH_LEAD}", each["response"])
-            queries.append(TaskSample(f"{subtask}/exemplar/{index}", task.name, messages, subtask))
+        queries += bbh_queries(task, subtask, description, exemplars)
         with malformed(task, path):
             rows = list(json.loads(data)["examples"])
         for index, row in enumerate(rows):
@@ -147,7 +137,7 @@ def _exemplars(text: str) -> tuple[str, list[dict[str, str]]]:
     description, *chunks = body.split("\n\nQ: ")
     exemplars = []
     for chunk in chunks:
-        question, lead, response = chunk.partition(f"\n{BBH_LEAD}")
+        question, lead, response = chunk.partition(f"\n{LEAD}")
         if lead:
             exemplars.append({"question": question.strip(), "context": "", "response": response.strip()})
     if len(exemplars) != BBH_EXEMPLARS or len(chunks) != BBH_EXEMPLARS:

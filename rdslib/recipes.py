@@ -274,18 +274,21 @@ class Recipes:
     def evaluation(self, run: Run, task: str) -> Step:
         """A run's model on a task's test samples."""
         e = self.experiment
-        trained = self.training(run)
-        inputs = {"model": self.model, "data": self.data} | ({"trained": trained} if trained else {})
         settings = e.evaluate.model_dump(exclude={"bootstrap", "max_response"})
         params = {**settings, "task": task, "device": device_kind()}
         return self._step(
             "evaluate",
             params,
-            inputs,
+            self._tested(run),
             lambda work: stages.build_evaluation(work, e.evaluate, task),
             f"evaluate {self.describe(run)} on {task}",
             2.0 * self.task(task).test,
         )
+
+    def _tested(self, run: Run) -> dict[str, Step]:
+        """What a run's model is tested with."""
+        trained = self.training(run)
+        return {"model": self.model, "data": self.data} | ({"trained": trained} if trained else {})
 
     def measurement(self, run: Run, task: str) -> Step:
         """A run's model on a task's test samples, by its protocol; raises UserError if it has none."""
@@ -295,8 +298,6 @@ class Recipes:
             raise UserError(
                 f"task {task}: has no protocol in this profile; give it one of {', '.join(protocols.names())}"
             )
-        trained = self.training(run)
-        inputs = {"model": self.model, "data": self.data} | ({"trained": trained} if trained else {})
         params = {
             "protocol": protocol,
             "digest": protocols.digest(protocol),
@@ -308,7 +309,7 @@ class Recipes:
         return self._step(
             "measure",
             params,
-            inputs,
+            self._tested(run),
             lambda work: stages.build_measurement(work, e.evaluate, task, protocol, e.seed),
             f"{protocol} protocol: {self.describe(run)} on {task}",
             20.0 * self.task(task).test,

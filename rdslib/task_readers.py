@@ -132,15 +132,6 @@ PERCENTAGE = re.compile(r"(0\.\d+)\s*\*\s*(\d+(?:\.\d+)?)\s*=\s*\$?(\d+(?:\.\d+)
 def gsm8k(files: Files, task: Task, seed: int) -> Candidates:
     """The eight chain-of-thought exemplars; tests are one seeded variation of each GSM-Symbolic template."""
     exemplars = yaml.safe_load(only(files[0], "gsm8k-cot.yaml"))["fewshot_config"]["samples"]
-    queries = [
-        TaskSample(
-            f"exemplar/{index}",
-            task.name,
-            user_assistant(f"Q: {row['question']}\nA:", row["target"]),
-            "gsm8k",
-        )
-        for index, row in enumerate(exemplars)
-    ]
     shown = [{"question": each["question"], "context": "", "response": each["target"]} for each in exemplars]
     tree = ast.parse(only(files[1], "gsm_symbolic.py"))
     values = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
@@ -165,7 +156,20 @@ def gsm8k(files: Files, task: Task, seed: int) -> Candidates:
             )
         )
     note = "Test problems are GSM-Symbolic's variations of GSM8k test problems, at most one a template."
-    return queries, test, note
+    return gsm8k_queries(task, shown), test, note
+
+
+def gsm8k_queries(task: Task, shown: Sequence[Mapping[str, str]]) -> list[TaskSample]:
+    """GSM8k's exemplars (`question`, `response`) as query samples."""
+    return [
+        TaskSample(
+            f"exemplar/{index}",
+            task.name,
+            user_assistant(f"Q: {each['question']}\nA:", each["response"]),
+            "gsm8k",
+        )
+        for index, each in enumerate(shown)
+    ]
 
 
 def _gsm_symbolic(

@@ -52,8 +52,9 @@ def select(folder: Path, queries: Path, samples: int) -> dict[str, Selection]:
     budgets = [k for k in MULTI if k <= samples] or [samples // 2]
     single = {task: Ranking(SINGLE) for task in index.TASKS}
     best = {task: Ranking(max(budgets), maximum=True) for task in index.TASKS}
+    of_task = slices()
     for start, block in blocks(folder, queries):
-        for task, rows in slices().items():
+        for task, rows in of_task.items():
             single[task].add(start, block[rows])
             best[task].add(start, block[rows])
     found = {}
