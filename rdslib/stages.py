@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdslib import features, fetch, pool, select, tasks
+from rdslib import features, fetch, pool, selectors, tasks
 from rdslib.chat import Sample
 from rdslib.engines import Engine
 from rdslib.errors import UserError
@@ -203,13 +203,13 @@ def build_selection(
 
     try:
         if len(targets) > 1:
-            picked = select.round_robin_tasks([ranker(target) for target in targets], k)
+            picked = selectors.round_robin_tasks([ranker(target) for target in targets], k)
             takers = [targets[i] for i in picked.takers]
         elif scorer.skip:
-            picked = select.window(ranker(None), k, int(scorer.skip * len(samples)))
+            picked = selectors.window(ranker(None), k, int(scorer.skip * len(samples)))
             takers = [""] * k
         else:
-            picked = select.round_robin(ranker(targets[0] if targets else None), k)
+            picked = selectors.round_robin(ranker(targets[0] if targets else None), k)
             takers = [str(i) for i in picked.takers]
     except ValueError as error:
         raise UserError(f"{work.label}: {error}; ask for fewer") from error

@@ -18,7 +18,7 @@ from rdslib.params import Encode, Experiment, load_profile
 from rdslib.ranking import over
 from rdslib.recipes import Run
 from rdslib.scorers import Extraction, ScoringInputs, get_extractor, get_scorer, load_plugins
-from rdslib.select import round_robin
+from rdslib.selectors import round_robin
 from rdslib.store import MANIFEST
 from rdslib.study import Study
 

@@ -15,7 +15,7 @@ from rdslib.params import Encode, Experiment, Ifd, Train
 from rdslib.ranking import over
 from rdslib.scorers.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.scorers.ifd import IFD, PreExperienced, near_centres, turns_alone
-from rdslib.select import round_robin
+from rdslib.selectors import round_robin
 from rdslib.train import train
 
 CUT = 120

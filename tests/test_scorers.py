@@ -13,7 +13,7 @@ from rdslib import features
 from rdslib.errors import UserError
 from rdslib.ranking import over
 from rdslib.scorers import SCORERS, InnerProduct, ScoringInputs, get_scorer, register
-from rdslib.select import round_robin, window
+from rdslib.selectors import round_robin, window
 
 SOURCES = ["a"] * 50 + ["b"] * 30 + ["c"] * 5 + ["hardcoded"] * 10 + ["science.x"] * 4 + ["science.y"] * 4
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rdslib.ranking import Ranking, over
-from rdslib.select import round_robin, round_robin_tasks, window
+from rdslib.selectors import round_robin, round_robin_tasks, window
 
 
 def naive_walk(scores, k):

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from rdslib.ranking import over
-from rdslib.select import round_robin, round_robin_tasks
+from rdslib.selectors import round_robin, round_robin_tasks
 from tests.bench import reference_selection
 from tests.bench.report import report, spread
 

@@ -26,7 +26,7 @@ from rdslib.features import read_shards, write
 from rdslib.fetch import home
 from rdslib.ranking import Block, Ranking
 from rdslib.scorers import InnerProduct, ScoringInputs
-from rdslib.select import Selection, Walk
+from rdslib.selectors import Selection, Walk
 from tests.bench import index
 from tests.bench.report import report, spread
 
