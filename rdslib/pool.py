@@ -98,8 +98,17 @@ def text_key(sample: Sample) -> tuple[tuple[str, str], ...]:
 def ngrams(sample: Sample) -> Iterator[tuple[str, ...]]:
     """The runs of 13 lower-cased words within each message."""
     for message in sample.messages:
-        words = re.findall(r"\w+", message["content"].lower())
-        yield from zip(*(words[at:] for at in range(NGRAM)), strict=False)
+        yield from runs(words(message["content"]), NGRAM)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower-cased: runs of letters, digits and underscores."""
+    return re.findall(r"\w+", text.lower())
+
+
+def runs(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    """The runs of `n` words; none if there are fewer."""
+    return zip(*(words[at:] for at in range(n)), strict=False)
 
 
 def subset(n_total: int, size: int, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -226,6 +227,11 @@ class Recipes:
     def _pool_name(self, pool: str) -> str:
         return "the pool" if pool == "all" else f"the {pool} pool"
 
+    @property
+    def limits(self) -> Mapping[str, Any]:
+        """How much a selection may take of a source (`quota.per_source`); nothing: as much as it likes."""
+        return {}
+
     def selection(self, run: Run) -> Step:
         """What a run is trained on."""
         e = self.experiment
@@ -245,13 +251,14 @@ class Recipes:
             "pool": list(draw) if draw else None,
             "targets": list(run.targets),
             "seed": seed if scorer.seeded else None,
+            **self.limits,
         }
         return self._step(
             "select",
             params,
             inputs,
             lambda work: stages.build_selection(
-                work, scorer, run.budget, draw, run.targets, seed, self.engine
+                work, scorer, run.budget, draw, run.targets, seed, self.engine, self.limits
             ),
             f"select {self.describe(run)}",
             1,

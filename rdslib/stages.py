@@ -14,7 +14,7 @@ import gc
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdslib import features, fetch, pool, selectors, tasks
+from rdslib import features, fetch, pool, quota, selectors, tasks
 from rdslib.chat import Sample
 from rdslib.engines import Engine
 from rdslib.errors import UserError
@@ -179,13 +179,20 @@ def _pool(data: Path, draw: Draw) -> PoolFile:
 
 
 def build_selection(
-    work: Work, scorer: Scorer, k: int, draw: Draw, targets: Sequence[str], seed: int, engine: Engine
+    work: Work,
+    scorer: Scorer,
+    k: int,
+    draw: Draw,
+    targets: Sequence[str],
+    seed: int,
+    engine: Engine,
+    limits: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`selection.parquet`: position, id, source, score and taker of each pick, in order of picking.
 
     One target: round-robin over queries; several: over tasks; without queries: by score, from the
-    method's percentile on. `seed` is the method's own. The count `never_offered` is of the samples that
-    the method passes over whatever the budget is.
+    method's percentile on. `seed` is the method's own; `limits` are `quota.per_source`'s, if any. The count
+    `never_offered` is of the samples that the method passes over whatever the budget is.
     """
     samples = _pool(work.inputs["data"], draw)
 
@@ -202,15 +209,9 @@ def build_selection(
         return engine.ranker(scorer, inputs)
 
     try:
-        if len(targets) > 1:
-            picked = selectors.round_robin_tasks([ranker(target) for target in targets], k)
-            takers = [targets[i] for i in picked.takers]
-        elif scorer.skip:
-            picked = selectors.window(ranker(None), k, int(scorer.skip * len(samples)))
-            takers = [""] * k
-        else:
-            picked = selectors.round_robin(ranker(targets[0] if targets else None), k)
-            takers = [str(i) for i in picked.takers]
+        limit = quota.per_source(samples.sources, k, **limits) if limits else None
+        rankers = [ranker(target) for target in targets or (None,)]
+        picked = selectors.choose(rankers, k, int(scorer.skip * len(samples)), limit)
     except ValueError as error:
         raise UserError(f"{work.label}: {error}; ask for fewer") from error
     table = pa.table(
@@ -219,11 +220,18 @@ def build_selection(
             "id": samples.ids.take(pa.array(picked.indices)),
             "source": [samples.sources[i] for i in picked.indices],
             "score": picked.scores,
-            "taker": takers,
+            "taker": takers_of(picked, scorer, targets),
         }
     )
     pq.write_table(table, work.path / "selection.parquet")
     return {"samples": k, "never_offered": picked.refused}
+
+
+def takers_of(picked: selectors.Selection, scorer: Scorer, targets: Sequence[str]) -> list[str]:
+    """What took each pick: a task by its name, or a query by its number; nothing where a window did."""
+    if len(targets) > 1:
+        return [targets[i] for i in picked.takers]
+    return ["" if scorer.skip else str(i) for i in picked.takers]
 
 
 def read_selection(artifact: Path) -> pa.Table:
