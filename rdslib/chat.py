@@ -133,17 +133,17 @@ def tokenize_query(
 ) -> list[Tokens]:
     """Tokenise query or test samples: prompt and gold response apart, then joined (paper, section 4).
 
-    Every conversation ends with an assistant turn, the gold response. What is longer than `max_length`
-    is cut on the right, as the paper does, or on the left of the prompt, so that an evaluation keeps
-    the response whole wherever it fits. Raises ValueError if a conversation has no gold response.
+    A conversation that ends with an assistant turn, the gold response, is cut at `max_length` on the right,
+    as the paper does, or on the left of the prompt, so that an evaluation keeps the response whole wherever
+    it fits. One that does not is a prompt alone, and ends with the header that a response would have.
     """
     eos = str(tokenizer.eos_token)
     prompts, labels = [], []
     for messages in conversations:
-        if messages[-1]["role"] != "assistant":
-            raise ValueError("has no response: a query or test sample must end with an assistant turn")
-        prompts.append("".join(format_turn(m, eos) for m in messages[:-1]) + "<|assistant|>\n")
-        labels.append(messages[-1]["content"].strip() + eos)
+        answered = messages[-1]["role"] == "assistant"
+        asked = messages[:-1] if answered else messages
+        prompts.append("".join(format_turn(m, eos) for m in asked) + "<|assistant|>\n")
+        labels.append(messages[-1]["content"].strip() + eos if answered else "")
     encoded = tokenizer(prompts, return_offsets_mapping=True)
     label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
     tokens = []

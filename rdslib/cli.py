@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import multiprocessing
 import os
@@ -119,32 +120,124 @@ def status(profile: ProfileOption = "mini") -> None:
 
 
 @app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Figures that a run has left, such as figures/mini.")],
+) -> None:
+    """Recompute the numbers behind published figures from their artifacts, and say whether they agree.
+
+    Exit code 0 if all agree, 1 if any does not or cannot be recomputed because its artifacts are not here.
+    """
+    from rdslib.verify import verify as verified
+
+    verdicts = verified(folder)
+    states = {True: "agrees", False: "DIFFERS", None: "unknown"}
+    for verdict in verdicts:
+        typer.echo(f"{states[verdict.agrees]:<8} {verdict.name}: {verdict.reason}")
+    agreeing = sum(verdict.agrees is True for verdict in verdicts)
+    typer.echo(f"{agreeing} of {len(verdicts)} agree")
+    if any(verdict.agrees is None for verdict in verdicts):
+        typer.echo("`rds run` with the figures' profile computes artifacts that are not here", err=True)
+    raise typer.Exit(0 if agreeing == len(verdicts) else 1)
+
+
+@app.command()
+def report(
+    profile: ProfileOption = "mini",
+    figures: Annotated[
+        Path | None, typer.Option(help="Where the figures are; by default figures/<profile>.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; by default report.html beside the figures.")
+    ] = None,
+) -> None:
+    """Write a profile's figures, tables, parameters and provenance as one HTML page that opens from disk."""
+    from rdslib.params import ROOT, load_profile
+    from rdslib.report import write_report
+
+    folder = figures or ROOT / "figures" / load_profile(profile).name
+    typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")
+
+
+@app.command()
 def select(
-    pool: Annotated[Path, typer.Option(help="A JSONL file of Tulu messages to choose from.")],
-    model: Annotated[str, typer.Option(help="The language model: a folder or a hub name.")],
-    k: Annotated[int, typer.Option("-k", help="How many samples to choose.")],
-    out: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    pool: Annotated[
+        str,
+        typer.Option(
+            help="What to choose from: a file of JSONL, JSON, Parquet or CSV, a folder, a hub name."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="The language model: a folder, a hub name or a GGUF file.")],
+    k: Annotated[str, typer.Option("-k", help="How many samples to choose, or which percent: 1000, 5%.")],
+    out: Annotated[Path, typer.Option(help="The .jsonl, .jsonl.gz or .parquet file to write.")],
     queries: Annotated[
-        Path | None, typer.Option(help="A JSONL file of samples of what the model should do.")
+        str | None, typer.Option(help="Samples, or prompts alone, of what the model should do.")
     ] = None,
     method: Annotated[
         str, typer.Option(help="How to choose: rds, less, embed_gtr, top_ppl, ifd, random_balanced, ...")
     ] = "rds",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="The pool's form, where its fields do not tell: "
+            "messages, sharegpt, alpaca or prompt_completion.",
+        ),
+    ] = None,
+    as_form: Annotated[
+        Literal["own", "messages"],
+        typer.Option("--as", help="Rows as they came, or with messages for what held the sample."),
+    ] = "own",
+    on_error: Annotated[
+        Literal["stop", "quarantine"],
+        typer.Option(help="At a bad row: stop, or leave it out and say so."),
+    ] = "stop",
+    dedup: Annotated[
+        Literal["none", "exact", "near"], typer.Option(help="Which duplicates to leave out of the pool.")
+    ] = "none",
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A test set, whose words in samples (13 in a row) leave them out; repeatable."
+        ),
+    ] = None,
+    balance_sources: Annotated[
+        bool, typer.Option("--balance-sources", help="As many samples of each source as there can be.")
+    ] = False,
+    max_per_source: Annotated[
+        int | None, typer.Option(min=1, help="At most so many samples of a source.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="A profile whose parameters and plugins to use; else the paper's.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the first GPU, if there is one.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where features and scores are computed.")
+    ] = "local",
+    resume: Annotated[
+        bool, typer.Option(help="Go on from what an earlier run of the same selection has left.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="For what is random in a method.")] = 42,
 ) -> None:
     """Choose the K best samples of a pool: by RDS+, those nearest to your queries.
 
-    The output has the pool's own lines, in the order of picking, each with rds_score, rds_rank and, for
-    methods with queries, rds_query (the number of the query, from 0, that chose it). What was computed is
-    kept: a selection that was stopped goes on, and another K of the same pool costs nothing.
+    The output has the pool's own rows, in the order of picking, each with rds_score, rds_rank and, for
+    methods with queries, rds_task and rds_query (the number of the query, from 0, that chose it). Queries
+    with a field "task" take turns by task. What was computed is kept: a selection that was stopped goes on,
+    and another K of the same pool costs nothing.
     """
-    from rdslib.own import select_own
+    from rdslib.device import choose
+    from rdslib.own import Request
+    from rdslib.own_output import select_own
 
-    select_own(pool, queries, model, k, out, method, profile, seed)
-    typer.echo(f"{k} samples are in {out}")
+    if device is not None:
+        choose(device)
+    request = Request(
+        pool, model, k, queries, method, form, on_error, dedup, tuple(exclude or ()), balance_sources,
+        max_per_source, profile, engine, seed,
+    )  # fmt: skip
+    typer.echo(select_own(request, out, as_form, resume))
 
 
 @app.command()
@@ -187,6 +280,13 @@ def main() -> None:
         app()
     except UserError as error:
         typer.echo(f"rds: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        # A full disk or a folder without rights, wherever it was met; anything else is a fault of ours.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename or "RDSLIB_HOME or the output's folder"
+        typer.echo(f"rds: {where}: {error.strerror}; mend that, and run the same again to go on", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("rds: stopped; run the same command again to go on", err=True)

@@ -6,10 +6,25 @@ import os
 
 import torch
 
+from rdslib.errors import UserError
+
+# Which device to use, for this process and those that it starts; by default the first GPU, if there is one.
+CHOICE = "RDSLIB_DEVICE"
+
+
+def choose(name: str) -> None:
+    """Use a device of this name (`cpu`, `cuda`, `cuda:1`) from now on; raises UserError if it is not here."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:150]
+        raise UserError(f"--device {name}: cannot be used here ({reason}); try cpu or cuda") from error
+    os.environ[CHOICE] = name
+
 
 def device() -> torch.device:
-    """The first GPU, if there is one, or the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The chosen device; if none was, the first GPU, if there is one, or the processor."""
+    return torch.device(os.environ.get(CHOICE) or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 # How many processes compute side by side on a processor, where nobody says otherwise.
@@ -42,7 +57,7 @@ def token_budget() -> int:
 
 def compute_dtype() -> torch.dtype:
     """bfloat16 where this device multiplies matrices in it natively, or float32."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native and torch.cpu._is_avx512_bf16_supported() else torch.float32

@@ -50,6 +50,8 @@ def evaluate(
     """
     tokens = tokenize_query(tokenizer, [s.messages for s in samples], max_length, cut="left")
     for sample, each in zip(samples, tokens, strict=True):
+        if not any(each.response):
+            raise UserError(f"test sample {sample.id}: has no response; end it with an assistant message")
         if each.response[0]:
             raise UserError(
                 f"test sample {sample.id}: its response does not fit {max_length} tokens; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -57,16 +56,22 @@ def non_embedding_parameters(model: PreTrainedModel) -> int:
     return sum(p.numel() for p in model.parameters() if p.data_ptr() not in tables)
 
 
-def convert_gguf(content: bytes, folder: Path) -> None:
+def convert_gguf(file: Path, folder: Path) -> None:
     """Write a GGUF Llama model as a plain bfloat16 safetensors folder with its tokenizer.
 
     transformers reads a GGUF file but does not save what it read, so the weights move to a plain model.
+    Raises UserError for a file that is not such a model.
     """
-    # Within the folder that is being built, where the store sweeps up what a killed run leaves.
-    with tempfile.TemporaryDirectory(dir=folder, prefix="tmp-") as scratch:
-        Path(scratch, "model.gguf").write_bytes(content)
-        source = AutoModelForCausalLM.from_pretrained(scratch, gguf_file="model.gguf", dtype=torch.bfloat16)
-        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file="model.gguf")
+    try:
+        source = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.bfloat16
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except Exception as error:  # whatever the readers of the file and of its model raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model {file}: cannot be read as a GGUF model ({reason}); give another") from error
+    if not isinstance(source, LlamaForCausalLM):
+        raise UserError(f"model {file}: is a GGUF of {type(source).__name__}, not of a Llama; give a folder")
     config = LlamaConfig(**{k: v for k, v in source.config.to_dict().items() if k != "quantization_config"})
     config._name_or_path = ""
     model = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]

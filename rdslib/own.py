@@ -1,16 +1,19 @@
-"""Selection from a pool of one's own: the study's own steps, from the user's files to a file of picks."""
+"""Selection from a pool of one's own: the study's own steps, from the user's files on."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rdslib import pool, tasks
+from rdslib import stages, tasks
 from rdslib.chat import Sample
+from rdslib.contamination import Contamination
 from rdslib.errors import UserError
+from rdslib.inputs import Input, Rejected, Row, find_input, read_rows
 from rdslib.params import (
     Encode,
     Evaluate,
@@ -27,14 +30,17 @@ from rdslib.params import (
     load_profile,
     profile_path,
 )
-from rdslib.pool_file import write_pool
+from rdslib.pool_file import PoolFile, PoolWriter
+from rdslib.quota import per_source
 from rdslib.recipes import Run
 from rdslib.scorers import get_scorer
-from rdslib.stages import read_selection, task_folder
 from rdslib.store import Step, Work, sha256_of
 from rdslib.study import Study
 
+# The task of queries that name none.
 QUERIES = "queries"
+# Files of the data artifact, beside the pool: each sample's record, and what was left out and why.
+RECORDS, LEFT_OUT = "records.parquet", "left_out.jsonl"
 # The paper's own settings (sections 2 and 5), where no profile gives others.
 _FULL = Train(
     method="full", epochs=1, learning_rate=2e-5, warmup_ratio=0.03, batch_size=128, micro_batch_size=1,
@@ -48,106 +54,248 @@ _WARM_UP = _FULL.model_copy(
 )  # fmt: skip
 _ENCODE = Encode(max_length=2048, shard_size=1024)
 
+Dedup = Literal["none", "exact", "near"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be selected: all that a selection depends on, but for the bytes of the files.
+
+    `pool`, `queries`, `exclude`: files, folders or names of the hub (`rdslib.inputs`). `k`: a count, or a
+    percent of the pool as "5%". `model`: a folder, a hub name or a GGUF file. `profile`: whose parameters and
+    plugins to use; None: the paper's parameters.
+    """
+
+    pool: str
+    model: str
+    k: str
+    queries: str | None = None
+    method: str = "rds"
+    form: str | None = None
+    on_error: Literal["stop", "quarantine"] = "stop"
+    dedup: Dedup = "none"
+    exclude: tuple[str, ...] = ()
+    balance_sources: bool = False
+    max_per_source: int | None = None
+    profile: str | None = None
+    engine: Literal["local", "ray"] = "local"
+    seed: int = 42
+
 
 class OwnPool(Study):
     """The steps of a selection from files: every method, with its artifacts kept like any other's."""
 
-    def __init__(
-        self, samples: Path, queries: Path | None, model: str, run: Run, profile: str | None
-    ) -> None:
-        self.files = {"pool": samples} | ({QUERIES: queries} if queries else {})
-        self.rows = pool.read_jsonl(samples)
-        self.wanted = pool.read_jsonl(queries) if queries else []
-        given = load_profile(profile).experiment if profile else None
-        if profile and given is None:
-            raise UserError(f"profile {profile}: has no experiment to take parameters from; give another")
+    def __init__(self, request: Request) -> None:
+        """Reads the queries. Raises UserError for bad queries, or a method that needs some without any."""
+        self.request = request
+        scorer = get_scorer_of(request)
+        self.inputs = {"pool": find_input(request.pool)}
+        self.inputs |= {f"exclude {i}": find_input(name) for i, name in enumerate(request.exclude)}
+        self.queries: dict[str, list[tuple[int, Sample]]] = {}
+        if request.queries is not None:
+            self.inputs[QUERIES] = find_input(request.queries)
+            self.queries = _read_queries(self.inputs[QUERIES], scorer.needs_response and request.method)
+        given = load_profile(request.profile).experiment if request.profile else None
+        if request.profile and given is None:
+            raise UserError(
+                f"profile {request.profile}: has no experiment to take parameters from; give another"
+            )
+        # What a profile has of a pool, of tasks and of a grid is not what is selected from here.
         settings: dict[str, Any] = {
-            "model": Model(title=model, path=model),
-            "pool": Pool(
-                sources=(Source(name=str(samples), reader="own", samples=len(self.rows)),), max_chars=1
+            "model": Model(title=request.model, path=request.model),
+            "pool": Pool(sources=(Source(name=request.pool, reader="own", samples=1),), max_chars=1),
+            "tasks": tuple(
+                Task(name=name, reader="own", queries=max(1, len(rows)), test=1)
+                for name, rows in (self.queries or {QUERIES: []}).items()
             ),
-            "tasks": (Task(name=QUERIES, reader="own", queries=max(1, len(self.wanted)), test=1),),
             "grid": Grid(
-                single_task={"all": (run.method,)}, single_task_budget=1, multi_task_methods=(),
-                multi_task_budgets=(), seeds=(run.seed,),
+                single_task={"all": (request.method,)}, single_task_budget=1, multi_task_methods=(),
+                multi_task_budgets=(), seeds=(request.seed,),
             ),
         }  # fmt: skip
         if given is None:
             experiment = Experiment(
-                seed=run.seed, encode=_ENCODE, train=_FULL, ifd=Ifd(train=_FULL), less=Less(train=_WARM_UP),
-                evaluate=Evaluate(max_length=2048, bootstrap=1), **settings,
+                seed=request.seed, encode=_ENCODE, train=_FULL, ifd=Ifd(train=_FULL),
+                less=Less(train=_WARM_UP), evaluate=Evaluate(max_length=2048, bootstrap=1), **settings,
             )  # fmt: skip
         else:
             ifd = given.ifd.model_copy(update={"pool": "all"}) if given.ifd else None
-            experiment = given.model_copy(update={**settings, "ifd": ifd, "seed": run.seed})
-        folder = profile_path(profile).resolve().parent if profile else None
-        super().__init__(Profile(name="own", title="own", experiment=experiment), folder=folder)
+            experiment = given.model_copy(update={**settings, "ifd": ifd, "seed": request.seed})
+        folder = profile_path(request.profile).resolve().parent if request.profile else None
+        profile = Profile(name="own", title="own", experiment=experiment, engine=request.engine)
+        super().__init__(profile, folder=folder)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The one method that is asked for: no feature is made for another."""
+        return (self.request.method,)
+
+    @property
+    def limits(self) -> Mapping[str, Any]:
+        """`--max-per-source` and `--balance-sources`, where they are given."""
+        limits = {"most": self.request.max_per_source, "balance": self.request.balance_sources}
+        return {name: value for name, value in limits.items() if value}
 
     @cached_property
     def data(self) -> Step:
         """The user's samples, by the contents of the files."""
-        return self._step(
-            "data",
-            {name: sha256_of(path) for name, path in self.files.items()},
-            {},
-            self._build_data,
-            "the pool and the queries",
-            1,
-        )
+        params = {
+            "inputs": {name: _contents(each) for name, each in self.inputs.items()},
+            "form": self.request.form,
+            "on_error": self.request.on_error,
+            "dedup": self.request.dedup,
+        }
+        return self._step("data", params, {}, self._build_data, "the pool and the queries", 1)
+
+    def _size(self, pool: str) -> int:
+        return self.counts["kept"] if self.store.has(self.data) else 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of the pool, once `data` is made: read, rejected, contaminated, duplicate, kept."""
+        return self.store.manifest(self.data)["counts"]
+
+    def run(self) -> Run:
+        """The selection that is asked for. Raises UserError if the pool, which is read, cannot give it."""
+        self.compute([self.data])
+        kept, asked = self.counts["kept"], self.request.k
+        k = _count_of(asked, kept)
+        if not 1 <= k <= kept:
+            raise UserError(
+                f"-k {asked}: must be from 1 to {kept}, the number of samples in {self.request.pool}"
+            )
+        if self.limits:
+            try:
+                per_source(self.pool_file.sources, k, **self.limits)
+            except ValueError as error:
+                raise UserError(f"-k {asked}: {error}; ask for fewer, or allow more of a source") from error
+        targets = tuple(self.queries) if get_scorer(self.request.method).needs_queries else ()
+        return Run(self.request.method, "all", k, targets, self.request.seed)
+
+    @property
+    def pool_file(self) -> PoolFile:
+        """The samples to choose from."""
+        return PoolFile(self.store.path(self.data) / "pool.parquet")
 
     def _build_data(self, work: Work) -> dict[str, Any]:
-        write_pool(self.rows, work.path / "pool.parquet")
-        tasks.write_task(tasks.TaskData(QUERIES, self.wanted, [], ""), task_folder(work.path, QUERIES))
-        return {"samples": len(self.rows)}
+        counts: Counter[str] = Counter(dict.fromkeys(("read", "rejected", "contaminated", "duplicate"), 0))
+        writer = PoolWriter(work.path / "pool.parquet", work.path / RECORDS, ("record", "where"))
+        with (
+            (work.path / LEFT_OUT).open("w", encoding="utf-8") as left_out,
+            work.progress.bar(work.label, 0, "row") as bar,
+        ):
+            for kind, row, reason in self._sorted_out():
+                counts["read"] += 1
+                counts[kind] += 1
+                bar.update()
+                if isinstance(row, Row) and kind == "kept":
+                    record = json.dumps(row.record, ensure_ascii=False, default=str)
+                    writer.add(Sample(row.id, row.source, row.messages), record, row.where)
+                else:
+                    content = row.raw if isinstance(row, Rejected) else row.record
+                    told = {"where": row.where, "kind": kind, "reason": reason, "row": content}
+                    left_out.write(json.dumps(told, ensure_ascii=False, default=str) + "\n")
+        writer.close()
+        if not counts["kept"]:
+            raise UserError(
+                f"{self.request.pool}: no sample is left of its {counts['read']} rows, of which "
+                f"{counts['rejected']} are bad; give a larger pool, or leave less out"
+            )
+        for name, rows in self.queries.items():
+            data = tasks.TaskData(name, [sample for _, sample in rows], [], "")
+            tasks.write_task(data, stages.task_folder(work.path, name))
+        return {"kept": 0, **counts}
+
+    def _sorted_out(self) -> Iterator[tuple[str, Row | Rejected, str]]:
+        """Every row of the pool, whether it is kept, and if not, why."""
+        held_out = [
+            Sample(row.where, row.source, row.messages)
+            for name, given in self.inputs.items()
+            if name.startswith("exclude ")
+            for row in read_rows(given, queries=True)
+            if isinstance(row, Row)
+        ]
+        contamination = Contamination(held_out) if held_out else None
+        seen = None
+        if self.request.dedup != "none":
+            from rdslib import duplicates  # loads scipy
+
+            near = self.request.dedup == "near"
+            seen = duplicates.NearDuplicates() if near else duplicates.ExactDuplicates()
+        kept_as: list[str] = []
+        for row in read_rows(self.inputs["pool"], self.request.form, self.request.on_error):
+            if isinstance(row, Rejected):
+                yield "rejected", row, row.reason
+                continue
+            sample = Sample(row.id, row.source, row.messages)
+            match = contamination.found(sample) if contamination else None
+            if match is not None:
+                yield "contaminated", row, f"has words of {match.test.id}: {match.words}"
+                continue
+            repeat = seen.repeats(sample) if seen else None
+            if seen:
+                kept_as.append(row.where)
+            if repeat is not None:
+                yield "duplicate", row, f"repeats {kept_as[repeat.of]} (similarity {repeat.similarity:.2f})"
+            else:
+                yield "kept", row, ""
 
 
-def select_own(
-    samples: Path,
-    queries: Path | None,
-    model: str,
-    k: int,
-    out: Path,
-    method: str = "rds",
-    profile: str | None = None,
-    seed: int = 42,
-) -> None:
-    """Write the `k` samples of a file that `method` picks to `out`, in the order of picking.
+def get_scorer_of(request: Request) -> Any:
+    """A request's method; raises UserError for an unknown one, or one that needs queries without any."""
+    if request.profile:
+        # A profile may bring methods of its own.
+        from rdslib.scorers import load_plugins
 
-    A method's parameters are those of `profile`, or the paper's. What can be checked is checked before the
-    model is loaded, and `out` is written whole or not at all. Raises UserError for bad files, a method that
-    needs queries without them, a `k` that the pool cannot give, or an `out` that cannot be written.
-    """
-    targets = (QUERIES,) if queries is not None else ()
-    study = OwnPool(samples, queries, model, Run(method, "all", k, targets, seed), profile)
-    scorer = get_scorer(method)
-    if scorer.needs_queries and queries is None:
-        raise UserError(f"--method {method}: needs --queries, samples of what the model should do")
-    if not 1 <= k <= len(study.rows):
-        raise UserError(f"-k {k}: must be from 1 to {len(study.rows)}, the number of samples in {samples}")
-    _check_queries(queries, study.wanted)
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder for the output; create it first")
+        experiment = load_profile(request.profile).experiment
+        folder = profile_path(request.profile).resolve().parent
+        load_plugins([folder / plugin for plugin in experiment.plugins] if experiment else [])
+    scorer = get_scorer(request.method)
+    if scorer.needs_queries and request.queries is None:
+        raise UserError(f"--method {request.method}: needs --queries, samples of what the model should do")
+    return scorer
 
-    step = study.selection(Run(method, "all", k, targets if scorer.needs_queries else (), seed))
-    study.compute([step])
-    picks = read_selection(study.store.path(step)).to_pylist()
-    lines = [line for line in samples.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+
+def _read_queries(given: Input, needs_response: str | Literal[False]) -> dict[str, list[tuple[int, Sample]]]:
+    """The queries of each task, in the order in which tasks come, each with its number in the input."""
+    queries: dict[str, list[tuple[int, Sample]]] = {}
+    for number, row in enumerate(read_rows(given, queries=True)):
+        assert isinstance(row, Row)
+        if needs_response and row.messages[-1]["role"] != "assistant":
+            raise UserError(
+                f"{row.where}: this query has no response, and --method {needs_response} looks at responses; "
+                f"add one, or take another method"
+            )
+        sample = Sample(row.id, row.source, row.messages)
+        queries.setdefault(row.task or QUERIES, []).append((number, sample))
+    return queries
+
+
+def _contents(given: Input) -> Any:
+    """What an input holds: its files by their bytes, or what the hub has under its name now."""
+    if given.split is None:
+        return [[path.name, sha256_of(path)] for path in given.files]
+    from huggingface_hub import HfApi
+
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            for rank, pick in enumerate(picks):
-                row = json.loads(lines[pick["position"]])
-                row |= {"rds_score": round(pick["score"], 6), "rds_rank": rank}
-                if scorer.needs_queries:
-                    row["rds_query"] = int(pick["taker"])
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(temporary, out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+        return [given.name, given.split, HfApi().dataset_info(given.name).sha]
+    except Exception as error:  # of the hub's client or the network
+        raise UserError(
+            f"{given.name}: is no file or folder, and cannot be had from the hub "
+            f"({' '.join(str(error).split())[:150]}); check the name and the connection"
+        ) from error
 
 
-def _check_queries(queries: Path | None, wanted: list[Sample]) -> None:
-    for number, query in enumerate(wanted):
-        if query.messages[-1]["role"] != "assistant":
-            raise UserError(f"{queries}: query {number} has no response; end it with an assistant message")
+def _count_of(asked: str, kept: int) -> int:
+    """How many samples "1000" or "5%" are; a percent is rounded down, but to 1 at least."""
+    try:
+        if asked.endswith("%"):
+            percent = float(asked[:-1])
+            if not 0 < percent <= 100:
+                raise ValueError
+            return max(1, int(kept * percent / 100))
+        return int(asked)
+    except ValueError as error:
+        raise UserError(
+            f"-k {asked}: is neither a count nor a percent; give one such as 1000 or 5%"
+        ) from error

@@ -40,6 +40,57 @@ def write_pool(samples: Sequence[Sample], path: Path) -> None:
     pq.write_table(to_table(samples), path, compression="zstd", row_group_size=GROUP)
 
 
+class PoolWriter:
+    """Writes a pool sample by sample, to be closed at the end, with a file of what else is kept of each.
+
+    `path` is read by `PoolFile`. `extra_path` holds, by position, the columns of `extra`, as text.
+    """
+
+    def __init__(self, path: Path, extra_path: Path, extra: Sequence[str]) -> None:
+        self._schemas = (SCHEMA, pa.schema([(name, pa.string()) for name in extra]))
+        self._files = [
+            pq.ParquetWriter(each, schema, compression="zstd")
+            for each, schema in zip((path, extra_path), self._schemas, strict=True)
+        ]
+        self._rows: tuple[list[Any], list[Any]] = ([], [])
+
+    def add(self, sample: Sample, *extra: str) -> None:
+        """The next sample."""
+        self._rows[0].append((sample.id, sample.source, sample.messages))
+        self._rows[1].append(extra)
+        if len(self._rows[0]) == GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._rows[0]:
+            self._flush()
+        for file in self._files:
+            file.close()
+
+    def _flush(self) -> None:
+        for file, rows, schema in zip(self._files, self._rows, self._schemas, strict=True):
+            columns = dict(zip(schema.names, zip(*rows, strict=True), strict=True))
+            file.write_table(pa.table(columns, schema=schema), row_group_size=GROUP)
+            rows.clear()
+
+
+def rows_at(path: Path, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    """The rows of a Parquet file at some positions, in that order; a row group is read at a time."""
+    file = pq.ParquetFile(path)
+    metadata = file.metadata
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    ends = np.cumsum(sizes, dtype=np.int64)
+    wanted = np.asarray(positions, dtype=np.int64)
+    groups = np.searchsorted(ends, wanted, side="right")
+    found: dict[int, dict[str, Any]] = {}
+    for group in np.unique(groups).tolist():
+        inside = wanted[groups == group]
+        rows = file.read_row_group(group).take(pa.array(inside - (ends[group] - sizes[group]))).to_pylist()
+        found |= dict(zip(inside.tolist(), rows, strict=True))
+    return [found[row] for row in wanted.tolist()]
+
+
 class PoolFile(Sequence[Sample]):
     """A pool that `write_pool` has written, or those of its samples at the positions `kept`.
 

@@ -47,11 +47,12 @@ class Run:
 
 
 def _files(path: str | None) -> list[list[Any]]:
-    """The files of a user's own model folder, with sizes and times: another model may take its place."""
-    folder = Path(path) if path else None
-    if folder is None or not folder.is_dir():
+    """A user's own model's files, with sizes and times: another model may take its place."""
+    given = Path(path) if path else None
+    if given is None or not given.exists():
         return []
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.iterdir())]
+    files = sorted(given.iterdir()) if given.is_dir() else [given]
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def _on_this_device(experiment: Experiment) -> Experiment:

@@ -13,6 +13,7 @@ import functools
 import gc
 import json
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,6 @@ from rdslib.engines import Engine
 from rdslib.errors import UserError
 from rdslib.params import Download, Evaluate, Experiment, Model, Train
 from rdslib.pool_file import PoolFile, write_pool
-from rdslib.ranking import Ranker
 from rdslib.scorers import (
     COST,
     Extracted,
@@ -59,7 +59,9 @@ def build_model(work: Work, model: Model, downloads: dict[str, Download], seed: 
     """A plain model folder: converted from a download, random, or a pointer to the user's own."""
     from rdslib import models
 
-    if model.path is not None:
+    if model.path is not None and model.path.lower().endswith(".gguf"):
+        models.convert_gguf(Path(model.path), work.path)
+    elif model.path is not None:
         write_json(work.path / "pointer.json", {"path": model.path})
     elif model.random is not None:
         models.make_random(model.random, seed, work.path)
@@ -68,8 +70,11 @@ def build_model(work: Work, model: Model, downloads: dict[str, Download], seed: 
         assert model.member is not None
         archives = fetch.Archives(downloads, fetch.cache_dir())
         with work.progress.bar(work.label, 1, "model") as bar:
-            content = archives.members(model.download, [model.member])[model.member]
-            models.convert_gguf(content, work.path)
+            # Within the folder that is being built, where the store sweeps up what a killed run leaves.
+            with tempfile.TemporaryDirectory(dir=work.path, prefix="tmp-") as scratch:
+                file = Path(scratch, "model.gguf")
+                file.write_bytes(archives.members(model.download, [model.member])[model.member])
+                models.convert_gguf(file, work.path)
             bar.update()
     loaded = models.load_causal_lm(model_folder(work.path))
     return {"non_embedding_parameters": models.non_embedding_parameters(loaded)}
@@ -196,21 +201,10 @@ def build_selection(
     """
     samples = _pool(work.inputs["data"], draw)
 
-    def ranker(target: str | None) -> Ranker:
-        inputs = ScoringInputs(
-            samples.sources,
-            seed,
-            {feature: work.inputs[f"pool {feature}"] for feature in scorer.features},
-            {feature: work.inputs[f"queries {target} {feature}"] for feature in scorer.features if target},
-            {}
-            if samples.kept is None
-            else {f: samples.kept for f in scorer.features if not get_extractor(f).per_pool},
-        )
-        return engine.ranker(scorer, inputs)
-
     try:
         limit = quota.per_source(samples.sources, k, **limits) if limits else None
-        rankers = [ranker(target) for target in targets or (None,)]
+        inputs = [scoring_inputs(work.inputs, scorer, samples, seed, each) for each in targets or (None,)]
+        rankers = [engine.ranker(scorer, each) for each in inputs]
         picked = selectors.choose(rankers, k, int(scorer.skip * len(samples)), limit)
     except ValueError as error:
         raise UserError(f"{work.label}: {error}; ask for fewer") from error
@@ -225,6 +219,21 @@ def build_selection(
     )
     pq.write_table(table, work.path / "selection.parquet")
     return {"samples": k, "never_offered": picked.refused}
+
+
+def scoring_inputs(
+    inputs: Mapping[str, Path], scorer: Scorer, samples: PoolFile, seed: int, target: str | None
+) -> ScoringInputs:
+    """What a method reads to score a pool for a target, from the folders of a selection's inputs."""
+    return ScoringInputs(
+        samples.sources,
+        seed,
+        {feature: inputs[f"pool {feature}"] for feature in scorer.features},
+        {feature: inputs[f"queries {target} {feature}"] for feature in scorer.features if target},
+        {}
+        if samples.kept is None
+        else {f: samples.kept for f in scorer.features if not get_extractor(f).per_pool},
+    )
 
 
 def takers_of(picked: selectors.Selection, scorer: Scorer, targets: Sequence[str]) -> list[str]:

@@ -146,6 +146,16 @@ class Store:
             raise FileNotFoundError(self.path(step) / MANIFEST)
         return manifest
 
+    def forget(self, *steps: Step) -> None:
+        """Remove the artifacts of some steps, whole or in the making; `make` then starts from nothing."""
+        for step in steps:
+            path = self.path(step)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(path.with_name(f"{step.hash}.lock")):
+                for each in (path, path.with_name(f"{step.hash}.part")):
+                    shutil.rmtree(each, ignore_errors=True)
+            self._verified.discard(step.hash)
+
     def make(self, step: Step) -> Path:
         """Return the artifact's folder, with every byte as its manifest says; build it if it is not so."""
         self._make(step, wait=True)

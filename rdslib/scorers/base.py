@@ -76,6 +76,8 @@ class Scorer(ABC):
     name: str
     # Whether the scores depend on the target task's query samples.
     needs_queries: bool = False
+    # Whether a query must have a response; without, a prompt alone will do.
+    needs_response: bool = False
     # Whether they depend on the seed.
     seeded: bool = False
     # The features that it reads, of pool samples and (if it needs queries) of query samples.
@@ -101,9 +103,10 @@ class InnerProduct(Scorer):
     needs_queries = True
     by_shard = True
 
-    def __init__(self, name: str, feature: str) -> None:
+    def __init__(self, name: str, feature: str, needs_response: bool = False) -> None:
         self.name = name
         self.features = (feature,)
+        self.needs_response = needs_response
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
         """Blocks of up to `TILE` samples of a shard: float32 [queries, samples]."""

@@ -25,7 +25,7 @@ from rdslib.seeds import generator
 if TYPE_CHECKING:
     import torch
 
-LESS = InnerProduct("less", "less.gradient")
+LESS = InnerProduct("less", "less.gradient", needs_response=True)
 
 # Gradients are gathered up to this many numbers, 256 MiB, before they are projected together.
 GATHERED = 2**26

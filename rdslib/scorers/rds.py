@@ -13,5 +13,5 @@ ABLATIONS = (
     InnerProduct("rds_eos", "lm.last_all"),
     InnerProduct("rds_uniform", "lm.uniform_all"),
     InnerProduct("rds_prompt", "lm.weighted_prompt"),
-    InnerProduct("rds_label", "lm.weighted_response"),
+    InnerProduct("rds_label", "lm.weighted_response", needs_response=True),
 )
