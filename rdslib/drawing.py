@@ -23,6 +23,7 @@ from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
     LogLocator,
+    MaxNLocator,
     NullFormatter,
     NullLocator,
     PercentFormatter,
@@ -33,6 +34,8 @@ from rdslib.published import METHOD_NAMES
 
 STYLE = "rdslib.rdslib"
 GREY = "#666666"
+# Small sources of a pool, together.
+OTHERS = "#DDDDDD"
 # Origin to the words over its panel, in the order in which panels stand.
 ORIGINS = {"published": "Published in the paper", "measured": "Measured here"}
 
@@ -95,14 +98,13 @@ def png(figure: Figure) -> bytes:
 
 
 @styled
-def save(figure: Figure, table: pd.DataFrame, folder: Path | str, name: str) -> list[Path]:
-    """Write name.png (200 dpi), name.svg and name.csv; the same table gives the same bytes."""
+def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
+    """Write name.png (200 dpi) and name.svg; the same figure gives the same bytes."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg", "csv")]
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     paths[0].write_bytes(png(figure))
     figure.savefig(paths[1], format="svg", metadata={"Date": None, "Creator": None})
-    table.to_csv(paths[2], index=False, float_format="%.10g", lineterminator="\n", encoding="utf-8")
     return paths
 
 
@@ -131,6 +133,20 @@ def method_name(method: str) -> str:
 def method_colour(method: str) -> str:
     """The colour of a method, the same in every figure."""
     return METHOD_COLOURS.get(method) or _SOURCE_PALETTE[_hash(method) % len(_SOURCE_PALETTE)]
+
+
+def ink(colour: str) -> str:
+    """A colour, darkened as far as words on white need it (a contrast of 4.5, as WCAG asks)."""
+    channels = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    while 1.05 / (_luminance(channels) + 0.05) < 4.5:
+        channels = channels * 0.97
+    return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
+
+
+def _luminance(channels: np.ndarray) -> float:
+    """The relative luminance of an sRGB colour, channels from 0 to 1 (WCAG 2)."""
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def in_order(methods: Iterable[object]) -> list[str]:
@@ -170,12 +186,16 @@ def by_origin(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def panels(
-    table: pd.DataFrame, width: float, height: float
+    table: pd.DataFrame, width: float | Callable[[pd.DataFrame], float], height: float
 ) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
-    """A figure with one panel (of width x height inches) for each origin in the table, and its rows."""
+    """A figure with one panel (of width x height inches) for each origin in the table, and its rows.
+
+    The width may depend on the rows.
+    """
     parts = [rows for _, rows in by_origin(table)]
-    figure = Drawing(figsize=(width * len(parts), height))
-    axes = figure.subplots(1, len(parts), squeeze=False)[0]
+    widths = [width(rows) if callable(width) else width for rows in parts]
+    figure = Drawing(figsize=(sum(widths), height))
+    axes = figure.subplots(1, len(parts), squeeze=False, width_ratios=widths)[0]
     return figure, list(zip(parts, axes, strict=True))
 
 
@@ -267,34 +287,43 @@ def apart(places: np.ndarray, gap: float) -> np.ndarray:
     return moved
 
 
-def stacked_shares(axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, str]) -> None:
-    """Stacked bars of the shares of sources, one bar for each value of the column `bar`.
+def stacked(
+    axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, str], what: str, shares: bool = True
+) -> None:
+    """Stacked bars of sources, as shares of 1 or as counts, one bar for each value of the column `bar`.
 
-    `colours` has every source, in the order of the layers, and so of the key, from the bottom up.
+    `colours` has every source, in the order of the layers, and so of the key, from the bottom up; `what` is
+    the name of the y-axis. A bar's total stands on top.
     """
     bars, sources = distinct(rows[bar]), list(colours)
     counts = rows.pivot_table(index="source", columns=bar, values="count", aggfunc="sum", fill_value=0)
     counts = counts.reindex(index=sources, columns=bars, fill_value=0)
-    shares = counts / counts.sum()
+    totals = counts.sum()
+    heights = counts / totals if shares else counts
+    highest = heights.sum().max()
     bottom = np.zeros(len(bars))
     for source in sources:
-        values = shares.loc[source].to_numpy(dtype=float)
+        values = heights.loc[source].to_numpy(dtype=float)
         axes.bar(
             bars, values, 0.78, bottom, color=colours[source], edgecolor="white", linewidth=0.5, label=source
         )
         dark = _is_dark(colours[source])
         for place, value in enumerate(values):
-            if value >= 0.06:
-                axes.text(place, bottom[place] + value / 2, f"{value:.0%}", ha="center", va="center",
+            if value >= 0.06 * highest:
+                share = counts.loc[source, bars[place]] / totals[bars[place]]
+                axes.text(place, bottom[place] + value / 2, f"{share:.0%}", ha="center", va="center",
                           fontsize=7.5, color="white" if dark else "#222222")  # fmt: skip
         bottom += values
     for place, name in enumerate(bars):
-        axes.text(
-            place, 1.012, f"{counts[name].sum():,.0f}", ha="center", va="bottom", fontsize=8, color=GREY
-        )
-    axes.set(ylim=(0, 1.06), xlim=(-0.6, len(bars) - 0.4), ylabel="Share of the samples selected")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_yticks(np.linspace(0, 1, 6))
+        over = bottom[place] + 0.012 * highest
+        axes.text(place, over, f"{totals[name]:,.0f}", ha="center", va="bottom", fontsize=8, color=GREY)
+    axes.set(ylim=(0, 1.06 * highest), xlim=(-0.6, len(bars) - 0.4), ylabel=what)
+    if shares:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_yticks(np.linspace(0, 1, 6))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
     axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
     axes.tick_params(axis="x", length=0)
     # Reversed, to read from the top of the stack down.

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rdslib import drawing
-from rdslib.drawing import GREY, human, method_colour, method_name, save, span, styled
+from rdslib.drawing import GREY, human, ink, method_colour, method_name, save, span, styled
 from rdslib.labels import Label, place_labels
 from rdslib.pareto import pareto_frontier, steps
 from rdslib.table_figures import (
@@ -33,7 +33,7 @@ from rdslib.table_figures import (
 )
 
 __all__ = [
-    "fig1_pareto", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
+    "fig1_pareto", "fig2_pools", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
     "fig7_sources_by_method", "pareto_frontier", "save", "tab1_single_task", "tab2_multi_task",
     "tab3_second_pool", "tab4_splits", "tab5_pool_sources", "tab6_rds_ablation",
 ]  # fmt: skip
@@ -42,6 +42,7 @@ RED = "#D7263D"
 # From the smallest pool to the largest: marker, and whether it is filled.
 MARKERS = (("o", False), ("D", True), ("s", True), ("^", True))
 TASK_COLOURS = ("#0072B2", "#E69F00")
+CHOSEN = "Share of the samples selected"
 # Inches between points with intervals: a cap and a little more.
 GAP = 0.085
 
@@ -115,6 +116,33 @@ def _beside(axes: Axes, known: pd.DataFrame) -> np.ndarray:
 
 
 @styled
+def fig2_pools(table: pd.DataFrame) -> Figure:
+    """Figure 2: how large pools are and which sources make them up, with their totals on top.
+
+    Columns origin, pool, source, count. A source that is under 1% of every pool is drawn with the others of
+    that kind.
+    """
+    if table.empty:
+        return drawing.nothing("Figure 2")
+    figure, parts = drawing.panels(table, lambda rows: 3.2 + 0.85 * rows["pool"].nunique(), 4.8)
+    for rows, axes in parts:
+        shares = rows["count"] / rows.groupby("pool")["count"].transform("sum")
+        small = shares.groupby(rows["source"]).transform("max") < 0.01
+        small &= rows.loc[small, "source"].nunique() > 1
+        others = f"{rows.loc[small, 'source'].nunique()} others, each under 1%"
+        rows = rows.assign(source=rows["source"].where(~small, others))
+        # Largest source first, so that it stands at the foot of its bar.
+        order = rows.groupby("source")["count"].sum().sort_values(ascending=False, kind="stable").index
+        names = [*(name for name in order if name != others), *([others] if small.any() else [])]
+        colours = drawing.source_colours([name for name in names if name != others])
+        if small.any():
+            colours[others] = drawing.OTHERS
+        drawing.stacked(axes, rows, "pool", colours, "Samples in the pool", shares=False)
+        drawing.heading(axes, rows, "Samples of each source; the size of the pool on top")
+    return figure
+
+
+@styled
 def fig3_flops(table: pd.DataFrame) -> Figure:
     """Figure 3: score of one model for all tasks against cost, points labelled with percent of the pool.
 
@@ -169,7 +197,7 @@ def _scaling(table: pd.DataFrame, x: str, what: str) -> Figure:
                     row["flops"],
                     row["score"],
                     _percent(row["percent"]),
-                    method_colour(row["method"]),
+                    ink(method_colour(row["method"])),
                     size=7.5,
                 )
                 for _, row in known.iterrows()
@@ -192,7 +220,9 @@ def fig5_score_histogram(table: pd.DataFrame) -> Figure:
         rows = rows[rows["task"].isin(tasks)]
         drawing.heading(axes, rows, "Scores of the samples selected for a task")
         colours = dict(zip(tasks, TASK_COLOURS, strict=False))
-        sns.histplot(rows, x="score", hue="task", hue_order=tasks, palette=colours, bins=40, element="step",
+        # Few samples in narrow bins would be a comb of ones.
+        bins = int(np.clip(2 * np.sqrt(len(rows) / len(tasks)), 8, 40))
+        sns.histplot(rows, x="score", hue="task", hue_order=tasks, palette=colours, bins=bins, element="step",
                      alpha=0.45, linewidth=1, legend=False, ax=axes)  # fmt: skip
         top = axes.get_ylim()[1]
         keys = []
@@ -221,7 +251,7 @@ def fig6_sources_by_task(table: pd.DataFrame) -> Figure:
     figure, parts = drawing.panels(table, max(6.2, 2.6 + 0.85 * bars), 4.8)
     colours = drawing.source_colours(table["source"])
     for rows, axes in parts:
-        drawing.stacked_shares(axes, rows, "selection", colours)
+        drawing.stacked(axes, rows, "selection", colours, CHOSEN)
         drawing.heading(axes, rows, "Share of each source in what was selected; the number of samples on top")
     return figure
 
@@ -249,7 +279,7 @@ def fig7_sources_by_method(table: pd.DataFrame) -> Figure:
         names = rows["method"].map(method_name)
         smaller = rows["pool_size"].map(lambda size: f" from\N{NO-BREAK SPACE}{human(size)}")
         names = names.where(rows["pool_size"] == pool_size, names + smaller)
-        drawing.stacked_shares(axes, rows.assign(bar=names), "bar", colours)
+        drawing.stacked(axes, rows.assign(bar=names), "bar", colours, CHOSEN)
         drawing.heading(axes, rows, f"{human(budget)} samples selected from {human(pool_size)}")
         if axes is not panels[0]:
             axes.set(title="", ylabel="")
@@ -335,7 +365,7 @@ def _ink(known: pd.DataFrame, x: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _method_labels(rows: pd.DataFrame, x: str) -> list[Label]:
     return [
-        Label(row[x], row["score"], method_name(row["method"]), method_colour(row["method"]), "bold")
+        Label(row[x], row["score"], method_name(row["method"]), ink(method_colour(row["method"])), "bold")
         for _, row in rows.iterrows()
     ]
 

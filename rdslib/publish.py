@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rdslib import drawing
+from rdslib import drawing, tables
+from rdslib.blocks import as_latex, as_markdown
+from rdslib.params import Show
 from rdslib.recipes import Run
-from rdslib.store import Step, in_order, write_json
+from rdslib.store import in_order, write_json
 from rdslib.study import Study
+from rdslib.table_drawing import TableFigure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,43 +33,62 @@ def publish(
     name: str,
     figure: Figure,
     table: pd.DataFrame,
-    steps: Iterable[Step],
+    show: Show = "both",
     out: str | Path | None = None,
 ) -> None:
-    """Write `<name>.png`, `.svg`, `.csv` and, as `.json`, the parameters, artifacts and versions behind them.
+    """Write `<name>.png`, `.svg`, `.csv` and, as `.json`, the parameters, records, artifacts and versions
+    behind them.
 
-    `steps` are those that the table's measured rows rest on. The same table gives the same bytes.
+    A table is written as Markdown (`.md`) and LaTeX (`.tex`) too. `show` is what the table was made with.
+    The same table gives the same bytes.
     """
     folder = folder_of(study, out)
     folder.mkdir(parents=True, exist_ok=True)
-    drawing.save(figure, table, folder, name)
+    drawing.save(figure, folder, name)
+    _write(folder / f"{name}.csv", as_csv(table))
+    if isinstance(figure, TableFigure):
+        for kind, form in (("md", as_markdown), ("tex", as_latex)):
+            _write(folder / f"{name}.{kind}", form(figure.blocks, figure.notes))
     write_json(
         folder / f"{name}.json",
         {
             "figure": name,
+            "show": show,
             "profile": study.profile.model_dump(mode="json"),
             "origins": sorted(set(table["origin"])),
+            "records": [asdict(run) for run in tables.runs(study, name, show)],
             "artifacts": [
-                {"stage": step.stage, "hash": step.hash, "what": step.label} for step in in_order(list(steps))
+                {"stage": step.stage, "hash": step.hash, "what": step.label}
+                for step in in_order(tables.steps(study, name, show))
             ],
             "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},
             "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
         },
     )
 
 
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
 def records(study: Study) -> pd.DataFrame:
     """One row a run and task, with its score, interval, cost and artifacts."""
-    runs = dict.fromkeys(
-        [
-            study.untuned(),
-            *study.single_task_runs(),
-            *study.ablation_runs(),
-            *study.multi_task_runs(),
-            *study.second_pool_runs(),
-        ]
+    return pd.DataFrame(
+        [_record(study, run, task) for run in all_runs(study) for task in study.tasks_of(run)]
     )
-    return pd.DataFrame([_record(study, run, task) for run in runs for task in study.tasks_of(run)])
+
+
+def all_runs(study: Study) -> list[Run]:
+    """Every run of a study, the model before fine-tuning first."""
+    runs = [
+        study.untuned(),
+        *study.single_task_runs(),
+        *study.ablation_runs(),
+        *study.multi_task_runs(),
+        *study.second_pool_runs(),
+    ]
+    return list(dict.fromkeys(runs))
 
 
 def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
@@ -96,4 +118,14 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
 
 def write_records(study: Study, out: str | Path | None = None) -> None:
     """Write `records.csv` beside the figures."""
-    records(study).to_csv(folder_of(study, out) / "records.csv", index=False, float_format="%.6g")
+    _write(folder_of(study, out) / "records.csv", records_csv(study))
+
+
+def records_csv(study: Study) -> str:
+    """The records as CSV."""
+    return records(study).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A figure's table as CSV; the same table gives the same text."""
+    return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")

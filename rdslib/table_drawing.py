@@ -4,52 +4,34 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
+from rdslib.blocks import Block, Cell, as_html, cell_of
 from rdslib.drawing import GREY, Drawing
 
-# What stands for a missing number, and before a negative one.
-DASH = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
+
+class TableFigure(Drawing):
+    """Tables as a figure, which a notebook shows as HTML."""
+
+    def __init__(self, blocks: Sequence[Block], notes: Sequence[str], size: tuple[float, float]) -> None:
+        super().__init__(figsize=size)
+        self.blocks, self.notes = blocks, notes
+
+    # Of two forms a notebook would store both.
+    _repr_png_ = None  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        return as_html(self.blocks, self.notes)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: its text, which wraps, and a line of small print under it, which does not."""
-
-    text: str
-    small: str = ""
-    bold: bool = False
-
-
-@dataclass(frozen=True)
-class Block:
-    """A table to draw: its title, the lines of `details` under it, its header, rows of cells, the widths of
-    its columns in inches, and the rows that have a thin rule before them."""
-
-    title: str
-    details: str
-    header: Sequence[str | Cell]
-    rows: Sequence[Sequence[str | Cell]]
-    widths: Sequence[float]
-    rules: Sequence[int] = ()
-
-    @property
-    def width(self) -> float:
-        """Inches from end to end."""
-        return sum(self.widths)
-
-
-def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
+def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> TableFigure:
     """Tables side by side, with rules above, under the header, before `rules` and below.
 
     Columns whose cells are all numbers are set to the right; long text wraps in its column.
     """
     gap, margin, line, print_line = 0.45, 0.25, 0.165, 0.13
     width = 2 * margin + sum(block.width for block in blocks) + gap * (len(blocks) - 1)
-    small = [part for note in dict.fromkeys(notes) if note for part in textwrap.wrap(note, int(width * 16))]
+    notes = [note for note in dict.fromkeys(notes) if note]
+    small = [part for note in notes for part in textwrap.wrap(note, int(width * 16))]
     details = [
         [part for text in block.details.splitlines() for part in textwrap.wrap(text, int(block.width * 14.5))]
         for block in blocks
@@ -67,7 +49,7 @@ def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
         for rows in cells
     ]
     height = 2 * margin + head + max(map(sum, heights)) + (0.15 * len(small) + 0.1 if small else 0)
-    figure = Drawing(figsize=(width, height))
+    figure = TableFigure(blocks, notes, (width, height))
     figure.set_layout_engine("none")
     # One set of axes over the whole figure, in inches, so that every place below is a length.
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
@@ -77,14 +59,13 @@ def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
         axes.text(left, top, block.title, weight="bold", fontsize=10, va="top")
         for place, words in enumerate(about):
             axes.text(left, top - 0.25 - line * place, words, color=GREY, fontsize=8.5, va="top")
-        right = [all(_is_number(row[column][0].text) for row in rows[1:]) for column in range(len(rows[0]))]
         y = top - head
         rules = [(y, 1.1)]
         for index, row in enumerate(rows):
             if index == 1 or index - 1 in block.rules:
                 rules.append((y, 0.6))
             x = left
-            for (cell, lines), size, to_right in zip(row, block.widths, right, strict=True):
+            for (cell, lines), size, to_right in zip(row, block.widths, block.numeric, strict=True):
                 # Words stand further from the numbers of the column before them than from the rule's end.
                 edge = x + (size - 0.04 if to_right else 0.04 if x == left else 0.2)
                 side = "right" if to_right else "left"
@@ -104,9 +85,5 @@ def draw_tables(blocks: Sequence[Block], notes: Sequence[str]) -> Figure:
 
 def _wrapped(cell: str | Cell, width: float) -> tuple[Cell, list[str]]:
     """A cell, and the lines of its text in a column of `width` inches."""
-    cell = Cell(cell) if isinstance(cell, str) else cell
+    cell = cell_of(cell)
     return cell, textwrap.wrap(cell.text, max(4, int(width * 13.5))) or [""]
-
-
-def _is_number(text: str) -> bool:
-    return text in ("", DASH) or text.lstrip(f"+{MINUS}").replace(",", "").replace(".", "").isdigit()

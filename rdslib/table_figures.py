@@ -12,9 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rdslib import drawing
+from rdslib.blocks import DASH, MINUS, Block, Cell
 from rdslib.drawing import by_origin, human, in_order, method_name, span, styled
-from rdslib.published import AVERAGE
-from rdslib.table_drawing import DASH, MINUS, Block, Cell, draw_tables
+from rdslib.published import AVERAGE, SCORE
+from rdslib.table_drawing import draw_tables
 
 NAME_WIDTH, SCORE_WIDTH = 1.45, 1.0
 
@@ -88,7 +89,10 @@ def _single_task_block(title: str, rows: pd.DataFrame) -> Block:
             [Cell(method_name(method)), *(of_column[column].get(method, Cell(DASH)) for column in columns)]
             for method in in_order(part["method"])
         ]
-    details = f"{_metric(averages if len(averages) else rows)}\n{span(rows['budget'])} samples selected"
+    about = _metric(averages if len(averages) else rows)
+    if columns != [AVERAGE] and rows["group"].any() and (rows["metric"] == SCORE).all():
+        about = "Score of each task, in percent, and the mean (higher is better)"
+    details = f"{about}\n{span(rows['budget'])} samples selected"
     return Block(title, details, header, cells, [NAME_WIDTH, *(SCORE_WIDTH for _ in columns)], rules)
 
 

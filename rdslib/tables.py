@@ -6,7 +6,7 @@ steps must be there first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from rdslib import published
 from rdslib.errors import UserError
 from rdslib.estimate import Estimate
 from rdslib.params import Show
+from rdslib.pool import subset
 from rdslib.recipes import Run
 from rdslib.store import Step
 from rdslib.study import Study
@@ -27,12 +28,13 @@ BASELINE = "random_balanced"
 
 @dataclass(frozen=True)
 class Spec:
-    """A figure: its published rows (None where the paper gives no numbers), its measured rows, and the
-    steps behind those."""
+    """A figure: its published rows (None where the paper gives no numbers), its measured rows, the runs
+    behind those, and what of these runs they rest on."""
 
     published: Callable[[], pd.DataFrame] | None
     measured: Callable[[Study], pd.DataFrame]
-    steps: Callable[[Study], list[Step]]
+    runs: Callable[[Study], list[Run]]
+    needs: Callable[[Study, list[Run]], list[Step]]
 
 
 def table(study: Study, name: str, show: Show = "both") -> pd.DataFrame:
@@ -46,7 +48,7 @@ def table(study: Study, name: str, show: Show = "both") -> pd.DataFrame:
     if wants(study, show, "published") and spec.published is not None:
         parts.append(spec.published())
     if wants(study, show, "measured"):
-        study.compute(spec.steps(study))
+        study.compute(steps(study, name, show))
         parts.append(spec.measured(study).assign(origin="measured"))
     if not parts:
         return pd.DataFrame(columns=["origin"])
@@ -54,10 +56,16 @@ def table(study: Study, name: str, show: Show = "both") -> pd.DataFrame:
     return rows[["origin", *(column for column in rows.columns if column != "origin")]]
 
 
+def runs(study: Study, name: str, show: Show = "both") -> list[Run]:
+    """The runs that a figure's measured rows are of; none where only published numbers are shown."""
+    return spec_of(name).runs(study) if wants(study, show, "measured") else []
+
+
 def steps(study: Study, name: str, show: Show = "both") -> list[Step]:
     """The steps that a figure's measured rows rest on; none where only published numbers are shown."""
-    spec = spec_of(name)
-    return spec.steps(study) if wants(study, show, "measured") else []
+    if not wants(study, show, "measured"):
+        return []
+    return spec_of(name).needs(study, runs(study, name, show))
 
 
 def checked(show: str) -> Show:
@@ -323,6 +331,21 @@ def _fig7(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _fig2(study: Study) -> pd.DataFrame:
+    """The whole pool, and the smaller ones that are drawn from it."""
+    sources = study.pool_table()["source"]
+    title, seed = study.profile.name, study.experiment.seed
+    pools = {title: sources}
+    for name, size in study.experiment.pool.subsets.items():
+        pools[f"{title}, {name}"] = sources.iloc[subset(len(sources), size, seed)]
+    rows = [
+        {"pool": name, "source": source, "count": count}
+        for name, drawn in pools.items()
+        for source, count in drawn.value_counts().reindex(sources.unique(), fill_value=0).items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def _tab4(study: Study) -> pd.DataFrame:
     rows = []
     for name in dict.fromkeys([*published.TASKS, *study.task_names]):
@@ -339,39 +362,41 @@ def _tab5(study: Study) -> pd.DataFrame:
     return pd.DataFrame({"pool": study.profile.name, "source": counts.index, "count": counts.to_numpy()})
 
 
-def _evaluations(study: Study, runs: list[Run]) -> list[Step]:
+def _evaluated(study: Study, runs: list[Run]) -> list[Step]:
     return study.evaluations([study.untuned(), *runs])
 
 
-def _picks(study: Study, runs: Iterable[Run]) -> list[Step]:
+def _picked(study: Study, runs: list[Run]) -> list[Step]:
     return [study.selection(run) for run in runs]
 
 
-def _single(study: Study) -> list[Step]:
-    return _evaluations(study, study.single_task_runs())
+def _data(study: Study, _: list[Run]) -> list[Step]:
+    return [study.data]
 
 
-def _multi(study: Study) -> list[Step]:
-    return _evaluations(study, study.multi_task_runs())
+def _no_runs(_: Study) -> list[Run]:
+    return []
 
 
 FIGURES: dict[str, Spec] = {
-    "fig1_pareto": Spec(published.fig1, _fig1, _single),
-    "fig3_flops": Spec(published.fig3, _scaling, _multi),
-    "fig4_scaling": Spec(published.fig4, _scaling, _multi),
-    "fig5_score_histogram": Spec(None, _fig5, lambda study: _picks(study, _fig5_runs(study).values())),
-    "fig6_sources_by_task": Spec(None, _fig6, lambda study: _picks(study, _fig6_runs(study).values())),
-    "fig7_sources_by_method": Spec(None, _fig7, lambda study: _picks(study, _fig7_runs(study))),
-    "tab1_single_task": Spec(published.tab1_single_task, _tab1, _single),
-    "tab2_multi_task": Spec(published.tab2_multi_task, lambda study: _by_task(study, "all"), _multi),
+    "fig1_pareto": Spec(published.fig1, _fig1, Study.single_task_runs, _evaluated),
+    "fig2_pools": Spec(published.fig2, _fig2, _no_runs, _data),
+    "fig3_flops": Spec(published.fig3, _scaling, Study.multi_task_runs, _evaluated),
+    "fig4_scaling": Spec(published.fig4, _scaling, Study.multi_task_runs, _evaluated),
+    "fig5_score_histogram": Spec(None, _fig5, lambda study: list(_fig5_runs(study).values()), _picked),
+    "fig6_sources_by_task": Spec(None, _fig6, lambda study: list(_fig6_runs(study).values()), _picked),
+    "fig7_sources_by_method": Spec(None, _fig7, _fig7_runs, _picked),
+    "tab1_single_task": Spec(published.tab1_single_task, _tab1, Study.single_task_runs, _evaluated),
+    "tab2_multi_task": Spec(
+        published.tab2_multi_task, lambda study: _by_task(study, "all"), Study.multi_task_runs, _evaluated
+    ),
     "tab3_second_pool": Spec(
         published.tab3_second_pool,
         lambda study: _by_task(study, study.experiment.grid.second_pool),
-        lambda study: _evaluations(study, study.second_pool_runs()),
+        Study.second_pool_runs,
+        _evaluated,
     ),
-    "tab4_splits": Spec(published.tab4_splits, _tab4, lambda study: [study.data]),
-    "tab5_pool_sources": Spec(published.tab5_pool_sources, _tab5, lambda study: [study.data]),
-    "tab6_rds_ablation": Spec(
-        published.tab6_rds_ablation, _tab6, lambda study: _evaluations(study, study.ablation_runs())
-    ),
+    "tab4_splits": Spec(published.tab4_splits, _tab4, _no_runs, _data),
+    "tab5_pool_sources": Spec(published.tab5_pool_sources, _tab5, _no_runs, _data),
+    "tab6_rds_ablation": Spec(published.tab6_rds_ablation, _tab6, Study.ablation_runs, _evaluated),
 }

@@ -24,7 +24,7 @@ from rdslib import drawing, figures, published
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = [
-    "fig1_pareto", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
+    "fig1_pareto", "fig2_pools", "fig3_flops", "fig4_scaling", "fig5_score_histogram", "fig6_sources_by_task",
     "fig7_sources_by_method", "tab1_single_task", "tab2_multi_task", "tab3_second_pool", "tab4_splits",
     "tab5_pool_sources", "tab6_rds_ablation",
 ]  # fmt: skip
@@ -153,6 +153,14 @@ SPLITS = pd.DataFrame(
         {"origin": "measured", "task": "Codex", "query": math.nan, "test": math.nan, "note": "not run"},
     ]
 )  # fmt: skip
+# Two sources are under 1% of every pool.
+POOLS = pd.DataFrame(
+    [
+        {"origin": "measured", "pool": pool, "source": source, "count": count}
+        for pool, counts in {"all": (900, 500, 9, 8, 75), "half": (450, 250, 4, 4, 42)}.items()
+        for source, count in zip(("sums", "facts", "odd_one", "other_odd_one", "poems"), counts, strict=True)
+    ]
+)
 POOL = pd.DataFrame([{"origin": "measured", "pool": "made up", "source": "sums", "count": 12}])
 
 CASES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
@@ -178,6 +186,8 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], Figure], pd.DataFrame]] = {
     "tab6 published": (figures.tab6_rds_ablation, published.tab6_rds_ablation()),
     "tab6 measured": (figures.tab6_rds_ablation, made_up_ablation()),
     "tab6 both": (figures.tab6_rds_ablation, both(published.tab6_rds_ablation(), made_up_ablation())),
+    "fig2 published": (figures.fig2_pools, published.fig2()),
+    "fig2 both": (figures.fig2_pools, both(published.fig2(), POOLS)),
     "tab4 both": (figures.tab4_splits, both(published.tab4_splits(), SPLITS)),
     "tab5 published": (figures.tab5_pool_sources, published.tab5_pool_sources()),
     "tab5 both": (figures.tab5_pool_sources, both(published.tab5_pool_sources(), POOL)),
@@ -355,6 +365,41 @@ def test_apart_keeps_gaps_and_order(places: list[float], gap: float) -> None:
     assert moved.sum() == pytest.approx(given_places.sum(), abs=1e-6)
     if (np.diff(given_places[order]) >= gap).all():
         assert moved == pytest.approx(given_places)
+
+
+def test_figure_2_adds_to_the_pools_and_gathers_what_is_small() -> None:
+    figure = figures.fig2_pools(both(published.fig2(), POOLS))
+    for axes, table in zip(figure.axes, (published.fig2(), POOLS), strict=True):
+        sizes = table.groupby("pool", sort=False)["count"].sum()
+        bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        tops = pd.Series([bar.get_y() + bar.get_height() for bar in bars])
+        ends = tops.groupby([round(bar.get_x() + bar.get_width() / 2) for bar in bars]).max()
+        assert ends.tolist() == pytest.approx(sizes.tolist())
+        totals = [text.get_text() for text in axes.texts if not text.get_text().endswith("%")]
+        assert [total for total in totals if total.replace(",", "").isdigit()] == [f"{n:,}" for n in sizes]
+        legend = axes.get_legend()
+        assert legend is not None
+        names = [text.get_text() for text in legend.get_texts()]
+        shares = table["count"] / table.groupby("pool")["count"].transform("sum")
+        largest = shares.groupby(table["source"]).max()
+        assert sorted(names[1:]) == sorted(largest[largest >= 0.01].index)
+        assert names[0] == f"{(largest < 0.01).sum()} others, each under 1%"
+    one = POOLS[POOLS["source"] != "odd_one"]
+    legend = figures.fig2_pools(one).axes[0].get_legend()
+    assert legend is not None
+    assert "other_odd_one" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_words_can_be_read_on_white() -> None:
+    def contrast(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 1.05 / (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+
+    for colour in (*drawing.METHOD_COLOURS.values(), drawing.GREY):
+        assert contrast(drawing.ink(colour)) > 4.4
+    assert drawing.ink("#4D4D4D") == "#4D4D4D"
+    assert contrast("#E69F00") < 3, "this test's own measure"
 
 
 def test_figure_7_has_a_panel_a_budget_and_methods_in_order() -> None:
@@ -536,13 +581,12 @@ def test_human_numbers(value: float, text: str) -> None:
 def test_saving_twice_gives_the_same_bytes(case: str, tmp_path: Path) -> None:
     draw, table = CASES[case]
     for folder in ("a", "b"):
-        paths = figures.save(draw(table), table, tmp_path / folder, "name")
-        assert [path.name for path in paths] == ["name.png", "name.svg", "name.csv"]
-    for kind in ("png", "svg", "csv"):
+        paths = figures.save(draw(table), tmp_path / folder, "name")
+        assert [path.name for path in paths] == ["name.png", "name.svg"]
+    for kind in ("png", "svg"):
         first, second = ((tmp_path / folder / f"name.{kind}").read_bytes() for folder in ("a", "b"))
         assert first == second
         assert b"matplotlib" not in first.lower().replace(b"matplotlib.axis", b"")
-    assert pd.read_csv(tmp_path / "a" / "name.csv").shape == table.shape
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -557,4 +601,5 @@ def test_notebooks_hold_no_outputs_and_take_parameters(name: str) -> None:
     assert [cell.id for cell in code if "parameters" in cell.metadata.get("tags", [])] == ["parameters"]
     assert code[1].source.splitlines()[-1] == "figure"
     assert f"figures.{name}(" in code[1].source
-    assert notebook.cells[0].cell_type == notebook.cells[-1].cell_type == "markdown"
+    assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code", "code", "markdown", "code"]
+    assert code[2].source == f'Markdown(findings("{name}", table))'
