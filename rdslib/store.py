@@ -265,10 +265,10 @@ def sha256_of(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON in a fixed form, whole or not at all."""
+    """Write JSON in the order given, whole or not at all."""
     temporary = path.with_name(f"tmp-{path.name}")
     with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True)
+        json.dump(value, stream, indent=1)
         stream.write("\n")
         stream.flush()
         os.fsync(stream.fileno())

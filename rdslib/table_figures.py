@@ -90,7 +90,7 @@ def _single_task_block(title: str, rows: pd.DataFrame) -> Block:
             for method in in_order(part["method"])
         ]
     about = _metric(averages if len(averages) else rows)
-    if columns != [AVERAGE] and rows["group"].any() and (rows["metric"] == SCORE).all():
+    if len(averages) < len(rows) and (averages["metric"] == SCORE).any():
         about = "Score of each task, in percent, and the mean (higher is better)"
     details = f"{about}\n{span(rows['budget'])} samples selected"
     return Block(title, details, header, cells, [NAME_WIDTH, *(SCORE_WIDTH for _ in columns)], rules)
