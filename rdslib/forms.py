@@ -217,10 +217,11 @@ def _given(record: Record, fields: Sequence[str]) -> list[str]:
 
 
 def _one(record: Record, fields: Sequence[str]) -> Any:
-    """The value of the one of these fields that is given, or None; raises ValueError if two are."""
+    """The value of these fields, or None; raises ValueError if two are given that differ."""
     given = _given(record, fields)
-    if len(given) > 1:
-        raise ValueError(f"has both {given[0]} and {given[1]}; keep one of them")
+    for other in given[1:]:
+        if record[other] != record[given[0]]:
+            raise ValueError(f"has both {given[0]} and {other}, which differ; keep one of them")
     return record[given[0]] if given else None
 
 

@@ -163,10 +163,10 @@ def _read_json(path: Path) -> Iterator[_Found]:
     """A list of records, `{"data": [...]}` or one record; the whole file is held."""
     with _open(path) as stream:
         data = stream.read()
-    if not data.strip():
-        return
     try:
         text = data.decode("utf-8-sig")
+        if not text or text.isspace():
+            return
         value = json.loads(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -190,15 +190,14 @@ def _read_json(path: Path) -> Iterator[_Found]:
 
 
 def _is_jsonl(path: Path) -> bool:
-    """Whether a file's first line is a whole object, and is not all of a file `{"data": [...]}`."""
+    """Whether a file's first line is a whole object, and not its only one."""
     with _open(path) as stream:
         filled = (line for _, line in _lines(stream) if line is None or line.strip(b"\xef\xbb\xbf \t\r\n"))
         try:
             value = json.loads(_decode(next(filled, None) or b"", 1))
         except (ValueError, RecursionError):
             return False
-        alone = isinstance(value, dict) and isinstance(value.get("data"), list)
-        return isinstance(value, dict) and (not alone or any(True for _ in filled))
+        return isinstance(value, dict) and any(True for _ in filled)
 
 
 def _json_reader(path: Path) -> tuple[str, Iterator[_Found]]:
@@ -459,8 +458,9 @@ def read_rows(
 
     `form` is one of `forms.FORMS`, by default what each record's fields tell. With `queries`, a prompt
     without a response is good, and a record's `task` is read. The first row that cannot be used raises
-    UserError; with `on_error="quarantine"` it comes out as `Rejected`, and reading goes on. In either case,
-    UserError is raised for an unknown form, and for a file that holds nothing or cannot be read to its end.
+    UserError; with `on_error="quarantine"` it comes out as `Rejected`, and reading goes on. A file that holds
+    nothing counts as a bad row. UserError is raised in either case for an unknown form, and for a file that
+    cannot be read to its end.
     """
     if form is not None and form not in FORMS:
         raise UserError(f"--format {form}: is unknown; use one of {', '.join(FORMS)}")
@@ -481,7 +481,11 @@ def _rows(given: Input, form: str | None, stop: bool, queries: bool) -> Iterator
                 raise UserError(f"{row.where}: {row.reason}")
             yield row
         if empty:
-            raise UserError(f"{part.name}: holds no samples; fill or remove it")
+            reason = "holds no samples; fill or remove it"
+            if stop:
+                raise UserError(f"{part.name}: {reason}")
+            # Counts as one bad row, so that it is told of.
+            yield Rejected(part.name, reason, None)
 
 
 def _row(found: _Found, part: _Part, form: str | None, queries: bool, ids: _Ids) -> Row | Rejected:

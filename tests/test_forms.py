@@ -173,14 +173,14 @@ BAD = {
         {"conversations": SPOKEN, "instruction": "q", "question": "q"},
         "sharegpt and alpaca and prompt_completion",
     ),
-    "two prompts": ({"prompt": "q", "question": "q", "answer": "r"}, "has both prompt and question"),
+    "two prompts": ({"prompt": "q", "question": "p", "answer": "r"}, "has both prompt and question"),
     "two responses": ({"prompt": "q", "response": "r", "answer": "s"}, "has both response and answer"),
     "two outputs": ({"instruction": "q", "output": "r", "response": "s"}, "has both output and response"),
     "two inputs": (
         {"instruction": "q", "input": "x", "context": "y", "output": "r"},
         "both input and context",
     ),
-    "two lists": ({"conversations": SPOKEN, "conversation": SPOKEN}, "both conversations and conversation"),
+    "two lists": ({"conversations": SPOKEN, "conversation": SPOKEN[:1]}, "both conversations and conversation"),
     "two speakers": (
         {"conversations": [{"from": "human", "role": "user", "value": "q"}]},
         "has both from and role",

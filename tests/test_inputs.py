@@ -182,6 +182,13 @@ BAD_ROWS = {
     "broken UTF-8": ("a.jsonl", lines(ONE, b'{"prompt": "\xff"}', ONE), ":2: is not UTF-8 (byte 12 of", 2, 1),
     "UTF-16": ("a.jsonl", lines(ONE).decode().encode("utf-16"), ":1: is not UTF-8 (byte 0 of", 0, 2),
     "not JSON": ("a.jsonl", lines(ONE, b"prompt", ONE), ":2: is not valid JSON (Expecting value, c", 2, 1),
+    "a byte order mark within": (
+        "a.jsonl",
+        lines(ONE, b"\xef\xbb\xbf{}"),
+        ":2: is not valid JSON (Unexpected UTF-8 BOM",
+        1,
+        1,
+    ),
     "single quotes": ("a.jsonl", lines(b"{'prompt': 'q'}"), ":1: is not valid JSON (Expecting prop", 0, 1),
     "last line cut short": ("a.jsonl", lines(ONE, ONE)[:-9], ":2: is not valid JSON", 1, 1),
     "two objects on a line": ("a.jsonl", lines(ONE).strip() * 2, ":1: is not valid JSON (Extra data", 0, 1),
@@ -422,7 +429,9 @@ MANY = lines(*made(2000))
 BAD_FILES = {
     "empty": ("a.jsonl", b"", ": holds no samples; fill or remove it"),
     "blank lines": ("a.jsonl", b"\n \r\n\n", ": holds no samples"),
-    "a byte order mark": ("a.jsonl", b"\xef\xbb\xbf\n", ": holds no samples"),
+    "a byte order mark": ("a.jsonl", b"\xef\xbb\xbf", ": holds no samples"),
+    "a byte order mark and a blank line": ("a.jsonl", b"\xef\xbb\xbf\n", ": holds no samples"),
+    "a byte order mark in JSON": ("a.json", b"\xef\xbb\xbf", ": holds no samples"),
     "empty JSON": ("a.json", b"", ": holds no samples"),
     "blank JSON": ("a.json", b" \n", ": holds no samples"),
     "an empty list": ("a.json", b"[]", ": holds no samples"),
@@ -528,6 +537,10 @@ def test_a_bad_file_is_an_error_whatever_becomes_of_bad_rows(tmp_path, case, on_
     name, data, expected = BAD_FILES[case]
     path = tmp_path / name
     path.write_bytes(data)
+    if on_error == "quarantine" and "holds no samples" in expected:
+        (found,) = read_rows(path, on_error=on_error)
+        assert found == Rejected(str(path), "holds no samples; fill or remove it", None)
+        return
     with pytest.raises(UserError) as error:
         list(read_rows(path, on_error=on_error))
     told = str(error.value)
@@ -562,6 +575,8 @@ def test_a_byte_order_mark_line_ends_and_blank_lines_do_not_matter(tmp_path):
     for text in (json.dumps([ONE]), json.dumps(ONE, indent=1), "\r\n" + json.dumps(ONE) + "\r\n"):
         (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
         assert [row.messages for row in read_rows(tmp_path / "a.json")] == [ONE["messages"]]
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf\r\n\n" + lines(ONE, b"", ONE) + b"\n")
+    assert [row.where for row in read_rows(tmp_path / "a.json")] == [f"{tmp_path}/a.json:{n}" for n in (3, 5)]
 
 
 def test_records_of_several_forms_may_be_in_one_file(tmp_path):
