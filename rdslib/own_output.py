@@ -167,7 +167,8 @@ def _rows(study: OwnPool, run: Run, picks: list[dict[str, Any]], form: Form) -> 
     asked = _queries_of(study, run, picks, get_scorer(run.method))
     messages = PoolFile(folder / "pool.parquet").take(positions) if form == "messages" else []
     for rank, (pick, kept) in enumerate(zip(picks, records, strict=True)):
-        row = json.loads(kept["record"])
+        # What an earlier selection has added says nothing of this one.
+        row = {name: value for name, value in json.loads(kept["record"]).items() if name not in FIELDS}
         if form == "messages":
             extra = {name: row[name] for name in ("id", "source", "dataset") if name in row}
             row = {**extra, "messages": messages[rank].messages}
@@ -200,7 +201,11 @@ def _queries_of(
 def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path) -> None:
     if out.name.endswith(".parquet"):
         try:
-            pq.write_table(pa.Table.from_pylist(list(rows)), path, compression="zstd")
+            held = list(rows)
+            # Not all rows need have the same fields.
+            names = dict.fromkeys(name for row in held for name in row)
+            columns = {name: [row.get(name) for row in held] for name in names}
+            pq.write_table(pa.table(columns), path, compression="zstd")
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())[:150]
             raise UserError(

@@ -96,16 +96,15 @@ def _section(name: str, folder: Path, described: dict[str, Any], root: Path) -> 
     heading, question, reading = _prose(root / "notebooks" / f"{name}.ipynb")
     shows = findings(name, table)
     figure = getattr(figures, name)(table)
+    # What is wider than a phone scrolls in its place, by keys as well.
+    label = html.escape(heading, quote=True)
+    region = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
     if isinstance(figure, TableFigure):
-        shown = f'<div class="scroll">{as_html(figure.blocks, figure.notes)}</div>'
+        shown = f"{region}{as_html(figure.blocks, figure.notes)}</div>"
     else:
         alt = html.escape(f"{heading} {_plain(shows)}", quote=True)
         picture = _data("image/svg+xml", (folder / f"{name}.svg").read_bytes())
-        label = html.escape(heading, quote=True)
-        shown = (
-            f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-            f'<img src="{picture}" alt="{alt}"></div></figure>'
-        )
+        shown = f'<figure>{region}<img src="{picture}" alt="{alt}"></div></figure>'
     artifacts = [(f"{each['stage']} {each['hash']}", each["what"]) for each in described["artifacts"]]
     behind = f"{len(described['records'])} records, {len(artifacts)} artifacts"
     origins = ", ".join(described["origins"]) or "nothing"

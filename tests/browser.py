@@ -40,6 +40,22 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 
+# An error looks like other text on standard error, so the page's own model of the notebook is asked.
+_FIRST_ERROR = """
+    const cells = window.jupyterapp.shell.currentWidget.content.model.toJSON().cells;
+    for (const [place, cell] of cells.entries())
+        for (const output of cell.outputs ?? [])
+            if (output.output_type === "error")
+                return [place, `${output.ename}: ${output.evalue}`];
+    return null;
+"""
+_PIXELS = """
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [arguments[0].naturalWidth, arguments[0].naturalHeight];
+    canvas.getContext("2d").drawImage(arguments[0], 0, 0);
+    return canvas.toDataURL();
+"""
+
 
 def programs() -> tuple[str, str]:
     """The paths of Chromium and its driver. Without them a test is skipped, or fails where CI is set."""
@@ -93,11 +109,16 @@ def home() -> Iterator[Home]:
 
 def _kill_all(folder: str) -> None:
     """Kill every process whose home is `folder`, and what they have started."""
-    while family := _family(folder):
+    # More than once: one may just be starting another.
+    for _ in range(10):
+        family = _family(folder)
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(family, timeout=5)
+        if not family:
+            return
+    raise AssertionError(f"still running: {family}")
 
 
 def _family(folder: str) -> set[psutil.Process]:
@@ -185,7 +206,7 @@ class Evidence:
         driver = getattr(item, "funcargs", {}).get("driver")
         if report.failed and report.when == "call" and driver is not None:
             # The test's own failure is what is told, even if the browser is gone.
-            with suppress(WebDriverException):
+            with suppress(Exception):
                 report.sections.append(("screenshot", str(save_evidence(driver, item.name))))
         return report
 
@@ -235,6 +256,7 @@ def jupyterlab(home: Home, notebooks: Path) -> Iterator[Lab]:
     token = secrets.token_hex(16)
     options = {
         "IdentityProvider.token": token,
+        "LabApp.expose_app_in_browser": True,
         "LabApp.extension_manager": "readonly",
         "ServerApp.allow_root": True,
         "ServerApp.ip": "127.0.0.1",
@@ -306,10 +328,11 @@ class Notebook:
         return "\n".join(each.text for each in self.all(".jp-OutputArea-output"))
 
     def assert_no_error(self) -> None:
-        """Fail with the first error that a cell shows, scrolled to where a screenshot has it."""
-        if errors := self.all("[data-mime-type='application/vnd.jupyter.error']"):
-            self.driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", errors[0])
-            raise AssertionError(f"a cell ends in an error:\n{errors[0].text}")
+        """Fail with the first error that a cell ends in, scrolled to where a screenshot has it."""
+        if found := self.driver.execute_script(_FIRST_ERROR):
+            place, error = found
+            self.driver.execute_script("arguments[0].scrollIntoView()", self.all(".jp-Notebook-cell")[place])
+            raise AssertionError(f"cell {place + 1} ends in {error}")
 
     def headings(self) -> list[str]:
         """The headings of the Markdown cells, without the sign of a link that follows each."""
@@ -341,6 +364,9 @@ class Notebook:
     def _has_run(self) -> bool:
         """Whether every code cell has its number; at once if one has failed, as no further ones will run."""
         self.assert_no_error()
+        # A kernel that has died is told of in a dialog.
+        dialogs = [each.text for each in self.driver.find_elements(By.CSS_SELECTOR, ".jp-Dialog")]
+        assert not dialogs, dialogs[0]
         prompts = [each.text for each in self.all(".jp-CodeCell .jp-InputPrompt")]
         return self._is_idle() and all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in prompts)
 
@@ -371,18 +397,18 @@ class Part:
         """The words that the widgets show, without those of the controls."""
         return "\n".join(each.text for each in self._all(".widget-html-content"))
 
-    def rows(self) -> int:
+    def rows(self) -> list[str]:
         """The rows of the tables, without their heads."""
-        return len(self._all(".widget-html-content tr:has(td)"))
+        return [each.text for each in self._all(".widget-html-content tr:has(td)")]
 
     def picture(self) -> str:
-        """What the picture looks like, as text that can be compared."""
+        """The picture's pixels, as text that can be compared."""
         (shown,) = self._all("img")
-        self.notebook.wait(lambda: shown.get_property("naturalWidth"), "the picture does not load")
-        return shown.screenshot_as_base64
+        assert min(sizes([shown])[0]) > 0, "the picture is broken"
+        return self.notebook.driver.execute_script(_PIXELS, shown)
 
     def another_picture(self, before: str) -> str:
-        """The picture, once it looks different."""
+        """The picture, once it is another one than before."""
         self.notebook.wait(lambda: self.picture() != before, "the picture stays")
         return self.picture()
 

@@ -63,6 +63,13 @@ def report(home):
     return write_report("tiny", folder, home.folder / "report.html")
 
 
+@pytest.fixture(params=[(390, 844), (1280, 900)], ids=["phone", "desktop"])
+def screen(driver, request):
+    """The browser on a screen of this width and height."""
+    with browser.screen(driver, *request.param):
+        yield request.param
+
+
 def set_parameters(lab, name, **parameters):
     """Write parameters into the lab's copy of a notebook, as `rds run` gives them."""
     path = str(lab.folder / name)
@@ -93,13 +100,10 @@ def test_a_table_appears(open_notebook, lab, tmp_path):
     published, measured = notebook.tables()
     assert ["Random (bal.)", "42.2", "41.1"] in published
     assert [cell.split("\n")[0] for cell in measured[0]] == ["Method", "Sums", "Reverse", "Average"]
-    # A score, and its interval in small print under it.
-    assert all(
-        re.fullmatch(r"[\d.]+\n[\d.]+ to [\d.]+", cell)
-        for row in measured
-        if row[0] == "RDS+"
-        for cell in row[1:]
-    )
+    cells = [cell for row in measured if row[0] == "RDS+" for cell in row[1:]]
+    # From two pools, for two tasks and on average; each score has its interval in small print under it.
+    assert len(cells) == 2 * 3
+    assert all(re.fullmatch(r"[\d.]+\n[\d.]+ to [\d.]+", cell) for cell in cells)
     assert "What it shows" in notebook.outputs()
 
 
@@ -111,17 +115,20 @@ def test_widgets_answer(open_notebook, lab, driver):
     notebook.run_all()
 
     near = notebook.part("1.")
-    shown, rows = near.text(), near.rows()
-    assert "Nearest to it by RDS+" in shown
-    assert rows > 0
+    assert "Nearest to it by RDS+" in near.text()
+    by_rds = near.rows()
+    assert by_rds
     other = next(name for name in near.choices("Method") if name != "RDS+")
     near.choose("Method", other)
     notebook.wait(lambda: f"Nearest to it by {other}" in near.text(), "the method stays")
-    assert near.rows() == rows
+    to_first = near.rows()
+    assert len(to_first) == len(by_rds)
+    assert to_first != by_rds
     query = near.choices("Query")[1]
     near.choose("Query", query)
     # The choice is the query's number and its beginning, in one line.
     notebook.wait(lambda: query.partition(": ")[2] in " ".join(near.text().split()), "the query stays")
+    notebook.wait(lambda: near.rows() != to_first, "the samples stay")
 
     for heading in ("2.", "4."):
         drawn = notebook.part(heading)
@@ -132,47 +139,50 @@ def test_widgets_answer(open_notebook, lab, driver):
         drawn.another_picture(shown)
 
     compared = notebook.part("3.")
+    rows = compared.rows()
     first = compared.choices("First")[1]
     compared.choose("First", first)
     notebook.wait(lambda: f"{first} only" in compared.text(), "the method stays")
+    assert compared.rows() != rows
+    rows = compared.rows()
     compared.type_number("Budget", 7)
     notebook.wait(lambda: "Of 7 samples each" in compared.text(), "the budget stays")
+    assert compared.rows() != rows
 
     asked = browser.requests(driver)
     assert asked
     assert [url for url in asked if not url.startswith((lab.url, "data:", "blob:"))] == []
 
 
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 900)], ids=["phone", "desktop"])
-def test_the_report_opens_from_disk(report, driver, width, height):
+def test_the_report_opens_from_disk(report, driver, screen):
+    width, height = screen
     browser.requests(driver), browser.complaints(driver)
-    with browser.screen(driver, width, height):
-        driver.get(report.as_uri())
-        assert width_wanted(driver) == width
-        driver.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
-        assert width_wanted(driver) == width
+    driver.get(report.as_uri())
+    assert width_wanted(driver) == width
+    driver.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert width_wanted(driver) == width
 
-        headings = driver.find_elements("css selector", "h1, h2, h3, h4, h5, h6")
-        levels = [int(each.tag_name[1]) for each in headings]
-        assert all(each.text for each in headings)
-        assert levels[0] == 1
-        assert levels.count(1) == 1
-        assert all(below - above <= 1 for above, below in pairwise(levels))
-        assert levels.count(2) == len(IN_REPORT) + 1
+    headings = driver.find_elements("css selector", "h1, h2, h3, h4, h5, h6")
+    levels = [int(each.tag_name[1]) for each in headings]
+    assert all(each.text for each in headings)
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+    assert levels.count(2) == len(IN_REPORT) + 1
 
-        pictures = driver.find_elements("tag name", "img")
-        assert pictures
-        assert all(each.get_attribute("alt").strip() for each in pictures)
-        assert all(min(size) > 0 for size in browser.sizes(pictures))
+    pictures = driver.find_elements("tag name", "img")
+    assert pictures
+    assert all(each.get_attribute("alt").strip() for each in pictures)
+    assert all(min(size) > 0 for size in browser.sizes(pictures))
 
-        links = driver.find_elements("css selector", "nav a")
-        assert len(links) == len(IN_REPORT)
-        for link in links:
-            link.click()
-            target = driver.find_element("css selector", ":target")
-            assert target.text == link.text
-            top = driver.execute_script("return arguments[0].getBoundingClientRect().y", target)
-            assert -1 < top < height
+    links = driver.find_elements("css selector", "nav a")
+    assert len(links) == len(IN_REPORT)
+    for link in links:
+        link.click()
+        target = driver.find_element("css selector", ":target")
+        assert target.text == link.text
+        top = driver.execute_script("return arguments[0].getBoundingClientRect().y", target)
+        assert -1 < top < height
     assert {url.partition(":")[0] for url in browser.requests(driver)} == {"file", "data"}
     assert browser.complaints(driver) == []
 
