@@ -15,7 +15,8 @@ MINUS = "\N{MINUS SIGN}"
 _CSS = """
 .rds{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start;overflow-x:auto}
 .rds table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;font-size:.9rem;margin:0}
-.rds caption{text-align:left;padding-bottom:.5rem;white-space:pre-line;position:sticky;left:0;max-width:85vw}
+.rds caption{text-align:left;padding-bottom:.5rem;white-space:pre-line}
+.rds caption{position:sticky;left:0;max-width:85vw}
 .rds th,.rds td{padding:.2rem .6rem;text-align:left;vertical-align:top;background:none;border:0}
 .rds td{max-width:22rem}
 .rds thead th{border-bottom:1px solid}.rds tr.rule>*{border-top:1px solid}

@@ -196,9 +196,7 @@ def select(
     ] = "none",
     exclude: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A test set, whose words in samples (13 in a row) leave them out; repeatable."
-        ),
+        typer.Option(help="A test set, whose words in samples (13 in a row) leave them out; repeatable."),
     ] = None,
     balance_sources: Annotated[
         bool, typer.Option("--balance-sources", help="As many samples of each source as there can be.")
@@ -238,6 +236,40 @@ def select(
         max_per_source, profile, engine, seed,
     )  # fmt: skip
     typer.echo(select_own(request, out, as_form, resume))
+
+
+@app.command()
+def explain(
+    selection: Annotated[Path, typer.Argument(help="The file that `rds select` wrote.")],
+    sample: Annotated[
+        str,
+        typer.Option(help="Its id (its row number in the pool, if it has none), or --sample=#3, its rank."),
+    ],
+) -> None:
+    """Say why a sample was picked, or why not: its rank under each query, what took it, what is like it."""
+    from rdslib import explain as explaining
+
+    typer.echo(explaining.as_text(explaining.explain(selection, sample)))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A file that `rds select` wrote, or other samples.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    figure: Annotated[Path | None, typer.Option(help="A .png or .svg file to draw them to.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="The rows' form, where their fields do not tell.")
+    ] = None,
+) -> None:
+    """Compare two selections: their overlap, sources and scores."""
+    from rdslib import compare as comparing
+
+    if figure is not None:
+        comparing.check_figure(figure)
+    compared = comparing.compare(a, b, form)
+    typer.echo(comparing.as_text(compared))
+    if figure is not None:
+        comparing.write_figure(comparing.compare_figure(compared), figure)
 
 
 @app.command()

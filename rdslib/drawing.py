@@ -302,10 +302,11 @@ def stacked(
     heights = counts / totals if shares else counts
     highest = heights.sum().max()
     bottom = np.zeros(len(bars))
+    layers = []
     for source in sources:
         values = heights.loc[source].to_numpy(dtype=float)
-        axes.bar(
-            bars, values, 0.78, bottom, color=colours[source], edgecolor="white", linewidth=0.5, label=source
+        layers.append(
+            axes.bar(bars, values, 0.78, bottom, color=colours[source], edgecolor="white", linewidth=0.5)
         )
         dark = _is_dark(colours[source])
         for place, value in enumerate(values):
@@ -326,9 +327,9 @@ def stacked(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
     axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
     axes.tick_params(axis="x", length=0)
-    # Reversed, to read from the top of the stack down.
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    # Reversed, to read from the top of the stack down. A name is no formula, whatever it holds.
+    names = [source.replace("$", r"\$") for source in reversed(sources)]
+    axes.legend(layers[::-1], names, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
 
 
 def _narrow(name: str) -> str:

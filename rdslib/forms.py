@@ -146,8 +146,8 @@ def _sharegpt_turn(turn: Record) -> dict[str, Any]:
 
 
 def _alpaca(record: Record) -> Any:
-    parts = (_text(record, FIELDS["alpaca"]), _text(record, ("input", "context")))
-    prompt = "\n\n".join(part for part in parts if part and not _blank(part))
+    parts = [_text(record, fields) or "" for fields in (FIELDS["alpaca"], ("input", "context"))]
+    prompt = "\n\n".join(part for part in parts if not _blank(part))
     turns = _history(record.get("history"))
     turns.append({"role": "user", "content": prompt})
     response = _text(record, ("output", "response"))

@@ -157,6 +157,11 @@ class OwnPool(Study):
 
     def run(self) -> Run:
         """The selection that is asked for. Raises UserError if the pool, which is read, cannot give it."""
+        for each in self.inputs.values():
+            if each.ignored:
+                names = ", ".join(path.name for path in each.ignored[:5])
+                more = ", ..." if len(each.ignored) > 5 else ""
+                self.store.progress.note(f"{each.name}: {len(each.ignored)} not read: {names}{more}")
         self.compute([self.data])
         kept, asked = self.counts["kept"], self.request.k
         k = _count_of(asked, kept)
@@ -193,7 +198,13 @@ class OwnPool(Study):
                     writer.add(Sample(row.id, row.source, row.messages), record, row.where)
                 else:
                     content = row.raw if isinstance(row, Rejected) else row.record
-                    told = {"where": row.where, "kind": kind, "reason": reason, "row": content}
+                    told = {
+                        "where": row.where,
+                        "id": getattr(row, "id", None),
+                        "kind": kind,
+                        "reason": reason,
+                        "row": content,
+                    }
                     left_out.write(json.dumps(told, ensure_ascii=False, default=str) + "\n")
         writer.close()
         if not counts["kept"]:

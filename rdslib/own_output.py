@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.device import CHOICE, choose
 from rdslib.errors import UserError
 from rdslib.own import LEFT_OUT, RECORDS, OwnPool, Request
 from rdslib.pool_file import PoolFile, rows_at
@@ -71,6 +72,15 @@ def select_own(request: Request, out: Path, form: Form = "own", resume: bool = T
     cannot be read, selected or written.
     """
     check_output(out)
+    # Paths in full, so that the selection can be reopened from any folder.
+    request = replace(
+        request,
+        pool=_in_full(request.pool),
+        queries=_in_full(request.queries) if request.queries else None,
+        model=_in_full(request.model),
+        exclude=tuple(map(_in_full, request.exclude)),
+        profile=_in_full(request.profile) if request.profile else None,
+    )
     study = OwnPool(request)
     if not resume:
         study.store.forget(study.data)
@@ -95,6 +105,7 @@ def select_own(request: Request, out: Path, form: Form = "own", resume: bool = T
     record = {
         "request": asdict(request), "run": asdict(run), "data": study.data.hash, "selection": step.hash,
         "counts": {**counts, "selected": len(picks)}, "version": version("rdslib"),
+        "device": os.environ.get(CHOICE),
     }  # fmt: skip
     with _whole(record_of(out)) as temporary:
         temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -130,6 +141,8 @@ def reopen(selection: Path) -> tuple[OwnPool, Run]:
         given = record["request"]
         request = Request(**{**given, "exclude": tuple(given["exclude"])})
         run = Run(**{**record["run"], "targets": tuple(record["run"]["targets"])})
+        if record["device"] is not None:
+            choose(record["device"])
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: there is no such file; `rds select` writes it beside {selection.name}"
@@ -144,8 +157,13 @@ def reopen(selection: Path) -> tuple[OwnPool, Run]:
     return study, run
 
 
+def _in_full(name: str) -> str:
+    """A path in full; a name that is no path, such as one of the hub or of a profile, as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def scores_at(study: OwnPool, run: Run, target: str | None, positions: Sequence[int]) -> np.ndarray:
-    """The scores that some samples have for a task's queries: float32 [queries, positions]."""
+    """Scores of some samples for a task's queries, as the method gives them: [queries, positions]."""
     scorer, step = get_scorer(run.method), study.selection(run)
     inputs = {name: study.store.path(each) for name, each in step.inputs.items()}
     seed = run.seed if scorer.seeded else study.experiment.seed
@@ -154,7 +172,7 @@ def scores_at(study: OwnPool, run: Run, target: str | None, positions: Sequence[
     for start, block in scorer.blocks(scoring_inputs(inputs, scorer, study.pool_file, seed, target)):
         inside = np.flatnonzero((wanted >= start) & (wanted < start + block.shape[1]))
         found.append((inside, np.asarray(block)[:, wanted[inside] - start]))
-    scores = np.empty((found[0][1].shape[0], len(wanted)), dtype=np.float32)
+    scores = np.empty((found[0][1].shape[0], len(wanted)), dtype=found[0][1].dtype)
     for inside, columns in found:
         scores[:, inside] = columns
     return scores

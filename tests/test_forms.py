@@ -78,6 +78,7 @@ GOOD = {
     ),
     "alpaca": ("alpaca", {"instruction": "q", "output": "r"}, ONE),
     "alpaca, empty input": ("alpaca", {"instruction": "q", "input": "", "output": "r"}, ONE),
+    "alpaca, blank input": ("alpaca", {"instruction": "q", "input": " \n", "output": "r"}, ONE),
     "alpaca, input": (
         "alpaca",
         {"instruction": "Add", "input": "1 2", "output": "3", "system": "s"},
@@ -180,7 +181,10 @@ BAD = {
         {"instruction": "q", "input": "x", "context": "y", "output": "r"},
         "both input and context",
     ),
-    "two lists": ({"conversations": SPOKEN, "conversation": SPOKEN[:1]}, "both conversations and conversation"),
+    "two lists": (
+        {"conversations": SPOKEN, "conversation": SPOKEN[:1]},
+        "both conversations and conversation",
+    ),
     "two speakers": (
         {"conversations": [{"from": "human", "role": "user", "value": "q"}]},
         "has both from and role",

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdslib import inputs
+from rdslib import containers, inputs
 from rdslib.chat import user_assistant
 from rdslib.errors import UserError
 from rdslib.inputs import Input, Rejected, Row, find_input, read_rows
@@ -383,7 +383,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_a_bad_row_stops_the_reading_or_is_set_aside(tmp_path, monkeypatch, case):
     name, data, expected, good, bad = BAD_ROWS[case]
-    monkeypatch.setattr(inputs, "BATCH", 2)
+    monkeypatch.setattr(containers, "BATCH", 2)
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(UserError) as error:
@@ -417,7 +417,7 @@ def test_what_is_set_aside_keeps_its_text(tmp_path):
     for _ in range(100_000):
         deep = [deep]
     assert inputs._as_text(deep) is None
-    assert inputs._unusable({"x": deep}, True).startswith("cannot be read (nested too deeply)")
+    assert containers._unusable({"x": deep}, True).startswith("cannot be read (nested too deeply)")
 
 
 def cut(data, at=-1):
@@ -642,7 +642,7 @@ def test_ids_and_sources(tmp_path):
 
 
 def test_a_line_longer_than_can_be_held_is_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "MAX_LINE", 200)
+    monkeypatch.setattr(containers, "MAX_LINE", 200)
     long, whole = lines(said("x" * 1000)), lines(ONE).strip().ljust(199) + b"\n"
     (tmp_path / "a.jsonl").write_bytes(whole + long + whole + long.rstrip())
     found = list(read_rows(tmp_path / "a.jsonl", on_error="quarantine"))

@@ -1,0 +1,286 @@
+"""Files of records, one record after another: JSONL, JSON, Parquet and CSV, also compressed.
+
+A file that cannot be read to its end is an error that names it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdslib.errors import UserError
+
+# Bytes of a line of text that are held at once: a sample of the largest size with each character escaped.
+MAX_LINE = 64 * 2**20
+# Rows of Parquet that are held at once.
+BATCH = 256
+
+COMPRESSED = (".gz", ".zst")
+# What JSON may escape half of a surrogate pair with.
+_SURROGATE = re.compile(r"\\u[dD]")
+
+
+class Found(NamedTuple):
+    """What is at the `number`-th place, from 1, of a file: a value and its text, or why it is unusable."""
+
+    number: int
+    value: Any
+    raw: str | None = None
+    reason: str | None = None
+
+
+@contextmanager
+def _open(path: Path, seekable: bool = False) -> Iterator[Any]:
+    """A file's bytes, decompressed; what goes wrong while it is open becomes a UserError that names it."""
+    try:
+        with path.open("rb") as file:
+            compression = path.suffix.lower()
+            if compression not in COMPRESSED:
+                yield file
+                return
+            # Both tell a stream that ends too early.
+            inner: Any = (
+                gzip.GzipFile(fileobj=file) if compression == ".gz" else pa.input_stream(file, "zstd")
+            )
+            stream = io.BufferedReader(inner)
+            if not seekable:
+                yield stream
+                return
+            with tempfile.TemporaryFile() as whole:
+                shutil.copyfileobj(stream, whole)
+                whole.seek(0)
+                yield whole
+    # Bytes that are no UTF-8 in lines are told of there; here they are in the names of columns.
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read ({reason_of(error)}); check that it is whole and that you may read it"
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """The lines, numbered from 1; None for one that is longer than `MAX_LINE`, which is passed over."""
+    for number in count(1):
+        line = stream.readline(MAX_LINE)
+        if not line:
+            return
+        if len(line) < MAX_LINE or line.endswith(b"\n"):
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE)
+        yield number, None
+
+
+def _decode(line: bytes, number: int) -> str:
+    return line.decode("utf-8-sig" if number == 1 else "utf-8")
+
+
+def _too_long() -> str:
+    return f"is a line of more than {MAX_LINE} bytes; split it"
+
+
+def _not_utf8(byte: int) -> str:
+    return f"is not UTF-8 (byte {byte} of the line); save the file as UTF-8"
+
+
+def _read_jsonl(path: Path) -> Iterator[Found]:
+    with _open(path) as stream:
+        for number, line in _lines(stream):
+            if line is None:
+                yield Found(number, None, None, _too_long())
+                continue
+            try:
+                text = _decode(line, number)
+            except UnicodeDecodeError as error:
+                text = line.decode(errors="backslashreplace").strip()
+                yield Found(number, None, text, _not_utf8(error.start))
+                continue
+            if text and not text.isspace():
+                yield _parse(number, text)
+
+
+def _parse(number: int, text: str) -> Found:
+    value = None
+    try:
+        value = json.loads(text)
+        reason = _unusable(value, _SURROGATE.search(text) is not None)
+    except json.JSONDecodeError as error:
+        reason = f"is not valid JSON ({error.msg}, column {error.colno}); write one object on each line"
+    except (ValueError, RecursionError) as error:
+        reason = _too_much(error)
+    return Found(number, value, text.strip(), reason)
+
+
+def _too_much(error: Exception) -> str:
+    """Why JSON that is valid still cannot be read: its depth, or the digits of a number."""
+    why = "nested too deeply" if isinstance(error, RecursionError) else reason_of(error)
+    return f"cannot be read ({why}); mend or remove it"
+
+
+def _unusable(value: Any, escapes: bool) -> str | None:
+    """Why a value of JSON is no record; None if it is one. `escapes`: its text may escape surrogates."""
+    if not isinstance(value, dict):
+        return "is not a JSON object; write one on each line, or a list of them in a .json file"
+    if escapes:
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return "escapes half of a surrogate pair (as \\ud800), which is no text; mend or remove it"
+        except RecursionError as error:
+            return _too_much(error)
+    return None
+
+
+def _read_json(path: Path) -> Iterator[Found]:
+    """A list of records, `{"data": [...]}` or one record; the whole file is held."""
+    with _open(path) as stream:
+        data = stream.read()
+    try:
+        text = data.decode("utf-8-sig")
+        if not text or text.isspace():
+            return
+        value = json.loads(text)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}:{line}: is not UTF-8 (byte {error.start} of the file); save it so"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); mend it, "
+            f"or name a file with one record on each line .jsonl"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: {_too_much(error)}") from error
+    if isinstance(value, dict):
+        value = value["data"] if isinstance(value.get("data"), list) else [value]
+    if not isinstance(value, list):
+        raise UserError(f"{path}: is not a list of records; write one")
+    escapes = _SURROGATE.search(text) is not None
+    for number, record in enumerate(value, start=1):
+        yield Found(number, record, None, _unusable(record, escapes))
+
+
+def _is_jsonl(path: Path) -> bool:
+    """Whether a file's first line is a whole object, and not its only one."""
+    with _open(path) as stream:
+        filled = (line for _, line in _lines(stream) if line is None or line.strip(b"\xef\xbb\xbf \t\r\n"))
+        try:
+            value = json.loads(_decode(next(filled, None) or b"", 1))
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(value, dict) and any(True for _ in filled)
+
+
+def _json_reader(path: Path) -> tuple[str, Iterator[Found]]:
+    """Of a JSON file: one that is JSONL, whatever its name, is read as such."""
+    return (":", _read_jsonl(path)) if _is_jsonl(path) else (": record ", _read_json(path))
+
+
+def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
+    """The rows under a header; an empty cell is null. What a row is, is lost after a quote that is wrong."""
+    broken: list[tuple[int, int]] = []
+
+    def lines(stream: BinaryIO) -> Iterator[str]:
+        for number, line in _lines(stream):
+            if line is None:
+                raise UserError(f"{path}:{number}: {_too_long()}")
+            try:
+                text = _decode(line, number)
+            except UnicodeDecodeError as error:
+                broken.append((number, error.start))
+                text = line.decode(errors="backslashreplace")
+            yield text
+
+    csv.field_size_limit(MAX_LINE)  # by default 128 KiB, for the whole process
+    with _open(path) as stream:
+        rows = csv.reader(lines(stream), delimiter=delimiter, strict=True)
+        try:
+            header = next(filter(None, rows), [])
+            if broken:
+                raise UserError(f"{path}:{broken[0][0]}: {_not_utf8(broken[0][1])}")
+            _check_columns(path, header)
+            first = rows.line_num + 1
+            for cells in rows:
+                if broken:
+                    line, byte = broken[0]
+                    yield Found(line, cells, None, _not_utf8(byte))
+                    broken.clear()
+                elif cells and len(cells) != len(header):
+                    reason = f"has {len(cells)} fields, where the header has {len(header)}; mend or remove it"
+                    yield Found(first, cells, None, reason)
+                elif cells:
+                    yield Found(first, dict(zip(header, (cell or None for cell in cells), strict=True)))
+                first = rows.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"{path}:{rows.line_num}: cannot be read further ({error}); mend the line, and quote fields "
+                f"that hold quotes or line breaks"
+            ) from error
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: has the column {twice[0]!r} twice; rename one")
+
+
+def _read_parquet(path: Path) -> Iterator[Found]:
+    with _open(path, seekable=True) as stream:
+        file = pq.ParquetFile(stream)
+        _check_columns(path, file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(BATCH):
+            for record, reason in _records(batch):
+                number += 1
+                yield Found(number, record, None, reason)
+
+
+def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
+    """The rows, or why one cannot be had in Python: text that is not UTF-8, a date out of range, ..."""
+    try:
+        return [(record, None) for record in batch.to_pylist()]
+    except (ValueError, ArithmeticError, LookupError) as error:
+        if len(batch) == 1:
+            return [(None, f"cannot be read ({reason_of(error)}); mend or remove it")]
+    return [row for at in range(len(batch)) for row in _records(batch.slice(at, 1))]
+
+
+_Reader = Callable[[Path], tuple[str, Iterator[Found]]]
+
+READERS: dict[str, _Reader] = {
+    ".jsonl": lambda path: (":", _read_jsonl(path)),
+    ".ndjson": lambda path: (":", _read_jsonl(path)),
+    ".json": _json_reader,
+    ".parquet": lambda path: (": row ", _read_parquet(path)),
+    ".csv": lambda path: (":", _read_csv(path, ",")),
+    ".tsv": lambda path: (":", _read_csv(path, "\t")),
+}
+KINDS = f"{', '.join(READERS)}, also with {' or '.join(COMPRESSED)}"
+
+
+def kind_of(path: Path) -> str | None:
+    """The suffix that tells what a file holds, whether it is compressed or not; None for an unknown one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
