@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rdslib import cli_own
 from rdslib.errors import UserError
 
 app = typer.Typer(
@@ -158,118 +159,8 @@ def report(
     typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")
 
 
-@app.command()
-def select(
-    pool: Annotated[
-        str,
-        typer.Option(
-            help="What to choose from: a file of JSONL, JSON, Parquet or CSV, a folder, a hub name."
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="The language model: a folder, a hub name or a GGUF file.")],
-    k: Annotated[str, typer.Option("-k", help="How many samples to choose, or which percent: 1000, 5%.")],
-    out: Annotated[Path, typer.Option(help="The .jsonl, .jsonl.gz or .parquet file to write.")],
-    queries: Annotated[
-        str | None, typer.Option(help="Samples, or prompts alone, of what the model should do.")
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="How to choose: rds, less, embed_gtr, top_ppl, ifd, random_balanced, ...")
-    ] = "rds",
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="The pool's form, where its fields do not tell: "
-            "messages, sharegpt, alpaca or prompt_completion.",
-        ),
-    ] = None,
-    as_form: Annotated[
-        Literal["own", "messages"],
-        typer.Option("--as", help="Rows as they came, or with messages for what held the sample."),
-    ] = "own",
-    on_error: Annotated[
-        Literal["stop", "quarantine"],
-        typer.Option(help="At a bad row: stop, or leave it out and say so."),
-    ] = "stop",
-    dedup: Annotated[
-        Literal["none", "exact", "near"], typer.Option(help="Which duplicates to leave out of the pool.")
-    ] = "none",
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="A test set, whose words in samples (13 in a row) leave them out; repeatable."),
-    ] = None,
-    balance_sources: Annotated[
-        bool, typer.Option("--balance-sources", help="As many samples of each source as there can be.")
-    ] = False,
-    max_per_source: Annotated[
-        int | None, typer.Option(min=1, help="At most so many samples of a source.")
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="A profile whose parameters and plugins to use; else the paper's.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the first GPU, if there is one.")
-    ] = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where features and scores are computed.")
-    ] = "local",
-    resume: Annotated[
-        bool, typer.Option(help="Go on from what an earlier run of the same selection has left.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="For what is random in a method.")] = 42,
-) -> None:
-    """Choose the K best samples of a pool: by RDS+, those nearest to your queries.
-
-    The output has the pool's own rows, in the order of picking, each with rds_score, rds_rank and, for
-    methods with queries, rds_task and rds_query (the number of the query, from 0, that chose it). Queries
-    with a field "task" take turns by task. What was computed is kept: a selection that was stopped goes on,
-    and another K of the same pool costs nothing.
-    """
-    from rdslib.device import choose
-    from rdslib.own import Request
-    from rdslib.own_output import select_own
-
-    if device is not None:
-        choose(device)
-    request = Request(
-        pool, model, k, queries, method, form, on_error, dedup, tuple(exclude or ()), balance_sources,
-        max_per_source, profile, engine, seed,
-    )  # fmt: skip
-    typer.echo(select_own(request, out, as_form, resume))
-
-
-@app.command()
-def explain(
-    selection: Annotated[Path, typer.Argument(help="The file that `rds select` wrote.")],
-    sample: Annotated[
-        str,
-        typer.Option(help="Its id (its row number in the pool, if it has none), or --sample=#3, its rank."),
-    ],
-) -> None:
-    """Say why a sample was picked, or why not: its rank under each query, what took it, what is like it."""
-    from rdslib import explain as explaining
-
-    typer.echo(explaining.as_text(explaining.explain(selection, sample)))
-
-
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(help="A file that `rds select` wrote, or other samples.")],
-    b: Annotated[Path, typer.Argument(help="Another.")],
-    figure: Annotated[Path | None, typer.Option(help="A .png or .svg file to draw them to.")] = None,
-    form: Annotated[
-        str | None, typer.Option("--format", help="The rows' form, where their fields do not tell.")
-    ] = None,
-) -> None:
-    """Compare two selections: their overlap, sources and scores."""
-    from rdslib import compare as comparing
-
-    if figure is not None:
-        comparing.check_figure(figure)
-    compared = comparing.compare(a, b, form)
-    typer.echo(comparing.as_text(compared))
-    if figure is not None:
-        comparing.write_figure(comparing.compare_figure(compared), figure)
+for _command in (cli_own.select, cli_own.plan, cli_own.explain, cli_own.compare):
+    app.command()(_command)
 
 
 @app.command()
