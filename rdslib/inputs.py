@@ -51,7 +51,9 @@ def find_input(name: str | Path) -> Input:
             return _find_files(path)
         exists = path.exists()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason_of(error)}); check the path and its rights") from error
+        raise UserError(
+            f"{path}: cannot be read ({reason_of(error)}); check the path and its rights"
+        ) from error
     hub = _HUB.fullmatch(str(name))
     if exists:
         if kind_of(path) is None:
