@@ -63,9 +63,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     Raises UserError for a file that is not such a model.
     """
     try:
-        source = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.bfloat16
-        )
+        source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except Exception as error:  # whatever the readers of the file and of its model raise
         reason = " ".join(str(error).split())[:200]
