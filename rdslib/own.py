@@ -138,14 +138,20 @@ class OwnPool(Study):
 
     @cached_property
     def data(self) -> Step:
-        """The user's samples, by the contents of the files."""
+        """The pool, by the contents of its files."""
         params = {
-            "inputs": {name: _contents(each) for name, each in self.inputs.items()},
+            "inputs": {name: _contents(each) for name, each in self.inputs.items() if name != QUERIES},
             "form": self.request.form,
             "on_error": self.request.on_error,
             "dedup": self.request.dedup,
         }
-        return self._step("data", params, {}, self._build_data, "the pool and the queries", 1)
+        return self._step("data", params, {}, self._build_data, "the pool", 1)
+
+    @cached_property
+    def query_data(self) -> Step:
+        """The queries, apart from the pool: features of a pool serve any queries."""
+        params = {QUERIES: _contents(self.inputs[QUERIES])}
+        return self._step("data", params, {}, self._build_queries, "the queries", 1)
 
     def _size(self, pool: str) -> int:
         return self.counts["kept"] if self.store.has(self.data) else 1
@@ -212,10 +218,13 @@ class OwnPool(Study):
                 f"{self.request.pool}: no sample is left of its {counts['read']} rows, of which "
                 f"{counts['rejected']} are bad; give a larger pool, or leave less out"
             )
+        return {"kept": 0, **counts}
+
+    def _build_queries(self, work: Work) -> dict[str, Any]:
         for name, rows in self.queries.items():
             data = tasks.TaskData(name, [sample for _, sample in rows], [], "")
             tasks.write_task(data, stages.task_folder(work.path, name))
-        return {"kept": 0, **counts}
+        return {"queries": sum(map(len, self.queries.values()))}
 
     def _sorted_out(self) -> Iterator[tuple[str, Row | Rejected, str]]:
         """Every row of the pool, whether it is kept, and if not, why."""

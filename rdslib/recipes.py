@@ -139,6 +139,11 @@ class Recipes:
         }
         return self._step("data", params, {}, lambda work: stages.build_data(work, e), "pool and tasks", 200)
 
+    @property
+    def query_data(self) -> Step:
+        """Where the queries are."""
+        return self.data
+
     def features(self, feature: str, task: str | None, pool: str = "all") -> Step:
         """The features that an extractor makes of a pool (`task` None) or of a task's queries.
 
@@ -150,7 +155,7 @@ class Recipes:
         pool = pool if extractor.per_pool else "all"
         draw = self._draw(pool) if task is None else None
         wanted = self._wanted(feature, task is not None)
-        inputs = {"model": self.model, "data": self.data}
+        inputs = {"model": self.model, "data": self.data if task is None else self.query_data}
         if extractor.prepares:
             inputs["prepared"] = self.preparation(feature, pool)
         params = {

@@ -86,6 +86,15 @@ def test_tasks_take_turns_and_name_their_query(ask, tmp_path):
     ]
 
 
+def test_other_queries_use_the_same_features_of_the_pool(ask, tmp_path):
+    _, written = ask()
+    study, _ = reopen(written.path)
+    _, other = ask(queries=write(tmp_path / "other.jsonl", QUERIES[:1]), name="other.jsonl.gz")
+    again, _ = reopen(other.path)
+    assert again.features("lm.weighted_all", None).hash == study.features("lm.weighted_all", None).hash
+    assert again.features("lm.weighted_all", "sums").hash != study.features("lm.weighted_all", "sums").hash
+
+
 def test_a_prompt_alone_is_a_query_where_the_method_allows(ask, tmp_path):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "What is 3 + 4?"}, {"question": "And 1 + 1?"}])
     rows, _ = ask(queries=prompts)
