@@ -57,8 +57,9 @@ class Written:
                  "duplicate": self.duplicate}  # fmt: skip
         out = "".join(f" + {count:,} {kind}" for kind, count in kinds.items() if count)
         where = f"; what was left out, and why: {self.left_out}" if self.left_out else ""
+        noun = "sample is" if self.selected == 1 else "samples are"
         return (
-            f"{self.selected:,} {'sample is' if self.selected == 1 else 'samples are'} in {self.path} (rows read: {self.read:,} = {self.selected:,} "
+            f"{self.selected:,} {noun} in {self.path} (rows read: {self.read:,} = {self.selected:,} "
             f"selected + {self.left:,} left{out}){where}"
         )
 
