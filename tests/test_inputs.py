@@ -722,8 +722,10 @@ def test_an_empty_file_of_a_folder_is_named(tmp_path):
         list(read_rows(tmp_path))
 
 
-def test_folders_and_paths_without_data(tmp_path):
+def test_folders_and_paths_without_data(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(UserError, match=r"holds no data; give a folder with .jsonl, .ndjson, .json"):
         find_input(tmp_path)
     for name in ("none.jsonl", "none", "a/b/c", "x/none.json.gz"):
