@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from rdslib import stages, tasks
@@ -80,6 +81,22 @@ class Request:
     profile: str | None = None
     engine: Literal["local", "ray"] = "local"
     seed: int = 42
+
+    def in_full(self) -> Request:
+        """The same with paths in full, so that it means the same from any folder."""
+        return replace(
+            self,
+            pool=_in_full(self.pool),
+            queries=_in_full(self.queries) if self.queries else None,
+            model=_in_full(self.model),
+            exclude=tuple(map(_in_full, self.exclude)),
+            profile=_in_full(self.profile) if self.profile else None,
+        )
+
+
+def _in_full(name: str) -> str:
+    """A path in full; a name that is no path, such as one of the hub or of a profile, as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 class OwnPool(Study):

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -73,15 +73,7 @@ def select_own(request: Request, out: Path, form: Form = "own", resume: bool = T
     cannot be read, selected or written.
     """
     check_output(out)
-    # Paths in full, so that the selection can be reopened from any folder.
-    request = replace(
-        request,
-        pool=_in_full(request.pool),
-        queries=_in_full(request.queries) if request.queries else None,
-        model=_in_full(request.model),
-        exclude=tuple(map(_in_full, request.exclude)),
-        profile=_in_full(request.profile) if request.profile else None,
-    )
+    request = request.in_full()
     study = OwnPool(request)
     if not resume:
         study.store.forget(study.data)
@@ -156,11 +148,6 @@ def reopen(selection: Path) -> tuple[OwnPool, Run]:
     if study.selection(run).hash != record["selection"]:
         raise UserError(f"{selection}: its model, profile or method has changed since; select anew")
     return study, run
-
-
-def _in_full(name: str) -> str:
-    """A path in full; a name that is no path, such as one of the hub or of a profile, as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def scores_at(study: OwnPool, run: Run, target: str | None, positions: Sequence[int]) -> np.ndarray:

@@ -110,7 +110,7 @@ class _Uncomputed(OwnPool):
 
 def plan_request(request: Request) -> Plan:
     """What `rds select` would cost. Raises UserError for what it would refuse before it loads a model."""
-    study = _Uncomputed(request)
+    study = _Uncomputed(request.in_full())
     run = study.run()
     steps = in_order([study.selection(run)])
     sizes, rows = study.reservoir.drawn()
