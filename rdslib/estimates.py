@@ -6,15 +6,12 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rdslib.chat import Sample, format_chat
 from rdslib.seeds import generator
-
-if TYPE_CHECKING:
-    pass
 
 # Rows of the pool that are looked at.
 SAMPLE = 512

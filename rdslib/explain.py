@@ -26,7 +26,7 @@ from rdslib.pool_file import rows_at
 from rdslib.ranking import Block, Ranking
 from rdslib.scorers import InnerProduct, ScoringInputs, get_scorer
 from rdslib.scorers.base import TILE
-from rdslib.stages import read_selection, scoring_inputs
+from rdslib.stages import read_selection
 
 # Neighbours of a sample; and of more lists or queries of a task, those that are shown.
 NEIGHBOURS, SHOWN = 5, 10
@@ -79,7 +79,7 @@ class _Opened:
         self.study, self.run = reopen(path)
         step = self.study.selection(self.run)
         self.study.compute([step])
-        self.folders = {name: self.study.store.path(each) for name, each in step.inputs.items()}
+        self.data = self.study.store.path(self.study.data)
         self.picks = read_selection(self.study.store.path(step)).to_pandas()
         self.pool = self.study.pool_file
         self.scorer = get_scorer(self.run.method)
@@ -91,8 +91,7 @@ class _Opened:
 
     def inputs(self, target: str | None) -> ScoringInputs:
         """What the method reads to score the pool for a task."""
-        seed = self.run.seed if self.scorer.seeded else self.study.experiment.seed
-        return scoring_inputs(self.folders, self.scorer, self.pool, seed, target)
+        return self.study.scoring_inputs(self.run, target)
 
     def position(self, sample: str) -> int | None:
         """Where in the pool a sample is, by its id or "#" and its rank; None if there is no such id."""
@@ -132,7 +131,7 @@ def explain(selection: Path, sample: str) -> Explanation:
     else:
         row = turns.iloc[_list_of(opened, picks["taker"].iloc[rank])]
         why = f"Taken by {_name(opened, row)}, which has it at rank {row['rank']:,}."
-    (found,), (kept,) = pool.take([position]), rows_at(opened.folders["data"] / RECORDS, [position])
+    (found,), (kept,) = pool.take([position]), rows_at(opened.data / RECORDS, [position])
     return Explanation(
         found.id, kept["where"], found.source, shortened(found.messages),
         "not picked" if rank is None else "picked", why, opened.run.method, len(pool), len(picks),
@@ -280,7 +279,7 @@ def _left_out(opened: _Opened, sample: str) -> Explanation:
         rows = enumerate(read_rows(study.inputs["pool"], study.request.form, "quarantine"))
         row = next((row for number, row in rows if sample in _ids(row, number)), None)
         if row is not None:
-            with (opened.folders["data"] / LEFT_OUT).open(encoding="utf-8") as lines:
+            with (opened.data / LEFT_OUT).open(encoding="utf-8") as lines:
                 told = next(told for told in map(json.loads, lines) if told["where"] == row.where)
             text = (row.raw or "")[:LONGEST] if isinstance(row, Rejected) else shortened(row.messages)
             source = "" if isinstance(row, Rejected) else row.source

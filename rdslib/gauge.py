@@ -18,6 +18,7 @@ from rdslib import features
 from rdslib.chat import Sample, format_chat, user_assistant
 from rdslib.device import compute_dtype, device
 from rdslib.errors import UserError
+from rdslib.estimates import NOTHING, Part, Total, estimate_total, exactly, taken
 from rdslib.fetch import Archives, cache_dir
 from rdslib.flops import FORWARD, TRAINING
 from rdslib.params import Experiment, Train
@@ -31,8 +32,6 @@ from rdslib.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-from rdslib.estimates import NOTHING, Part, Total, estimate_total, exactly, taken
 
 # What is measured: for how many seconds, in how many repeats.
 SECONDS, REPEATS = 5.0, 3
@@ -137,15 +136,12 @@ class Gauge:
     steps: list[Step]
 
     def __post_init__(self) -> None:
-        from rdslib.models import load_tokenizer
+        from rdslib.models import load_tokenizer, non_embedding_parameters
 
         self.experiment = self.study.experiment
         self.tokenizer = load_tokenizer(self.model)
         self.bare = without_weights(self.model)
-        # Told by identity: on the meta device all parameters have the same address.
-        outside = [self.bare.get_input_embeddings(), self.bare.get_output_embeddings()]
-        tables = {id(p) for module in outside if module is not None for p in module.parameters()}
-        self.parameters = sum(p.numel() for p in self.bare.parameters() if id(p) not in tables)
+        self.parameters = non_embedding_parameters(self.bare)
         self.weights = sum(p.numel() for p in self.bare.parameters())
         self.why_not: dict[str, str] = {}
         self._measured: dict[str, Measured | None] = {}

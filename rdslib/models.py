@@ -49,11 +49,10 @@ def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTra
 
 def non_embedding_parameters(model: PreTrainedModel) -> int:
     """N of the cost model (paper, appendix E): the parameters that every token is multiplied with."""
-    tables = {p.data_ptr() for p in model.get_input_embeddings().parameters()}
-    head = model.get_output_embeddings()
-    if head is not None:
-        tables |= {p.data_ptr() for p in head.parameters()}
-    return sum(p.numel() for p in model.parameters() if p.data_ptr() not in tables)
+    outside = [model.get_input_embeddings(), model.get_output_embeddings()]
+    # Told by identity: on the meta device all parameters have the same address.
+    tables = {id(p) for module in outside if module is not None for p in module.parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in tables)
 
 
 def convert_gguf(file: Path, folder: Path) -> None:

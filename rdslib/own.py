@@ -34,7 +34,7 @@ from rdslib.params import (
 from rdslib.pool_file import PoolFile, PoolWriter
 from rdslib.quota import per_source
 from rdslib.recipes import Run
-from rdslib.scorers import get_scorer
+from rdslib.scorers import Scorer, ScoringInputs, get_scorer, load_plugins
 from rdslib.store import Step, Work, sha256_of
 from rdslib.study import Study
 
@@ -105,14 +105,19 @@ class OwnPool(Study):
     def __init__(self, request: Request) -> None:
         """Reads the queries. Raises UserError for bad queries, or a method that needs some without any."""
         self.request = request
-        scorer = get_scorer_of(request)
+        given, folder = None, None
+        if request.profile:
+            given = load_profile(request.profile).experiment
+            folder = profile_path(request.profile).resolve().parent
+            # A profile may bring methods of its own.
+            load_plugins([folder / plugin for plugin in given.plugins] if given else [])
+        scorer = _scorer_of(request)
         self.inputs = {"pool": find_input(request.pool)}
         self.inputs |= {f"exclude {i}": find_input(name) for i, name in enumerate(request.exclude)}
         self.queries: dict[str, list[tuple[int, Sample]]] = {}
         if request.queries is not None:
             self.inputs[QUERIES] = find_input(request.queries)
             self.queries = _read_queries(self.inputs[QUERIES], scorer.needs_response and request.method)
-        given = load_profile(request.profile).experiment if request.profile else None
         if request.profile and given is None:
             raise UserError(
                 f"profile {request.profile}: has no experiment to take parameters from; give another"
@@ -138,7 +143,6 @@ class OwnPool(Study):
         else:
             ifd = given.ifd.model_copy(update={"pool": "all"}) if given.ifd else None
             experiment = given.model_copy(update={**settings, "ifd": ifd, "seed": request.seed})
-        folder = profile_path(request.profile).resolve().parent if request.profile else None
         profile = Profile(name="own", title="own", experiment=experiment, engine=request.engine)
         super().__init__(profile, folder=folder)
 
@@ -204,6 +208,13 @@ class OwnPool(Study):
     def pool_file(self) -> PoolFile:
         """The samples to choose from."""
         return PoolFile(self.store.path(self.data) / "pool.parquet")
+
+    def scoring_inputs(self, run: Run, target: str | None) -> ScoringInputs:
+        """What a run's method reads to score the pool for a task; its features must be there."""
+        scorer = get_scorer(run.method)
+        folders = {name: self.store.path(each) for name, each in self.selection(run).inputs.items()}
+        seed = run.seed if scorer.seeded else self.experiment.seed
+        return stages.scoring_inputs(folders, scorer, self.pool_file, seed, target)
 
     def _build_data(self, work: Work) -> dict[str, Any]:
         counts: Counter[str] = Counter(dict.fromkeys(("read", "rejected", "contaminated", "duplicate"), 0))
@@ -278,15 +289,8 @@ class OwnPool(Study):
                 yield "kept", row, ""
 
 
-def get_scorer_of(request: Request) -> Any:
+def _scorer_of(request: Request) -> Scorer:
     """A request's method; raises UserError for an unknown one, or one that needs queries without any."""
-    if request.profile:
-        # A profile may bring methods of its own.
-        from rdslib.scorers import load_plugins
-
-        experiment = load_profile(request.profile).experiment
-        folder = profile_path(request.profile).resolve().parent
-        load_plugins([folder / plugin for plugin in experiment.plugins] if experiment else [])
     scorer = get_scorer(request.method)
     if scorer.needs_queries and request.queries is None:
         raise UserError(f"--method {request.method}: needs --queries, samples of what the model should do")

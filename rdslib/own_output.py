@@ -26,8 +26,8 @@ from rdslib.errors import UserError
 from rdslib.own import LEFT_OUT, RECORDS, OwnPool, Request
 from rdslib.pool_file import PoolFile, rows_at
 from rdslib.recipes import Run
-from rdslib.scorers import Scorer, get_scorer
-from rdslib.stages import read_selection, scoring_inputs
+from rdslib.scorers import get_scorer
+from rdslib.stages import read_selection
 
 # What is added to each picked row.
 FIELDS = ("rds_score", "rds_rank", "rds_task", "rds_query")
@@ -152,12 +152,9 @@ def reopen(selection: Path) -> tuple[OwnPool, Run]:
 
 def scores_at(study: OwnPool, run: Run, target: str | None, positions: Sequence[int]) -> np.ndarray:
     """Scores of some samples for a task's queries, as the method gives them: [queries, positions]."""
-    scorer, step = get_scorer(run.method), study.selection(run)
-    inputs = {name: study.store.path(each) for name, each in step.inputs.items()}
-    seed = run.seed if scorer.seeded else study.experiment.seed
     wanted = np.asarray(positions, dtype=np.int64)
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for start, block in scorer.blocks(scoring_inputs(inputs, scorer, study.pool_file, seed, target)):
+    for start, block in get_scorer(run.method).blocks(study.scoring_inputs(run, target)):
         inside = np.flatnonzero((wanted >= start) & (wanted < start + block.shape[1]))
         found.append((inside, np.asarray(block)[:, wanted[inside] - start]))
     scores = np.empty((found[0][1].shape[0], len(wanted)), dtype=found[0][1].dtype)
@@ -170,7 +167,7 @@ def _rows(study: OwnPool, run: Run, picks: list[dict[str, Any]], form: Form) -> 
     folder = study.store.path(study.data)
     positions = [pick["position"] for pick in picks]
     records = rows_at(folder / RECORDS, positions)
-    asked = _queries_of(study, run, picks, get_scorer(run.method))
+    asked = _queries_of(study, run, picks)
     messages = PoolFile(folder / "pool.parquet").take(positions) if form == "messages" else []
     for rank, (pick, kept) in enumerate(zip(picks, records, strict=True)):
         # What an earlier selection has added says nothing of this one.
@@ -184,9 +181,7 @@ def _rows(study: OwnPool, run: Run, picks: list[dict[str, Any]], form: Form) -> 
         yield row
 
 
-def _queries_of(
-    study: OwnPool, run: Run, picks: list[dict[str, Any]], scorer: Scorer
-) -> list[tuple[str, int]]:
+def _queries_of(study: OwnPool, run: Run, picks: list[dict[str, Any]]) -> list[tuple[str, int]]:
     """Of each pick, the task and the number of the query that it was picked for; none without queries."""
     if not run.targets:
         return []

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from rdslib import published, stages, tables, tasks
 from rdslib.chat import Sample
 from rdslib.device import compute_dtype, device_kind
 from rdslib.errors import UserError
+from rdslib.estimates import NOTHING, Part, Reservoir, Total, exactly, taken, together
 from rdslib.flops import FORWARD, PAPER, selection_flops, training_flops
+from rdslib.gauge import Gauge
 from rdslib.inputs import Row
 from rdslib.own import OwnPool, Request
 from rdslib.params import Profile, load_profile
@@ -34,12 +36,6 @@ from rdslib.ranking import HELD
 from rdslib.recipes import Run
 from rdslib.store import Step, Store, in_order
 from rdslib.study import Study
-
-if TYPE_CHECKING:
-    pass
-
-from rdslib.estimates import NOTHING, Part, Reservoir, Total, exactly, taken, together
-from rdslib.gauge import Gauge
 
 # Dense bf16 TFLOP/s by the data sheets, and the share of it that is assumed to be made use of.
 GPUS = {"A100 80GB": 312, "H100 SXM": 989, "L40S": 362, "RTX 4090": 165}
