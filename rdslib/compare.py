@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable
@@ -20,10 +19,10 @@ from rdslib import drawing
 from rdslib.chat import Sample
 from rdslib.drawing import GREY, OTHERS, method_name, styled
 from rdslib.errors import UserError
-from rdslib.explain import tabulated, wrapped
 from rdslib.forms import form_of
 from rdslib.inputs import Row, read_rows
 from rdslib.own_output import record_of
+from rdslib.plain_text import tabulated, wrapped
 from rdslib.pool import text_key
 
 NAMES = ("A", "B")
@@ -236,7 +235,7 @@ def compare_figure(compared: Compared) -> Figure:
         )
         upper = axes if one_scale else None
     files = [f"{name}: {side.path}{side.made_by}" for name, side in zip(NAMES, c.sides, strict=True)]
-    drawing.footnotes(figure, [_literal(line) for line in (*files, *c.notes)])
+    drawing.footnotes(figure, [drawing.literal(line) for line in (*files, *c.notes)])
     return figure
 
 
@@ -247,9 +246,9 @@ def _draw_sources(axes: Axes, c: Compared) -> None:
     drawing.stacked(axes, rows, "selection", colours, "Share of the samples")
     # A key of its own, for names of any length and any characters.
     keys = [Patch(color=colours[name]) for name in reversed(names)]
-    words = [_literal(_shortened(name)) for name in reversed(names)]
+    words = [drawing.literal(_shortened(name)) for name in reversed(names)]
     axes.legend(keys, words, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-    _title(axes, "Sources", f"{_texts(c.common)} in both (Jaccard index {c.jaccard:.3f})")
+    drawing.title(axes, "Sources", f"{_texts(c.common)} in both (Jaccard index {c.jaccard:.3f})")
 
 
 def _draw_scores(axes: Axes, title: str, values: pd.Series, bins: list[float], colour: str) -> None:
@@ -262,7 +261,7 @@ def _draw_scores(axes: Axes, title: str, values: pd.Series, bins: list[float], c
         axes.text(0.5, 0.5, "No scores", transform=axes.transAxes, ha="center", color=GREY)
         axes.set(xticks=[], yticks=[])
     axes.set(ylabel="Samples")
-    _title(axes, _literal(title), details)
+    drawing.title(axes, drawing.literal(title), details)
 
 
 def _shortened(name: str) -> str:
@@ -271,21 +270,9 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
-def _literal(text: str) -> str:
-    """A text of which nothing is drawn as a formula."""
-    return text.replace("$", r"\$")
-
-
-def _title(axes: Axes, title: str, details: str) -> None:
-    axes.set_title(title, pad=20)
-    axes.annotate(
-        details, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color=GREY, va="bottom"
-    )
-
-
 def _bins(values: pd.Series) -> list[float]:
-    """The edges of a histogram's bins: few samples in narrow ones would be a comb of ones."""
-    return np.histogram_bin_edges(values, int(np.clip(2 * np.sqrt(len(values)), 8, 40))).tolist()
+    """The edges of a histogram's bins."""
+    return np.histogram_bin_edges(values, drawing.bins(len(values))).tolist()
 
 
 def check_figure(path: Path) -> None:
@@ -296,16 +283,11 @@ def check_figure(path: Path) -> None:
         raise UserError(f"--figure {path}: there is no folder {path.parent}; create it first")
 
 
-@styled
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or SVG; raises UserError as `check_figure` does, or if it cannot be written."""
     check_figure(path)
-    stream = io.BytesIO()
-    if path.suffix.lower() == ".png":
-        stream.write(drawing.png(figure))
-    else:
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    form = drawing.png if path.suffix.lower() == ".png" else drawing.svg
     try:
-        path.write_bytes(stream.getvalue())
+        path.write_bytes(form(figure))
     except OSError as error:
         raise UserError(f"--figure {path}: cannot be written ({error.strerror}); give another") from error

@@ -98,13 +98,21 @@ def png(figure: Figure) -> bytes:
 
 
 @styled
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG bytes, without date or software name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+@styled
 def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
     """Write name.png (200 dpi) and name.svg; the same figure gives the same bytes."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     paths[0].write_bytes(png(figure))
-    figure.savefig(paths[1], format="svg", metadata={"Date": None, "Creator": None})
+    paths[1].write_bytes(svg(figure))
     return paths
 
 
@@ -201,7 +209,12 @@ def panels(
 
 def heading(axes: Axes, rows: pd.DataFrame, details: str) -> None:
     """Over a panel: which origin it is, in bold, and below that its n and budget."""
-    axes.set_title(ORIGINS[rows["origin"].iloc[0]], pad=20)
+    title(axes, ORIGINS[rows["origin"].iloc[0]], details)
+
+
+def title(axes: Axes, words: str, details: str) -> None:
+    """Over a panel: words in bold, and details below them."""
+    axes.set_title(words, pad=20)
     axes.annotate(
         details, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color=GREY, va="bottom"
     )
@@ -328,8 +341,18 @@ def stacked(
     axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
     axes.tick_params(axis="x", length=0)
     # Reversed, to read from the top of the stack down. A name is no formula, whatever it holds.
-    names = [source.replace("$", r"\$") for source in reversed(sources)]
+    names = [literal(source) for source in reversed(sources)]
     axes.legend(layers[::-1], names, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+
+
+def literal(text: str) -> str:
+    """A text of which nothing is drawn as a formula."""
+    return text.replace("$", r"\$")
+
+
+def bins(samples: float) -> int:
+    """The bins of a histogram of so many samples: few samples in narrow ones would be a comb of ones."""
+    return int(np.clip(2 * np.sqrt(samples), 8, 40))
 
 
 def _narrow(name: str) -> str:

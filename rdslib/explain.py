@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +15,10 @@ import pyarrow.compute as pc
 
 from rdslib.chat import Sample
 from rdslib.errors import UserError
-from rdslib.explore import WIDTH as LONGEST
-from rdslib.explore import shortened
 from rdslib.inputs import Rejected, Row, read_rows
 from rdslib.own import LEFT_OUT, RECORDS
 from rdslib.own_output import reopen
+from rdslib.plain_text import MARGIN, WIDTH, shortened, tabulated, wrapped
 from rdslib.pool_file import rows_at
 from rdslib.ranking import Block, Ranking
 from rdslib.scorers import InnerProduct, ScoringInputs, get_scorer
@@ -30,8 +27,6 @@ from rdslib.stages import read_selection
 
 # Neighbours of a sample; and of more lists or queries of a task, those that are shown.
 NEIGHBOURS, SHOWN = 5, 10
-# Columns of a terminal; of a table's cell, but for the last of a row; of a text's margin.
-WIDTH, CELL, MARGIN = 100, 20, 4
 
 _QUERY = ["task", "query", "text", "score", "rank"]
 _TURN = [*_QUERY, "picks", "last_score", "last_rank"]
@@ -281,7 +276,7 @@ def _left_out(opened: _Opened, sample: str) -> Explanation:
         if row is not None:
             with (opened.data / LEFT_OUT).open(encoding="utf-8") as lines:
                 told = next(told for told in map(json.loads, lines) if told["where"] == row.where)
-            text = (row.raw or "")[:LONGEST] if isinstance(row, Rejected) else shortened(row.messages)
+            text = (row.raw or "")[:WIDTH] if isinstance(row, Rejected) else shortened(row.messages)
             source = "" if isinstance(row, Rejected) else row.source
             return Explanation(
                 sample, row.where, source, text, told["kind"], told["reason"],
@@ -359,35 +354,3 @@ def _number(value: float) -> str:
 
 def _count(value: Any) -> str:
     return "-" if value is pd.NA else f"{value:,}"
-
-
-def tabulated(cells: Mapping[str, Iterable[str]]) -> list[str]:
-    """A table by its columns, numbers to the right, each row in one line of at most 100 columns."""
-    columns = []
-    for place, (name, values) in enumerate(cells.items(), start=1):
-        texts = [_widened(value) for value in (name, *values)]
-        width = min(max(map(len, texts)), WIDTH if place == len(cells) else CELL)
-        number = all(re.fullmatch(r"[-#]?[\d,.]*%?", text) for text in texts[1:])
-        cut = [_cut(text, width) for text in texts]
-        columns.append([text.rjust(width) if number else text.ljust(width) for text in cut])
-    rows = ["  ".join(row) for row in zip(*columns, strict=True)]
-    return [_cut(" " * MARGIN + row, WIDTH).rstrip().replace("\0", "") for row in rows]
-
-
-def wrapped(text: str, margin: int = 0) -> list[str]:
-    """A text in lines of at most 100 columns."""
-    wide = _widened(text)
-    # One column is left for the second half of a wide character, which a break may part from it.
-    lines = textwrap.wrap(wide, WIDTH - margin - 1, break_on_hyphens=False)
-    return [" " * margin + line.replace("\0", "") for line in lines]
-
-
-def _widened(text: str) -> str:
-    """A text as one line without control characters, with a NUL after each character of two columns."""
-    plain = "".join(" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in text)
-    wide = (each + "\0" * (unicodedata.east_asian_width(each) in "WF") for each in " ".join(plain.split()))
-    return "".join(wide)
-
-
-def _cut(wide: str, columns: int) -> str:
-    return wide if len(wide) <= columns else wide[: columns - 2] + "…"

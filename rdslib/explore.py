@@ -6,7 +6,6 @@ that a selection of any budget is a walk over them. `rdslib.explore_widgets` put
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
@@ -17,9 +16,10 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
 from rdslib import drawing, features, selectors
-from rdslib.chat import Message, Sample
+from rdslib.chat import Sample
 from rdslib.drawing import human, method_name, styled
 from rdslib.errors import UserError
+from rdslib.plain_text import shortened
 from rdslib.pool import subset
 from rdslib.ranking import Block, Ranker, over
 from rdslib.scorers import ScoringInputs, get_extractor, get_scorer
@@ -29,8 +29,6 @@ from rdslib.store import Step
 from rdslib.study import Study
 
 POOL = "The pool"
-# A shortened sample: characters of a message, and messages.
-WIDTH, TURNS = 240, 4
 
 
 @dataclass(frozen=True)
@@ -363,26 +361,3 @@ class Explorer:
                 "text": [shortened(messages) for messages in rows["messages"]],
             }
         )
-
-
-def text_of(messages: Sequence[Message]) -> str:
-    """A conversation as plain text, each message on lines of its own, an arrow before a response.
-
-    Nothing but the arrow, which has no direction of its own, stands before a message: so each is shown in
-    the direction in which its own words are read.
-    """
-    return "\n".join(_marked(message["role"], message["content"].strip()) for message in messages)
-
-
-def shortened(messages: Sequence[Message]) -> str:
-    """`text_of` the first messages, each cut to one line."""
-    lines = []
-    for message in messages[:TURNS]:
-        words = " ".join(message["content"].split())
-        lines.append(_marked(message["role"], words if len(words) <= WIDTH else words[: WIDTH - 1] + "…"))
-    more = len(messages) - TURNS
-    return "\n".join([*lines, *([f"… {more} more messages"] if more > 0 else [])])
-
-
-def _marked(role: str, text: str) -> str:
-    return f"→ {text}" if role == "assistant" else text

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from rdslib.drawing import method_name, png
 from rdslib.errors import UserError
-from rdslib.explore import Comparison, Explorer, text_of
+from rdslib.explore import Comparison, Explorer
+from rdslib.plain_text import text_of
 
 # A dropdown whose value is None has nothing chosen, so all tasks together are another value.
 ALL = ""

@@ -220,8 +220,7 @@ def fig5_score_histogram(table: pd.DataFrame) -> Figure:
         rows = rows[rows["task"].isin(tasks)]
         drawing.heading(axes, rows, "Scores of the samples selected for a task")
         colours = dict(zip(tasks, TASK_COLOURS, strict=False))
-        # Few samples in narrow bins would be a comb of ones.
-        bins = int(np.clip(2 * np.sqrt(len(rows) / len(tasks)), 8, 40))
+        bins = drawing.bins(len(rows) / len(tasks))
         sns.histplot(rows, x="score", hue="task", hue_order=tasks, palette=colours, bins=bins, element="step",
                      alpha=0.45, linewidth=1, legend=False, ax=axes)  # fmt: skip
         top = axes.get_ylim()[1]

@@ -13,9 +13,10 @@ import pytest
 
 from rdslib import drawing, explore_widgets, features
 from rdslib.errors import UserError
-from rdslib.explore import TURNS, WIDTH, Explorer, shortened, text_of
+from rdslib.explore import Explorer
 from rdslib.notebooks import run_notebook
 from rdslib.params import ROOT
+from rdslib.plain_text import TURNS, WIDTH, shortened, text_of
 from rdslib.pool import subset
 from rdslib.scorers import get_scorer
 from rdslib.study import Study
