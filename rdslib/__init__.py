@@ -3,7 +3,7 @@
 `select` chooses samples of one's own from Python; the `rds` command does so from files.
 """
 
-from rdslib.api import select
+from rdslib.commands.api import select
 
 __all__ = ["select"]
 

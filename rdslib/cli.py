@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rdslib import cli_own
+from rdslib.commands import own as cli_own
 from rdslib.errors import UserError
 
 app = typer.Typer(
@@ -52,10 +52,12 @@ def run(
     What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
     where it was.
     """
-    from rdslib import device, publish, tables
-    from rdslib.notebooks import run_notebook
-    from rdslib.study import Study
-    from rdslib.workers import helpers
+    from rdslib.figures import publish
+    from rdslib.figures import specs as tables
+    from rdslib.figures.notebooks import run_notebook
+    from rdslib.models import device
+    from rdslib.pipeline.study import Study
+    from rdslib.pipeline.workers import helpers
 
     profile = _resolved(profile)
     study = Study.load(profile, engine=engine)
@@ -84,9 +86,9 @@ def run(
 @app.command("help", hidden=True)
 def help_out(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
     """Compute steps beside an `rds run`, for as long as it lasts."""
-    from rdslib import tables
-    from rdslib.study import Study
-    from rdslib.workers import end_with_parent
+    from rdslib.figures import specs as tables
+    from rdslib.pipeline.study import Study
+    from rdslib.pipeline.workers import end_with_parent
 
     end_with_parent()
     study = Study.load(profile)
@@ -101,9 +103,10 @@ def _resolved(profile: str) -> str:
 @app.command()
 def status(profile: ProfileOption = "mini") -> None:
     """Show what a profile's study is made of: what exists, and what is missing."""
-    from rdslib import publish, tables
-    from rdslib.store import in_order
-    from rdslib.study import Study
+    from rdslib.figures import publish
+    from rdslib.figures import specs as tables
+    from rdslib.pipeline.store import in_order
+    from rdslib.pipeline.study import Study
 
     study = Study.load(profile)
     steps = in_order([step for name in tables.FIGURES for step in tables.steps(study, name)])
@@ -128,7 +131,7 @@ def verify(
 
     Exit code 0 if all agree, 1 if any does not or cannot be recomputed because its artifacts are not here.
     """
-    from rdslib.verify import verify as verified
+    from rdslib.commands.verify import verify as verified
 
     verdicts = verified(folder)
     states = {True: "agrees", False: "DIFFERS", None: "unknown"}
@@ -152,8 +155,8 @@ def report(
     ] = None,
 ) -> None:
     """Write a profile's figures, tables, parameters and provenance as one HTML page that opens from disk."""
+    from rdslib.figures.report import write_report
     from rdslib.params import ROOT, load_profile
-    from rdslib.report import write_report
 
     folder = figures or ROOT / "figures" / load_profile(profile).name
     typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")
@@ -189,7 +192,7 @@ def evaluate(
     Each score has its 95% interval, and each further model its difference from the first on the same test
     samples. What was measured is kept: a run that was stopped goes on with the next task.
     """
-    from rdslib.examine import as_text, examine, write
+    from rdslib.commands.evaluate import as_text, examine, write
 
     table = examine(profile, model or (), task or (), limit, max_response, judge, judge_url)
     if out is not None:

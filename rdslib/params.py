@@ -137,7 +137,7 @@ class Task(Strict):
     downloads: tuple[str, ...] = ()
     queries: int = Field(gt=0)
     test: int = Field(gt=0)
-    # What a model is asked, and how its response is scored (`rdslib.protocols`), beside bits per byte.
+    # What a model is asked, and how its response is scored (`rdslib/tasks/*.yaml`), beside bits per byte.
     protocol: str | None = None
     # What stands in for the paper's own samples, said wherever the task is shown.
     note: str = ""
@@ -244,7 +244,7 @@ class Experiment(Strict):
 
     seed: int
     downloads: dict[str, Download] = {}
-    # Python files with methods of your own (see `rdslib.scorers`), relative to the profile's folder.
+    # Python files with methods of your own (see `rdslib.methods`), relative to the profile's folder.
     plugins: tuple[str, ...] = ()
     model: Model
     pool: Pool

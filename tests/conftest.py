@@ -9,9 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from rdslib import models
+from rdslib.models import loading as models
 from rdslib.params import RandomModel
-from rdslib.study import Study
+from rdslib.pipeline.study import Study
 
 
 def pytest_collection_modifyitems(items):

@@ -14,14 +14,14 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from rdslib.chat import Tokens
-from rdslib.device import compute_dtype, device
-from rdslib.encode import encode, pack, pad
-from rdslib.models import load_causal_lm, load_tokenizer, non_embedding_parameters
-from rdslib.pool_file import PoolFile
-from rdslib.scorers.lm import tokenize
-from rdslib.stages import model_folder
-from rdslib.study import Study
+from rdslib.data.chat import Tokens
+from rdslib.data.pool import PoolFile
+from rdslib.methods.lm import tokenize
+from rdslib.models.device import compute_dtype, device
+from rdslib.models.encode import encode, pack, pad
+from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
+from rdslib.pipeline.steps import model_folder
+from rdslib.pipeline.study import Study
 from tests.bench.report import report, spread
 
 TOKENS, REPETITIONS = 6_000, 3

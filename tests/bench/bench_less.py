@@ -16,17 +16,17 @@ import torch
 from peft import PeftModel
 from tqdm import tqdm
 
-from rdslib.chat import Tokens
-from rdslib.gradients import load_checkpoints, lora_linears, per_sample_gradients
-from rdslib.models import load_causal_lm, load_tokenizer
-from rdslib.pool_file import PoolFile
-from rdslib.projection import Projection
-from rdslib.scorers.base import Preparation
-from rdslib.scorers.less import LessGradients
-from rdslib.scorers.lm import tokenize
-from rdslib.stages import model_folder
-from rdslib.study import Study
-from rdslib.train import IGNORE
+from rdslib.data.chat import Tokens
+from rdslib.data.pool import PoolFile
+from rdslib.methods.base import Preparation
+from rdslib.methods.less import LessGradients
+from rdslib.methods.lm import tokenize
+from rdslib.models.gradients import load_checkpoints, lora_linears, per_sample_gradients
+from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.models.projection import Projection
+from rdslib.models.train import IGNORE
+from rdslib.pipeline.steps import model_folder
+from rdslib.pipeline.study import Study
 from tests.bench.report import report, spread
 
 # A shard in batches; of its samples every so many one by one, which are as long on average.

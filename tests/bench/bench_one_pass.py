@@ -9,11 +9,11 @@ import time
 
 import torch
 
-from rdslib.chat import tokenize_chat
-from rdslib.encode import FEATURES, encode
-from rdslib.models import load_causal_lm, load_tokenizer
-from rdslib.stages import model_folder
-from rdslib.study import Study
+from rdslib.data.chat import tokenize_chat
+from rdslib.models.encode import FEATURES, encode
+from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.pipeline.steps import model_folder
+from rdslib.pipeline.study import Study
 from tests.bench.report import report, spread
 
 SAMPLES, REPETITIONS = 96, 3

@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 
-from rdslib.ranking import over
-from rdslib.selectors import round_robin, round_robin_tasks
+from rdslib.selection.round_robin import round_robin, round_robin_tasks
+from rdslib.selection.topk import over
 from tests.bench import reference_selection
 from tests.bench.report import report, spread
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from rdslib.features import read_shards, write
-from rdslib.fetch import home
-from rdslib.ranking import Block, Ranking
-from rdslib.scorers import InnerProduct, ScoringInputs
-from rdslib.selectors import Selection, Walk
+from rdslib.data.download import home
+from rdslib.methods import InnerProduct, ScoringInputs
+from rdslib.methods.features import read_shards, write
+from rdslib.selection.round_robin import Selection, Walk
+from rdslib.selection.topk import Block, Ranking
 from tests.bench import index
 from tests.bench.report import report, spread
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdslib import features
+from rdslib.methods import features
 
 DIMENSION, SHARD = 576, 65_536
 # The paper's query samples, task by task.

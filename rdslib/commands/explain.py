@@ -1,0 +1,356 @@
+"""Why a sample is in a selection of one's own, or why not: its ranks, what took it, and what is like it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from rdslib.commands.output import reopen
+from rdslib.commands.own_pool import LEFT_OUT, RECORDS
+from rdslib.data.chat import Sample
+from rdslib.data.pool import rows_at
+from rdslib.data.reader import Rejected, Row, read_rows
+from rdslib.errors import UserError
+from rdslib.figures.plain_text import MARGIN, WIDTH, shortened, tabulated, wrapped
+from rdslib.methods import InnerProduct, ScoringInputs, get_scorer
+from rdslib.methods.base import TILE
+from rdslib.pipeline.steps import read_selection
+from rdslib.selection.topk import Block, Ranking
+
+# Neighbours of a sample; and of more lists or queries of a task, those that are shown.
+NEIGHBOURS, SHOWN = 5, 10
+
+_QUERY = ["task", "query", "text", "score", "rank"]
+_TURN = [*_QUERY, "picks", "last_score", "last_rank"]
+_RANK = re.compile(r"#(\d{1,15})")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a selection made of a row of its pool.
+
+    `state`: picked, not picked, or of what was left out of the pool rejected, contaminated or duplicate; then
+    `where` the row is and `why` are all that is known. `rank` (from 0) and `score` are a pick's; `reach` says
+    how deep the walk went to the last pick.
+
+    `turns` has a row for each list that takes turns in picking: a query of the one task, or one of several
+    tasks with its best query for the sample, or what a method without queries goes by. `task`, `query` (its
+    number in the input) and `text` say which; `score` and `rank` (from 1; NA: never offered) are what the
+    sample has there, of the whole pool. Of the list's own picks there are `picks`, how many, and
+    `last_score` and `last_rank` of the last. `queries` are those of several tasks, with the first five
+    columns. `neighbours`: cosine, id, source, picked (the rank, or NA) and text of the nearest in the pool;
+    None where a method looks at no vectors.
+    """
+
+    id: str
+    where: str
+    source: str
+    text: str
+    state: str
+    why: str
+    method: str
+    pool_size: int
+    budget: int
+    rank: int | None = None
+    score: float | None = None
+    reach: int | None = None
+    turns: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_TURN))
+    queries: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_QUERY))
+    neighbours: pd.DataFrame | None = None
+
+
+class _Opened:
+    """A selection that `select_own` has written, with all that it was made from."""
+
+    def __init__(self, path: Path) -> None:
+        self.study, self.run = reopen(path)
+        step = self.study.selection(self.run)
+        self.study.compute([step])
+        self.data = self.study.store.path(self.study.data)
+        self.picks = read_selection(self.study.store.path(step)).to_pandas()
+        self.pool = self.study.pool_file
+        self.scorer = get_scorer(self.run.method)
+
+    @property
+    def several(self) -> bool:
+        """Whether it is tasks that take turns, each by its best query."""
+        return len(self.run.targets) > 1
+
+    def inputs(self, target: str | None) -> ScoringInputs:
+        """What the method reads to score the pool for a task."""
+        return self.study.scoring_inputs(self.run, target)
+
+    def position(self, sample: str) -> int | None:
+        """Where in the pool a sample is, by its id or "#" and its rank; None if there is no such id."""
+        at = pc.index(self.pool.ids, sample).as_py()
+        rank = _RANK.fullmatch(sample)
+        if at >= 0 or rank is None:
+            return at if at >= 0 else None
+        if int(rank[1]) >= len(self.picks):
+            raise UserError(
+                f"--sample {sample}: the picks are #0 to #{len(self.picks) - 1}; give one of them"
+            )
+        return int(self.picks["position"].iloc[int(rank[1])])
+
+
+def explain(selection: Path, sample: str) -> Explanation:
+    """Explain a sample of a selection that `select_own` has written.
+
+    `sample` is its id in the pool, or "#3" for the pick of rank 3, where no sample has that for an id. Scores
+    are made anew, a tile at a time: at most twice, and features are read once or twice more for neighbours.
+    Raises UserError as `reopen` does, and for a sample that there is not.
+    """
+    opened = _Opened(selection)
+    position = opened.position(sample)
+    if position is None:
+        return _left_out(opened, sample)
+    pool, picks, several = opened.pool, opened.picks, opened.several
+    tables = [_lists(opened, target, position) for target in opened.run.targets or (None,)]
+    turns = pd.concat([table.tail(1) if several else table for table in tables], ignore_index=True)
+    last = _list_of(opened, picks["taker"].iloc[-1])
+    reach = int(turns["last_rank"].iloc[last])
+    # Lists that come after the one that picked last have offered one sample less.
+    offered = turns["rank"] <= reach - (np.arange(len(turns)) > last)
+    ranks = np.flatnonzero(picks["position"] == position)
+    rank = int(ranks[0]) if ranks.size else None
+    if rank is None:
+        why = _why_not(opened, turns, offered.fillna(False).to_numpy(dtype=bool))
+    else:
+        row = turns.iloc[_list_of(opened, picks["taker"].iloc[rank])]
+        why = f"Taken by {_name(opened, row)}, which has it at rank {row['rank']:,}."
+    (found,), (kept,) = pool.take([position]), rows_at(opened.data / RECORDS, [position])
+    return Explanation(
+        found.id, kept["where"], found.source, shortened(found.messages),
+        "not picked" if rank is None else "picked", why, opened.run.method, len(pool), len(picks),
+        rank, None if rank is None else float(picks["score"].iloc[rank]), reach,
+        # What a method without queries goes by may be of some of the pool alone, such as a source.
+        turns if opened.run.targets else turns[turns["rank"].notna()],
+        pd.concat([table[_QUERY].iloc[:-1] if several else table[_QUERY].head(0) for table in tables]),
+        _neighbours(opened, position) if isinstance(opened.scorer, InnerProduct) else None,
+    )  # fmt: skip
+
+
+def ranks_at(
+    blocks: Callable[[], Iterable[Block]], position: int, others: Mapping[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score and rank (1 is the best, ties go to the smaller position) of a sample in each list of a pool.
+
+    `others` has the position of another sample, by list (-1 is the last). Returns float [lists, 2] and int64
+    [lists, 2]: the sample's, and those of the list's other one. What is never offered has rank 0, and so has
+    what is not asked for, whose score is NaN. Goes through the blocks twice.
+    """
+    scores, places = np.empty(0), np.empty(0, dtype=np.int64)
+    found = 0
+    for start, block in blocks():
+        if not scores.size:
+            scores = np.full((len(block), 2), np.nan, dtype=block.dtype)
+            places = np.full((len(block), 2), -1, dtype=np.int64)
+            places[:, 0] = position
+            places[list(others), 1] = list(others.values())
+        rows, columns = np.nonzero((places >= start) & (places < start + block.shape[1]))
+        scores[rows, columns] = block[rows, places[rows, columns] - start]
+        found += len(rows)
+        if found == (places >= 0).sum():
+            break
+    ranks = np.ones(scores.shape, dtype=np.int64)
+    for start, block in blocks():
+        place = np.arange(start, start + block.shape[1])
+        for which in (0, 1):
+            score, at = scores[:, which, None], places[:, which, None]
+            ranks[:, which] += ((block > score) | ((block == score) & (place < at))).sum(axis=1)
+    return scores, np.where(np.isfinite(scores), ranks, 0)
+
+
+def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
+    """The columns `_TURN` of each query of a task, or list of a method without queries.
+
+    Of several tasks, the last row is what the task goes by: the best query for each sample.
+    """
+    inputs = opened.inputs(target)
+
+    def blocks() -> Iterator[Block]:
+        for start, block in opened.scorer.blocks(inputs):
+            yield start, np.vstack([block, block.max(axis=0)]) if opened.several else block
+
+    picks = opened.picks[opened.picks["taker"] == target] if opened.several else opened.picks
+    rows = picks["taker"].map(lambda taker: -1 if opened.several else _list_of(opened, taker))
+    scores, ranks = ranks_at(blocks, position, picks["position"].groupby(rows).last().to_dict())
+    counts = np.zeros(len(scores), dtype=np.int64)
+    np.add.at(counts, rows.to_numpy(dtype=np.int64), 1)
+    asked: list[tuple[int, Sample | None]] = [(number, None) for number in range(len(scores))]
+    if target is not None:
+        asked = [*opened.study.queries[target]]
+    if opened.several:
+        asked.append(asked[int(scores[:-1, 0].argmax())])
+    return pd.DataFrame(
+        {
+            "task": target or "",
+            "query": [number for number, _ in asked],
+            "text": [shortened(query.messages) if query else "" for _, query in asked],
+            "score": scores[:, 0],
+            "rank": _known(ranks[:, 0]),
+            "picks": counts,
+            "last_score": scores[:, 1],
+            "last_rank": _known(ranks[:, 1]),
+        }
+    )
+
+
+def _known(ranks: np.ndarray) -> pd.api.extensions.ExtensionArray:
+    return pd.array([int(rank) or None for rank in ranks], dtype="Int64")
+
+
+def _list_of(opened: _Opened, taker: str) -> int:
+    """Which of the lists that take turns a taker is; a window names none, and has one."""
+    return opened.run.targets.index(taker) if opened.several else int(taker or 0)
+
+
+def _name(opened: _Opened, turn: pd.Series) -> str:
+    """A list, in words."""
+    if opened.several:
+        return f"the task {turn['task']} (for query {turn['query']})"
+    return f"query {turn['query']} of the task {turn['task']}" if opened.run.targets else "the method"
+
+
+def _why_not(opened: _Opened, turns: pd.DataFrame, offered: np.ndarray) -> str:
+    if turns["rank"].isna().all():
+        return "The method never offers it, since it has no score for it."
+    best = turns.sort_values("rank", kind="stable").iloc[0]
+    passed_over = int(opened.scorer.skip * len(opened.pool))
+    if best["rank"] <= passed_over:
+        return f"Its rank is {best['rank']:,}, and the method passes over the best {passed_over:,}."
+    if offered.any():
+        by = _name(opened, turns[offered].iloc[0])
+        return f"Offered by {by}, but its source had as many picks by then as it may."
+    if not opened.run.targets:
+        return f"Its rank is {best['rank']:,}."
+    return f"Its best rank is {best['rank']:,}, by {_name(opened, best)}."
+
+
+def _neighbours(opened: _Opened, position: int) -> pd.DataFrame:
+    """What is nearest to a sample in the pool by the cosine of the feature; none if it has no feature."""
+    inputs, (feature,) = opened.inputs(opened.run.targets[0]), opened.scorer.features
+    own = next(
+        shard[position - start].astype(np.float32)
+        for start, shard in inputs.pool(feature)
+        if start <= position < start + len(shard)
+    )
+    ranking = Ranking(NEIGHBOURS)
+    for shard_start, shard in inputs.pool(feature):
+        for start in range(shard_start, shard_start + len(shard), TILE):
+            rows = shard[start - shard_start :][:TILE].astype(np.float32)
+            lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(own)
+            # Row by row: BLAS may give equal rows different sums, and ties would go astray.
+            cosines = (rows * own).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+            there = (lengths > 0) & (np.arange(start, start + len(rows)) != position)
+            ranking.add(start, np.where(there, cosines, -np.inf)[None])
+    (best,) = ranking.lists()
+    samples = opened.pool.take(best.positions)
+    ranks = dict(zip(opened.picks["position"], opened.picks.index, strict=True))
+    return pd.DataFrame(
+        {
+            "cosine": best.scores,
+            "id": [each.id for each in samples],
+            "source": [each.source for each in samples],
+            "picked": pd.array([ranks.get(at) for at in best.positions.tolist()], dtype="Int64"),
+            "text": [shortened(each.messages) for each in samples],
+        }
+    )
+
+
+def _left_out(opened: _Opened, sample: str) -> Explanation:
+    """What is known of a row that is not in the pool; raises UserError if there is no such row either."""
+    study, size, budget = opened.study, len(opened.pool), len(opened.picks)
+    if study.counts["read"] > size:
+        # What was left out is listed by its place; ids are the input's.
+        rows = enumerate(read_rows(study.inputs["pool"], study.request.form, "quarantine"))
+        row = next((row for number, row in rows if sample in _ids(row, number)), None)
+        if row is not None:
+            with (opened.data / LEFT_OUT).open(encoding="utf-8") as lines:
+                told = next(told for told in map(json.loads, lines) if told["where"] == row.where)
+            text = (row.raw or "")[:WIDTH] if isinstance(row, Rejected) else shortened(row.messages)
+            source = "" if isinstance(row, Rejected) else row.source
+            return Explanation(
+                sample, row.where, source, text, told["kind"], told["reason"],
+                opened.run.method, size, budget,
+            )  # fmt: skip
+    known = ", ".join(repr(each[:30]) for each in opened.pool.ids[:3].to_pylist())
+    raise UserError(
+        f"--sample {sample[:60]!r}: {study.request.pool} has no sample of that id; its ids are such as "
+        f"{known}, and the picks are #0 to #{budget - 1}"
+    )
+
+
+def _ids(row: Row | Rejected, number: int) -> set[str]:
+    """By what a row can be asked for; a bad one by its number, and by its id if that much can be read."""
+    if isinstance(row, Row):
+        return {row.id}
+    try:
+        return {str(number), str(json.loads(row.raw or "")["id"])}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {str(number)}
+
+
+# As text.
+
+
+def as_text(explanation: Explanation) -> str:
+    """An explanation for a terminal, in lines of at most 100 columns."""
+    e = explanation
+    source = f", of the source {e.source}" if e.source else ""
+    lines = wrapped(f"Sample {e.id}{source}, from {e.where}")
+    lines += [part for line in e.text.splitlines() for part in wrapped(line, MARGIN)]
+    if e.reach is None:
+        return "\n".join([*lines, "", *wrapped(f"Left out as {e.state}: {e.why}")])
+    verdict = f"Not picked by {e.method}." if e.rank is None else f"Pick #{e.rank} of {e.method}."
+    least = ", the least of the tasks that offered it" if len(e.queries) else ""
+    score = "" if e.score is None else f" Its score is {_number(e.score)}{least}."
+    of = f"{e.budget:,} of {e.pool_size:,} samples were picked, and the walk ended at rank {e.reach:,}."
+    lines += ["", *wrapped(f"{verdict} {e.why}{score} {of}")]
+    whose = "for each task by its best query, its" if len(e.queries) else "for each query, its"
+    whose = whose if e.turns["task"].any() else "for the method, its"
+    lines += ["", *_listing(e.turns, f"Score and rank in the pool {whose} picks, and the last of them")]
+    for task, rows in e.queries.groupby("task", sort=False):
+        lines += ["", *_listing(rows, f"Score and rank in the pool for each query of the task {task}")]
+    if e.neighbours is None:
+        return "\n".join([*lines, "", "No neighbours: the method looks at no vectors."])
+    if e.neighbours.empty:
+        return "\n".join([*lines, "", "No neighbours: it has no vector, or no other sample has one."])
+    near = e.neighbours
+    cells: dict[str, Iterable[str]] = {
+        "cosine": near["cosine"].map(_number),
+        "picked": ["" if pd.isna(rank) else f"#{rank}" for rank in near["picked"]],
+        **{name: near[name] for name in ("id", "source", "text")},
+    }
+    return "\n".join([*lines, "", "Nearest in the pool, by cosine", *tabulated(cells)])
+
+
+def _listing(rows: pd.DataFrame, title: str) -> list[str]:
+    """The best ranks of some lists, under a title that says of how many."""
+    best = rows.sort_values("rank", kind="stable").head(SHOWN)
+    queries, tasks = rows["task"].any(), rows["task"].nunique() > 1
+    cells = {"task": best["task"]} if tasks else {}
+    cells |= {"query": best["query"].map(str)} if queries else {}
+    cells |= {"score": best["score"].map(_number), "rank": best["rank"].map(_count)}
+    if "picks" in best:
+        cells |= {"picks": best["picks"].map(_count), "last score": best["last_score"].map(_number)}
+        cells["last rank"] = best["last_rank"].map(_count)
+    cells |= {"text": best["text"]} if queries else {}
+    return [*wrapped(title + (f" (the best {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else "")),
+            *tabulated(cells)]  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if np.isfinite(value) else "-"
+
+
+def _count(value: Any) -> str:
+    return "-" if value is pd.NA else f"{value:,}"

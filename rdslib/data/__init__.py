@@ -1,0 +1,1 @@
+"""Pools: reading, formats, downloads, duplicates."""

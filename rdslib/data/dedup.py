@@ -1,0 +1,166 @@
+"""Which samples of a pool repeat an earlier one, told as the samples come.
+
+Each class takes the samples in the order of the pool, one call each. The first stays: only what repeats
+nothing can be repeated, so that whatever goes is a repeat of something kept. What is told of a sample depends
+on it and those before it alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+
+from rdslib.data.chat import Sample
+from rdslib.data.pool import NGRAM, runs, text_key, words
+from rdslib.errors import UserError
+
+SHINGLE = 5
+PERMUTATIONS = 128
+SEED = 1
+THRESHOLD = 0.8
+# What LSH is to avoid: false candidates, which cost a check, and missed ones, which stay. At a threshold of
+# 0.8 it has 16 bands of 8, and misses one pair in 20 of those that are just so similar, and one in 8,000 at
+# 0.9. With equal weights it would miss three in five, and one in 14.
+WEIGHTS = (0.05, 0.95)
+
+
+class Repeat(NamedTuple):
+    """That a sample repeats the one at position `of`, and their similarity, 1 for equal texts."""
+
+    of: int
+    similarity: float
+
+
+class ExactDuplicates:
+    """Samples whose roles and contents are those of an earlier one, but for white space at their ends.
+
+    Holds about 150 bytes for each sample that stays.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._first: dict[bytes, int] = {}
+
+    def repeats(self, sample: Sample) -> Repeat | None:
+        """What the next sample of the pool repeats; None if nothing."""
+        position, self._seen = self._seen, self._seen + 1
+        digest = hashlib.blake2b(_text(sample), digest_size=16).digest()
+        first = self._first.setdefault(digest, position)
+        return Repeat(first, 1.0) if first < position else None
+
+
+class NearDuplicates:
+    """Samples whose words are nearly those of an earlier one, exact duplicates among them.
+
+    Similarity is the Jaccard index of the two sets of 5-word shingles, estimated by MinHash from 128
+    permutations (give or take 0.035 at 0.8). Shingles are of all the messages, one after another, lower-cased
+    and without punctuation; fewer than 5 words are one shingle, and so is a text without any. Pairs are found
+    by LSH, which misses a few, and told only if their estimate is at least `threshold`.
+
+    Holds about 7 kB for each sample that stays.
+    """
+
+    def __init__(self, threshold: float = THRESHOLD) -> None:
+        """Raises UserError if `threshold` is not above 0 and at most 0.99, the most that LSH can tell."""
+        if not 0 < threshold <= 0.99:
+            raise UserError(
+                f"near duplicates cannot be told by a similarity of {threshold}; give one from 0.01 to 0.99"
+            )
+        self.threshold = threshold
+        self._seen = 0
+        self._empty = MinHash(PERMUTATIONS, SEED)
+        self._index = MinHashLSH(threshold, PERMUTATIONS, WEIGHTS)
+        self._values: dict[int, np.ndarray] = {}
+
+    def repeats(self, sample: Sample) -> Repeat | None:
+        """The most similar of what the next sample repeats, the first of equals; None if nothing."""
+        position, self._seen = self._seen, self._seen + 1
+        minhash = self._empty.copy()
+        minhash.update_batch(_shingles(sample))
+        candidates = sorted(self._index.query(minhash))
+        if candidates:
+            values = np.stack([self._values[each] for each in candidates])
+            similarity = (values == minhash.hashvalues).mean(axis=1)
+            best = int(similarity.argmax())
+            if similarity[best] >= self.threshold:
+                return Repeat(candidates[best], float(similarity[best]))
+        self._index.insert(position, minhash, check_duplication=False)
+        self._values[position] = minhash.hashvalues
+        return None
+
+
+def _text(sample: Sample) -> bytes:
+    """What makes two samples the same, as bytes: `repr` tells strings apart, and escapes what UTF-8 lacks."""
+    return repr(text_key(sample)).encode()
+
+
+def _shingles(sample: Sample) -> set[bytes]:
+    said = [word for message in sample.messages for word in words(message["content"])]
+    if not said:
+        return {_text(sample)}
+    return {" ".join(run).encode() for run in runs(said, min(SHINGLE, len(said)))}
+
+
+# A shorter text is found by chance too often (Brown et al. 2020, appendix C, take the same).
+SHORTEST = 8
+
+
+class Match(NamedTuple):
+    """What a sample shares with a test sample: `words`, in a row, as one string."""
+
+    test: Sample
+    words: str
+
+
+class Contamination:
+    """Finds samples with `n` words in a row of a message of a test sample.
+
+    A user message of a test sample that is shorter, but has `SHORTEST` words, is found whole. Short responses
+    and system messages are not looked for: what a refusal says, say, is in many samples.
+
+    Holds the test samples, and about 100 bytes for each of their n-grams.
+    """
+
+    def __init__(self, tests: Iterable[Sample], n: int = NGRAM) -> None:
+        """Raises ValueError if `n` is less than 1."""
+        if n < 1:
+            raise ValueError(f"n-grams of {n} words are asked for; ask for at least 1")
+        self.n = n
+        self._tests = list(tests)
+        # Of each n-gram's 8-byte hash the first test sample that has it; an n-gram itself would take several
+        # times the memory. Of two with the same hash, a chance of one in a million among millions, the second
+        # is lost.
+        self._first: dict[int, int] = {}
+        lengths: set[int] = set()
+        for index, test in enumerate(self._tests):
+            for gram in _wanted(test, n):
+                self._first.setdefault(hash(gram), index)
+                lengths.add(len(gram))
+        self._lengths = sorted(lengths, reverse=True)
+
+    def found(self, sample: Sample) -> Match | None:
+        """The longest run that `sample` shares, the first of equals, with the first test sample that has it.
+
+        None if it shares none.
+        """
+        messages = [words(message["content"]) for message in sample.messages]
+        for length in self._lengths:
+            for message in messages:
+                for gram in runs(message, length):
+                    index = self._first.get(hash(gram))
+                    if index is not None and gram in _wanted(self._tests[index], self.n):
+                        return Match(self._tests[index], " ".join(gram))
+        return None
+
+
+def _wanted(test: Sample, n: int) -> Iterator[tuple[str, ...]]:
+    """The runs of words to look for, of one test sample."""
+    for message in test.messages:
+        said = words(message["content"])
+        yield from runs(said, n)
+        if message["role"] == "user" and SHORTEST <= len(said) < n:
+            yield tuple(said)

@@ -1,0 +1,242 @@
+"""Readers of pool sources: raw bytes in, one `Sample` after another out, in the order of the file.
+
+A reader takes the archives and the source's parameters; `READERS` lists them by the name a profile uses.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from rdslib.data.chat import Message, Sample, check_messages, user_assistant
+from rdslib.data.download import Archives
+from rdslib.errors import UserError
+from rdslib.params import Source
+from rdslib.seeds import generator
+
+Reader = Callable[[Archives, Source], Iterator[Sample]]
+
+# A dialogue is cut after this many turns: two from each side, so that it ends with the assistant.
+DIALOGUE_TURNS = 4
+
+
+def parse_jsonl(lines: Iterable[bytes], where: str, default_source: str) -> Iterator[Sample]:
+    """Samples from lines of `{"messages": [...]}` with optional `id` and `source` (or `dataset`).
+
+    The id is the 0-based row number where a row gives none. `where` names the file in errors. Accepts
+    a byte order mark, CRLF and blank lines. Raises UserError with `where:line:` for what cannot be used.
+    """
+    seen: dict[str, int] = {}
+    row = 0
+    for number, raw in enumerate(lines, start=1):
+        here = f"{where}:{number}:"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            value = json.loads(line) if line else None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{here} is not UTF-8 (byte {error.start}); save the file as UTF-8") from error
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{here} is not valid JSON ({error.msg} at column {error.colno}); "
+                f"write one JSON object on each line"
+            ) from error
+        if not line:
+            continue
+        if not isinstance(value, dict):
+            raise UserError(f'{here} is not a JSON object; write {{"messages": [...]}} on each line')
+        if "messages" not in value:
+            raise UserError(f"{here} has no messages; add a list of {{role, content}} turns under that key")
+        try:
+            messages = check_messages(value["messages"])
+        except ValueError as error:
+            raise UserError(f"{here} this sample {error}; mend or remove the line") from error
+        given = value.get("id")
+        key = str(row) if given is None else str(given)
+        if key in seen:
+            raise UserError(f"{here} has the id {key!r} of line {seen[key]}; ids must be unique")
+        seen[key] = number
+        source = value.get("source") or value.get("dataset") or default_source
+        yield Sample(key, str(source), messages)
+        row += 1
+
+
+def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
+    """A JSONL of Tulu messages: the whole download, or the members of an archive."""
+    assert source.download is not None
+    if source.members:
+        files = archives.members(source.download, source.members)
+    else:
+        path = archives.path(source.download)
+        files = {str(path): path.read_bytes()}
+    for name, data in files.items():
+        for sample in parse_jsonl(io.BytesIO(data), name, source.name):
+            yield Sample(f"{source.name}/{sample.id}", source.name, sample.messages)
+
+
+def bigbench(archives: Archives, source: Source) -> Iterator[Sample]:
+    """BIG-bench JSON tasks: the task's instruction and an input, answered by the target or best choice."""
+    for task, content in _bigbench_tasks(archives, source):
+        for index, example in enumerate(content["examples"]):
+            answer = _answer(example)
+            if answer is not None:
+                messages = user_assistant(_question(content, example), answer)
+                yield Sample(f"{task}/{index}", source.name, messages)
+
+
+def explained(archives: Archives, source: Source) -> Iterator[Sample]:
+    """A BIG-bench task whose target is an answer followed by its explanation; the bare question asks."""
+    for task, content in _bigbench_tasks(archives, source):
+        for index, example in enumerate(content["examples"]):
+            messages = user_assistant(example["input"].strip(), example["target"].strip())
+            yield Sample(f"{task}/{index}", source.name, messages)
+
+
+def math_steps(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Word problems with a hint in words: the hint's steps become a chain of thought before the answer."""
+    for task, content in _bigbench_tasks(archives, source):
+        for index, example in enumerate(content["examples"]):
+            question, _, hint = example["input"].rpartition("\n")
+            steps = [step.strip(" ,") for step in hint.strip().split(". ")]
+            steps = [step[0].upper() + step[1:].rstrip(".") + "." for step in steps if step.strip(".")]
+            answer = _answer(example)
+            if question and steps and answer is not None:
+                response = f"{' '.join(steps)} The answer is {answer.strip()}."
+                yield Sample(f"{task}/{index}", source.name, user_assistant(question.strip(), response))
+
+
+def dialogue(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Conversations of which every prefix is one example, named by its `comment`: the first turns of each."""
+    turn = re.compile(r'agent_[AB]: "(.*?)"(?= agent_[AB]: "|\s*$)', re.DOTALL)
+    for task, content in _bigbench_tasks(archives, source):
+        seen: set[str] = set()
+        for example in content["examples"]:
+            conversation = example["comment"]
+            # All earlier turns are in the input; only the example with just enough of them is parsed.
+            if conversation in seen or example["input"].count("agent_") != DIALOGUE_TURNS - 1:
+                continue
+            turns = [*turn.findall(example["input"]), example["target"].strip().strip('"')]
+            if len(turns) != DIALOGUE_TURNS or not all(text.strip() for text in turns):
+                continue
+            seen.add(conversation)
+            roles = ("user", "assistant") * (DIALOGUE_TURNS // 2)
+            messages: list[Message] = [
+                {"role": role, "content": text.strip()} for role, text in zip(roles, turns, strict=True)
+            ]
+            yield Sample(f"{task}/{conversation}", source.name, messages)
+
+
+def codeio(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Gzipped JSONL of programming tasks: the task and its input and output, answered by the code."""
+    assert source.download is not None
+    for name, data in archives.members(source.download, source.members).items():
+        stem = name.rpartition("/")[2].partition(".")[0]
+        for index, line in enumerate(gzip.decompress(data).decode("utf-8").splitlines()):
+            row = json.loads(line)
+            prompt = f"{row['task_description'].strip()}\n\n{row['input_output_spec'].strip()}"
+            yield Sample(f"{stem}/{index}", source.name, user_assistant(prompt, row["code_sample"].strip()))
+
+
+def _bigbench_tasks(archives: Archives, source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each member as (path of the task, its JSON)."""
+    assert source.download is not None
+    for name, data in archives.members(source.download, source.members).items():
+        yield task_path(name), json.loads(data)
+
+
+def task_path(member: str) -> str:
+    """`x/benchmark_tasks/a/b/task.json` as `a/b`."""
+    return member.partition("benchmark_tasks/")[2].removesuffix("/task.json")
+
+
+def _answer(example: dict[str, Any]) -> str | None:
+    """The first target, else the best choice; None where there is neither."""
+    target = example.get("target")
+    if isinstance(target, list):
+        target = target[0] if target else None
+    if target is None and example.get("target_scores"):
+        scores: dict[str, float] = example["target_scores"]
+        target = max(scores, key=lambda choice: scores[choice])
+    return str(target).strip() or None if target is not None else None
+
+
+def _question(content: dict[str, Any], example: dict[str, Any]) -> str:
+    """The user turn: instruction, input with the task's own labels, and the choices where they are shown."""
+    parts = [_instruction(content.get("task_prefix", ""))]
+    label = content.get("example_input_prefix", "").strip()
+    parts.append(f"{label} {example['input'].strip()}".strip())
+    shown = str(content.get("append_choices_to_input", True)).lower() == "true"
+    if shown and example.get("target_scores"):
+        parts.append("Options:\n" + "\n".join(f"- {choice}" for choice in example["target_scores"]))
+    parts.append(content.get("example_output_prefix", "").strip())
+    return "\n".join(part for part in parts if part)
+
+
+def _instruction(prefix: str) -> str:
+    """The task's instruction; of Natural Instructions' long ones, the definition alone.
+
+    Things to avoid, cautions and the repeated prompt would be most of the sample's text, and the same in
+    every sample of the task.
+    """
+    text = prefix.strip()
+    if not text.startswith("Definition:"):
+        return text
+    definition = re.split(r"\s*(?:Things to Avoid|Emphasis|Prompt)\b", text)[0]
+    return definition.removeprefix("Definition:").strip()
+
+
+WORDS = (  # noqa: SIM905
+    "apple river stone cloud green paper light table music water bread horse garden window winter "
+    "summer silver forest letter market candle bridge basket valley pepper rabbit island mirror button ladder"
+).split()
+
+
+def _made_up(
+    make: Callable[[np.random.Generator], tuple[str, str]],
+) -> Reader:
+    """A reader of synthetic samples, always the same ones: twice as many as the source asks for."""
+
+    def read(archives: Archives, source: Source) -> Iterator[Sample]:
+        rng = generator(0, "made up", source.name)
+        for index in range(2 * source.samples):
+            yield Sample(f"{source.name}/{index}", source.name, user_assistant(*make(rng)))
+
+    return read
+
+
+def made_up_sum(rng: np.random.Generator) -> tuple[str, str]:
+    """A sum of two numbers, with its result."""
+    a, b = (int(number) for number in rng.integers(1, 500, size=2))
+    return f"What is {a} plus {b}?", f"{a} + {b} = {a + b}. The answer is {a + b}."
+
+
+def made_up_reversal(rng: np.random.Generator) -> tuple[str, str]:
+    """Three words, in reverse order."""
+    words = [WORDS[int(at)] for at in rng.choice(len(WORDS), size=3, replace=False)]
+    return f"Reverse the order: {' '.join(words)}", " ".join(reversed(words))
+
+
+def made_up_code(rng: np.random.Generator) -> tuple[str, str]:
+    """A one-line function."""
+    name = WORDS[int(rng.integers(len(WORDS)))]
+    sign, number = "+-*"[int(rng.integers(3))], int(rng.integers(2, 100))
+    prompt = f"Write a function {name} that returns x {sign} {number}."
+    return prompt, f"def {name}(x):\n    return x {sign} {number}"
+
+
+READERS: dict[str, Reader] = {
+    "bigbench": bigbench,
+    "codeio": codeio,
+    "dialogue": dialogue,
+    "explained": explained,
+    "made_up_code": _made_up(made_up_code),
+    "made_up_reversals": _made_up(made_up_reversal),
+    "made_up_sums": _made_up(made_up_sum),
+    "math_steps": math_steps,
+    "tulu_jsonl": tulu_jsonl,
+}

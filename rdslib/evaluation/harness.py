@@ -1,0 +1,178 @@
+"""The paper's protocols (section 6): what a model is asked on a task, and what its response scores.
+
+A protocol is a file of lm-eval's in this folder: a prompt made of a test sample's fields, how the model
+responds, and which function of `metrics` scores that. Another task needs no more than another file. lm-eval
+runs them, with every prompt in the Tulu chat format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdslib.errors import UserError
+from rdslib.tasks.readers import TaskSample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FOLDER = Path(__file__).parent.parent / "tasks"
+
+# The Tulu chat format (`rdslib.data.chat`) as a template: a turn's content is stripped, as there.
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row a test sample: `scores` (float [n]: 0 to 1, or NaN where a judge gives them), what the model
+    was asked (`prompts`), and what it responded, once or several times; of choices, the likeliest."""
+
+    metric: str
+    scores: np.ndarray
+    prompts: list[str]
+    responses: list[list[str]]
+
+
+def names() -> list[str]:
+    """The protocols there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def path_of(name: str) -> Path:
+    """The file of a protocol; raises UserError with the names there are."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"unknown protocol {name!r}; protocols: {', '.join(names())}")
+    return path
+
+
+def digest(name: str) -> str:
+    """A checksum of a protocol's file and of what scores responses: another one is another measurement."""
+    files = (path_of(name), Path(__file__).with_name("metrics.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    samples: Sequence[TaskSample],
+    max_length: int,
+    batch_size: int,
+    seed: int,
+    longest: int | None = None,
+) -> Measured:
+    """Put test samples to a model by a protocol.
+
+    Prompts longer than `max_length` tokens, or than the model has room for beside the response, are cut on
+    the left. `seed` is for responses that are sampled; `longest`: how many tokens they may have at most,
+    where that is to be less than the protocol's. Raises UserError for an unknown protocol, or samples that
+    lack a field that it needs.
+    """
+    import datasets
+    from lm_eval import simple_evaluate
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = load_yaml(path_of(name))
+    about = config["metadata"]
+    if longest is not None and "generation_kwargs" in config:
+        generation = config["generation_kwargs"]
+        generation["max_gen_toks"] = min(longest, generation["max_gen_toks"])
+    rows = [_row(sample, tokenizer, about.get("context_tokens")) for sample in samples]
+    _check(name, config, rows)
+    for noisy in ("lm_eval", "lm-eval"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    task = ConfigurableTask(
+        config={
+            **config,
+            "test_split": "test",
+            "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
+            "metadata": {"version": 1},
+        }
+    )
+    kept = tokenizer.chat_template, model.training
+    try:
+        tokenizer.chat_template = TEMPLATE
+        room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
+        lm = HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            max_length=min(max_length + room, model.config.max_position_embeddings),
+            truncation=True,
+        )
+        found = simple_evaluate(
+            model=lm,
+            tasks=[task],
+            apply_chat_template=True,
+            fewshot_as_multiturn=False,
+            bootstrap_iters=0,
+            log_samples=True,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+        )
+    finally:
+        tokenizer.chat_template = kept[0]
+        model.train(kept[1])
+    by_place = {row["doc_id"]: row for row in found["samples"][config["task"]]}
+    ordered = [by_place[at] for at in range(len(samples))]
+    (key,) = (each["metric"] for each in config["metric_list"])
+    return Measured(
+        about["metric"],
+        np.array([float(row[key]) for row in ordered]),
+        [row["arguments"][0][0] for row in ordered],
+        [_responses(config, sample, row) for sample, row in zip(samples, ordered, strict=True)],
+    )
+
+
+def _row(
+    sample: TaskSample, tokenizer: PreTrainedTokenizerBase, context_tokens: int | None
+) -> dict[str, Any]:
+    """The fields that a protocol may use, with contexts cut to so many tokens."""
+    row = asdict(sample)
+    if context_tokens is not None:
+        row["context"] = _cut(row["context"], tokenizer, context_tokens)
+        row["exemplars"] = [
+            {**each, "context": _cut(each["context"], tokenizer, context_tokens)}
+            for each in row["exemplars"] or []
+        ]
+    return row
+
+
+def _cut(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
+    """The longest start of a text that has no more than so many tokens."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+
+
+def _check(name: str, config: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    text = " ".join(str(config.get(key, "")) for key in ("doc_to_text", "doc_to_target", "gen_prefix"))
+    wanted = [field for field in ("question", "references", "program", "choices") if "{{" + field in text]
+    for row in rows:
+        for field in wanted:
+            if not row[field]:
+                raise UserError(
+                    f"protocol {name}: test sample {row['id']} has no {field}; use a reader that gives one"
+                )
+
+
+def _responses(config: dict[str, Any], sample: TaskSample, row: dict[str, Any]) -> list[str]:
+    if config["output_type"] == "multiple_choice":
+        likelihoods = [each[0] for each in row["filtered_resps"]]
+        assert sample.choices is not None
+        return [sample.choices[int(np.argmax(likelihoods))]]
+    (found,) = row["resps"]
+    return [str(each) for each in found]

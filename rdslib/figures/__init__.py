@@ -1,0 +1,1 @@
+"""The figures and tables of the paper: numbers, drawing and notebooks."""

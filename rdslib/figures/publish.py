@@ -1,0 +1,132 @@
+"""What a study leaves behind: figures with where they came from, and its records as one tidy table."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from rdslib.figures import specs as tables
+from rdslib.figures import style as drawing
+from rdslib.figures.blocks import as_latex, as_markdown
+from rdslib.figures.table_drawing import TableFigure
+from rdslib.params import Show
+from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.store import in_order, write_json
+from rdslib.pipeline.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def folder_of(study: Study, out: str | Path | None = None) -> Path:
+    """Where a profile's figures go: `out`, or `figures/<profile>`."""
+    return Path(out) if out else study.root / "figures" / study.profile.name
+
+
+def publish(
+    study: Study,
+    name: str,
+    figure: Figure,
+    table: pd.DataFrame,
+    show: Show = "both",
+    out: str | Path | None = None,
+) -> None:
+    """Write `<name>.png`, `.svg`, `.csv` and, as `.json`, the parameters, records, artifacts and versions
+    behind them.
+
+    A table is written as Markdown (`.md`) and LaTeX (`.tex`) too. `show` is what the table was made with.
+    The same table gives the same bytes.
+    """
+    folder = folder_of(study, out)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawing.save(figure, folder, name)
+    _write(folder / f"{name}.csv", as_csv(table))
+    if isinstance(figure, TableFigure):
+        for kind, form in (("md", as_markdown), ("tex", as_latex)):
+            _write(folder / f"{name}.{kind}", form(figure.blocks, figure.notes))
+    write_json(
+        folder / f"{name}.json",
+        {
+            "figure": name,
+            "show": show,
+            "profile": study.profile.model_dump(mode="json"),
+            "origins": sorted(set(table["origin"])),
+            "records": [asdict(run) for run in tables.runs(study, name, show)],
+            "artifacts": [
+                {"stage": step.stage, "hash": step.hash, "what": step.label}
+                for step in in_order(tables.steps(study, name, show))
+            ],
+            "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+        },
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def records(study: Study) -> pd.DataFrame:
+    """One row a run and task, with its score, interval, cost and artifacts."""
+    return pd.DataFrame(
+        [_record(study, run, task) for run in all_runs(study) for task in study.tasks_of(run)]
+    )
+
+
+def all_runs(study: Study) -> list[Run]:
+    """Every run of a study, the model before fine-tuning first."""
+    runs = [
+        study.untuned(),
+        *study.single_task_runs(),
+        *study.ablation_runs(),
+        *study.multi_task_runs(),
+        *study.second_pool_runs(),
+    ]
+    return list(dict.fromkeys(runs))
+
+
+def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
+    bits, accuracy = study.bits_per_byte(run, task), study.accuracy(run, task)
+    training = study.training(run)
+    return {
+        "method": run.method,
+        "pool": run.pool,
+        "pool_size": study.pool_size(run.pool),
+        "budget": run.budget,
+        "targets": "+".join(run.targets),
+        "seed": run.seed,
+        "task": task,
+        "n": bits.n,
+        "bits_per_byte": bits.value,
+        "low": bits.low,
+        "high": bits.high,
+        "accuracy": accuracy.value if accuracy else np.nan,
+        "accuracy_low": accuracy.low if accuracy else np.nan,
+        "accuracy_high": accuracy.high if accuracy else np.nan,
+        "flops": study.measured_flops(run),
+        "formula_flops": study.formula_flops(run),
+        "trained": training.hash if training else "",
+        "evaluation": study.evaluation(run, task).hash,
+    }
+
+
+def write_records(study: Study, out: str | Path | None = None) -> None:
+    """Write `records.csv` beside the figures."""
+    _write(folder_of(study, out) / "records.csv", records_csv(study))
+
+
+def records_csv(study: Study) -> str:
+    """The records as CSV."""
+    return records(study).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A figure's table as CSV; the same table gives the same text."""
+    return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")

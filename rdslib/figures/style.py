@@ -1,0 +1,376 @@
+"""What all figures share: the style, the colours, human numbers, panels, notes, saving.
+
+`figures.py` and `table_figures.py` say what each figure shows; this file says how anything is drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
+from sklearn.isotonic import isotonic_regression
+
+from rdslib.figures.published import METHOD_NAMES
+
+STYLE = "rdslib.figures.rdslib"
+GREY = "#666666"
+# Small sources of a pool, together.
+OTHERS = "#DDDDDD"
+# Origin to the words over its panel, in the order in which panels stand.
+ORIGINS = {"published": "Published in the paper", "measured": "Measured here"}
+
+# Okabe and Ito's colours (with their yellow darkened, to be seen on white) and two greys.
+METHOD_COLOURS = {
+    "random": "#8C8C8C",
+    "random_balanced": "#4D4D4D",
+    "rds": "#0072B2",
+    "embed_gtr": "#009E73",
+    "embed_nv": "#56B4E9",
+    "less": "#D55E00",
+    "ifd": "#CC79A7",
+    "top_ppl": "#E69F00",
+    "mid_ppl": "#A89200",
+    "embed_minilm": "#882255",
+}
+# A dark and a light step of each hue in turn, so that neighbours in a stack differ in lightness
+# too, which every kind of colour vision sees. Names that are not here get one of them by their hash.
+_SOURCE_PALETTE = (
+    "#1F5A99", "#9EC9E8", "#0B7A5C", "#8FD6BD", "#B85A00", "#F7C27A", "#8C2D6B", "#E3A6CC",
+    "#4A3F99", "#B9B2E6", "#7A6A00", "#E0D272", "#A32A2A", "#F2A79B", "#17737F", "#97D9E0",
+    "#5B7A1E", "#C3DB8E", "#5C4033", "#CDB39F", "#3D4A57", "#B4BEC8", "#C2185B", "#F6A5C0",
+)  # fmt: skip
+_KNOWN_SOURCES = (
+    "FLAN V2", "FLAN CoT", "Open Assistant", "Dolly", "GPT-4 Alpaca", "Code Alpaca", "ShareGPT", "LIMA",
+    "Wizard Evol-Instruct V2", "Open Orca", "Alpaca", "SciRIFF", "WildChat (GPT-4 subset)", "Aya",
+    "OpenMathInstruct 2", "NuminaMath-TIR", "Tulu 3 Persona MATH", "Tulu 3 Persona Algebra",
+    "Evol CodeAlpaca", "Tulu 3 WildJailbreak", "Tulu 3 WildGuardMix", "No Robots", "TableGPT",
+    "Tulu 3 Persona GSM",
+)  # fmt: skip
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Drawing(Figure):
+    """A figure outside pyplot's state that a notebook still shows, once, as a PNG."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+def styled(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a drawing function under the project's style, leaving the caller's style as it was."""
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+        with matplotlib.style.context(STYLE, after_reset=True):
+            return function(*args, **kwargs)
+
+    return inside
+
+
+@styled
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes at 200 dots an inch, without date or software name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@styled
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG bytes, without date or software name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+@styled
+def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
+    """Write name.png (200 dpi) and name.svg; the same figure gives the same bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    paths[0].write_bytes(png(figure))
+    paths[1].write_bytes(svg(figure))
+    return paths
+
+
+def human(value: float) -> str:
+    """A count as people say it: 326,000 is 326k, 5,817,792 is 5.8M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        # 999,600 would round to 1000k, so the larger unit begins where rounding reaches it.
+        if value >= 0.9995 * size:
+            number = f"{value / size:.0f}" if value >= 99.95 * size else f"{value / size:.1f}"
+            return number.removesuffix(".0") + unit
+    return f"{value:,.0f}"
+
+
+def span(values: Iterable[float], form: Callable[[float], str] = human) -> str:
+    """One number, or the range of several, as text; missing values are passed over."""
+    known = sorted({float(value) for value in values if not math.isnan(value)})
+    ends = list(dict.fromkeys(form(value) for value in known[:1] + known[-1:]))
+    return " to ".join(ends) if ends else "unknown"
+
+
+def method_name(method: str) -> str:
+    """The paper's name of a method, or the registry key of one that the paper does not have."""
+    return METHOD_NAMES.get(method, method)
+
+
+def method_colour(method: str) -> str:
+    """The colour of a method, the same in every figure."""
+    return METHOD_COLOURS.get(method) or _SOURCE_PALETTE[_hash(method) % len(_SOURCE_PALETTE)]
+
+
+def ink(colour: str) -> str:
+    """A colour, darkened as far as words on white need it (a contrast of 4.5, as WCAG asks)."""
+    channels = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    while 1.05 / (_luminance(channels) + 0.05) < 4.5:
+        channels = channels * 0.97
+    return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
+
+
+def _luminance(channels: np.ndarray) -> float:
+    """The relative luminance of an sRGB colour, channels from 0 to 1 (WCAG 2)."""
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def in_order(methods: Iterable[object]) -> list[str]:
+    """The distinct methods in the order of METHOD_NAMES, those that it does not have last."""
+    there = distinct(methods)
+    return [name for name in METHOD_NAMES if name in there] + [m for m in there if m not in METHOD_NAMES]
+
+
+def source_colours(sources: Iterable[object]) -> dict[str, str]:
+    """A colour for each source, in the order given: fixed for the paper's, by the name's hash for others.
+
+    Two unknown names of one figure that hash alike take neighbouring free colours, in order of name.
+    """
+    given = distinct(sources)
+    names = sorted(given)
+    places = {name: _KNOWN_SOURCES.index(name) for name in names if name in _KNOWN_SOURCES}
+    for name in names:
+        if name in places:
+            continue
+        place = _hash(name) % len(_SOURCE_PALETTE)
+        if len(places) < len(_SOURCE_PALETTE):
+            while place in places.values():
+                place = (place + 1) % len(_SOURCE_PALETTE)
+        places[name] = place
+    return {name: _SOURCE_PALETTE[places[name]] for name in given}
+
+
+def _hash(name: str) -> int:
+    # Python's own hash of a string differs between processes.
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def by_origin(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The title and the rows of each origin that the table has, in the order in which panels stand."""
+    parts = [(title, table[table["origin"] == origin]) for origin, title in ORIGINS.items()]
+    return [(title, rows) for title, rows in parts if len(rows)]
+
+
+def panels(
+    table: pd.DataFrame, width: float | Callable[[pd.DataFrame], float], height: float
+) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
+    """A figure with one panel (of width x height inches) for each origin in the table, and its rows.
+
+    The width may depend on the rows.
+    """
+    parts = [rows for _, rows in by_origin(table)]
+    widths = [width(rows) if callable(width) else width for rows in parts]
+    figure = Drawing(figsize=(sum(widths), height))
+    axes = figure.subplots(1, len(parts), squeeze=False, width_ratios=widths)[0]
+    return figure, list(zip(parts, axes, strict=True))
+
+
+def heading(axes: Axes, rows: pd.DataFrame, details: str) -> None:
+    """Over a panel: which origin it is, in bold, and below that its n and budget."""
+    title(axes, ORIGINS[rows["origin"].iloc[0]], details)
+
+
+def title(axes: Axes, words: str, details: str) -> None:
+    """Over a panel: words in bold, and details below them."""
+    axes.set_title(words, pad=20)
+    axes.annotate(
+        details, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color=GREY, va="bottom"
+    )
+
+
+def one_metric(rows: pd.DataFrame) -> tuple[str, str]:
+    """The metric of a panel's rows, with a capital, and which way it is better."""
+    metrics = set(zip(rows["metric"], rows["better"], strict=True))
+    if len(metrics) != 1:
+        raise ValueError(f"one panel shows one metric, not {sorted(metrics)}")
+    metric, better = metrics.pop()
+    return metric[:1].upper() + metric[1:], better
+
+
+def footnotes(figure: Figure, lines: Iterable[str]) -> None:
+    """Small print under the figure, wrapped to its width, one paragraph a line."""
+    columns = int(figure.get_figwidth() * 16.5)
+    wrapped = [textwrap.fill(line, columns) for line in dict.fromkeys(lines) if line]
+    if wrapped:
+        figure.supxlabel("\n".join(wrapped), x=0.012, ha="left", fontsize=7.5, color=GREY, linespacing=1.35)
+
+
+def notes(table: pd.DataFrame, name: Callable[[pd.Series], str], value: str = "score") -> list[str]:
+    """The notes on what is drawn, then the rows without a `value`, by name, gathered by the reason why."""
+    why = table["note"].fillna("").astype(str)
+    missing: dict[str, list[str]] = {}
+    for _, row in table.assign(note=why)[table[value].isna()].iterrows():
+        place = "in the paper" if row["origin"] == "published" else "here"
+        reason = f"Missing {place} ({row['note'] or 'not run'})"
+        missing.setdefault(reason, []).append(name(row))
+    drawn = distinct(why[table[value].notna()])
+    return drawn + [f"{reason}: {', '.join(distinct(names))}." for reason, names in missing.items()]
+
+
+def nothing(what: str) -> Figure:
+    """The figure for a table without rows: it says so, and shows nothing."""
+    figure = Drawing(figsize=(6, 2.2))
+    figure.text(0.5, 0.58, "Nothing measured and nothing published", ha="center", fontsize=11, weight="bold")
+    figure.text(0.5, 0.38, f"There is no row to draw for {what}.", ha="center", color=GREY)
+    return figure
+
+
+def count_axis(axes: Axes, values: Iterable[float]) -> None:
+    """A log x-axis of sample counts whose ticks are the counts drawn, as far as they fit."""
+    known = sorted(set(values))
+    kept = known[:1]
+    room = 10 ** (0.08 * math.log10(known[-1] / known[0]))
+    for value in known[1:-1]:
+        if value >= kept[-1] * room and value * room <= known[-1]:
+            kept.append(value)
+    if known[-1] > known[0]:
+        kept.append(known[-1])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(kept))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def flops_axis(axes: Axes, values: Iterable[float]) -> None:
+    """A log x-axis of FLOPs, with ticks in between where the values span less than two decades."""
+    known = sorted(values)
+    axes.set_xscale("log")
+    decades = math.log10(known[-1] / known[0])
+    subs = (1,) if decades > 2 else (1, 3) if decades > 1 else (1, 2, 5) if decades > 0.3 else range(1, 10)
+    axes.xaxis.set_major_locator(LogLocator(subs=tuple(float(sub) for sub in subs)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_power))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float, _: int | None = None) -> str:
+    exponent = math.floor(math.log10(value) + 1e-9)
+    lead = value / 10**exponent
+    return ("" if round(lead, 6) == 1 else rf"{lead:g}$\times$") + rf"$10^{{{exponent}}}$"
+
+
+def apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """Places (n,) moved as little as can be, keeping their order, so that neighbours stand `gap` apart."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = np.empty(len(places))
+    # Gaps are kept where place less gaps never falls, and what never falls and is nearest is known.
+    moved[order] = isotonic_regression(places[order] - steps) + steps
+    return moved
+
+
+def stacked(
+    axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, str], what: str, shares: bool = True
+) -> None:
+    """Stacked bars of sources, as shares of 1 or as counts, one bar for each value of the column `bar`.
+
+    `colours` has every source, in the order of the layers, and so of the key, from the bottom up; `what` is
+    the name of the y-axis. A bar's total stands on top.
+    """
+    bars, sources = distinct(rows[bar]), list(colours)
+    counts = rows.pivot_table(index="source", columns=bar, values="count", aggfunc="sum", fill_value=0)
+    counts = counts.reindex(index=sources, columns=bars, fill_value=0)
+    totals = counts.sum()
+    heights = counts / totals if shares else counts
+    highest = heights.sum().max()
+    bottom = np.zeros(len(bars))
+    layers = []
+    for source in sources:
+        values = heights.loc[source].to_numpy(dtype=float)
+        layers.append(
+            axes.bar(bars, values, 0.78, bottom, color=colours[source], edgecolor="white", linewidth=0.5)
+        )
+        dark = _is_dark(colours[source])
+        for place, value in enumerate(values):
+            if value >= 0.06 * highest:
+                share = counts.loc[source, bars[place]] / totals[bars[place]]
+                axes.text(place, bottom[place] + value / 2, f"{share:.0%}", ha="center", va="center",
+                          fontsize=7.5, color="white" if dark else "#222222")  # fmt: skip
+        bottom += values
+    for place, name in enumerate(bars):
+        over = bottom[place] + 0.012 * highest
+        axes.text(place, over, f"{totals[name]:,.0f}", ha="center", va="bottom", fontsize=8, color=GREY)
+    axes.set(ylim=(0, 1.06 * highest), xlim=(-0.6, len(bars) - 0.4), ylabel=what)
+    if shares:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_yticks(np.linspace(0, 1, 6))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
+    axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
+    axes.tick_params(axis="x", length=0)
+    # Reversed, to read from the top of the stack down. A name is no formula, whatever it holds.
+    names = [literal(source) for source in reversed(sources)]
+    axes.legend(layers[::-1], names, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+
+
+def literal(text: str) -> str:
+    """A text of which nothing is drawn as a formula."""
+    return text.replace("$", r"\$")
+
+
+def bins(samples: float) -> int:
+    """The bins of a histogram of so many samples: few samples in narrow ones would be a comb of ones."""
+    return int(np.clip(2 * np.sqrt(samples), 8, 40))
+
+
+def _narrow(name: str) -> str:
+    """A name in lines that fit under a bar; a registry key is broken after its underscores."""
+    return textwrap.fill(name.replace("_", "_ "), 10).replace("_ ", "_")
+
+
+def _is_dark(colour: str) -> bool:
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
+
+
+def settle(figure: Figure) -> None:
+    """Lay the figure out and keep it so, that labels can be placed in pixels."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def distinct(values: Iterable[object]) -> list[str]:
+    """The distinct values, as text, in the order in which they come."""
+    return [str(value) for value in dict.fromkeys(values)]

@@ -1,0 +1,105 @@
+"""Methods: each is a scorer, which turns features of the pool into score blocks (see `base`).
+
+`SCORERS` and `EXTRACTORS` hold what there is, by name; `load_plugins` adds those of a user's own files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdslib.errors import UserError
+from rdslib.methods.base import (
+    COST,
+    Extract,
+    Extracted,
+    Extraction,
+    Extractor,
+    InnerProduct,
+    Preparation,
+    Scorer,
+    ScoringInputs,
+)
+from rdslib.methods.embed import EMBED_GTR, EMBED_MINILM, EMBED_NV, GTR, MINILM, NV
+from rdslib.methods.ifd import IFD, PreExperienced
+from rdslib.methods.less import LESS, LessGradients
+from rdslib.methods.lm import LanguageModel
+from rdslib.methods.perplexity import MID_PPL, TOP_PPL
+from rdslib.methods.random import BalancedRandom, Random
+from rdslib.methods.rds import ABLATIONS, RDS
+
+__all__ = [
+    "COST", "EXTRACTORS", "SCORERS", "Extract", "Extracted", "Extraction", "Extractor", "InnerProduct",
+    "Preparation", "Scorer", "ScoringInputs", "digest_of", "get_extractor", "get_scorer", "load_plugins",
+    "register",
+]  # fmt: skip
+
+SCORERS: dict[str, Scorer] = {}
+EXTRACTORS: dict[str, Extractor] = {}
+# Of a method from a plugin: the checksum of its file, so that a change of it is another method.
+_DIGESTS: dict[str, str] = {}
+_LOADED: dict[Path, str] = {}
+
+
+def register(method: Scorer | Extractor) -> None:
+    """Let a method, or an extractor of features, be used by its name; raises UserError if it is taken."""
+    there: dict[str, Scorer] | dict[str, Extractor]
+    there = SCORERS if isinstance(method, Scorer) else EXTRACTORS
+    if method.name in there:
+        raise UserError(f"{type(method).__name__}: there is a {method.name!r} already; choose another name")
+    there[method.name] = method  # type: ignore[assignment]
+
+
+for _each in (
+    Random(), BalancedRandom(), RDS, *ABLATIONS, TOP_PPL, MID_PPL, IFD(), LESS, EMBED_GTR,
+    EMBED_NV, EMBED_MINILM, LanguageModel(), PreExperienced(), LessGradients(), GTR, NV, MINILM,
+):  # fmt: skip
+    register(_each)
+
+
+def get_scorer(name: str) -> Scorer:
+    """The method that goes by a name; raises UserError with the names there are."""
+    if name not in SCORERS:
+        raise UserError(f"unknown method {name!r}; methods: {', '.join(sorted(SCORERS))}")
+    return SCORERS[name]
+
+
+def get_extractor(feature: str) -> Extractor:
+    """The extractor that makes a feature such as `lm.nll`; raises UserError if there is none."""
+    name = feature.partition(".")[0]
+    if name not in EXTRACTORS:
+        raise UserError(f"unknown extractor of {feature!r}; extractors: {', '.join(sorted(EXTRACTORS))}")
+    return EXTRACTORS[name]
+
+
+def load_plugins(paths: Sequence[Path]) -> None:
+    """Run Python files that register methods, each once; raises UserError if one cannot be run."""
+    for path in paths:
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); see plugins in the profile"
+            ) from error
+        if path in _LOADED:
+            if _LOADED[path] != digest:
+                raise UserError(f"{path}: has changed since it was loaded; start again")
+            continue
+        before = {**SCORERS, **EXTRACTORS}
+        spec = importlib.util.spec_from_file_location(f"rdslib_plugin_{digest[:16]}", path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path}: is not a Python file")
+        try:
+            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        except Exception as error:
+            raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+        _LOADED[path] = digest
+        for name in {**SCORERS, **EXTRACTORS}.keys() - before.keys():
+            _DIGESTS[name] = digest
+
+
+def digest_of(name: str) -> str | None:
+    """The checksum of the file that a method of the user's own came from; None for the library's."""
+    return _DIGESTS.get(name)

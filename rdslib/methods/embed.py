@@ -1,0 +1,214 @@
+"""Embed: cosine similarity of sentence embeddings, from a model made for it (paper, section 2)."""
+
+from __future__ import annotations
+
+import json
+import os.path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdslib.data.chat import Sample, format_chat
+from rdslib.data.download import Archives, cache_dir
+from rdslib.errors import UserError
+from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
+from rdslib.models.flops import FORWARD
+from rdslib.params import Embedder, Experiment
+from rdslib.pipeline.store import write_json
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+# Names the folder or hub name of a model that is used where it lies, rather than unpacked from a download.
+POINTER = "pointer.json"
+
+
+class SentenceEmbedding(Extractor):
+    """`<name>.sentence`: float16 [samples, dimension], of length 1, of the conversation as text.
+
+    The text is the Tulu format without end-of-sequence tokens, cut on the right. Before a query sample's
+    text stands the model's instruction, if it has one.
+    """
+
+    prepares = True
+
+    def __init__(self, name: str, default: Embedder, add_eos: bool = False, own_code: bool = False) -> None:
+        """`default`: the model, where a profile's `embedders` names none (its instruction holds there too).
+
+        `add_eos`: whether the model wants its end-of-sequence token at the end of every text. `own_code`:
+        whether the default model runs code that comes with it.
+        """
+        self.name = name
+        self.default = default
+        self.add_eos = add_eos
+        self.own_code = own_code
+
+    def params(self, experiment: Experiment) -> Embedder:
+        """The embedding model, and how it is used."""
+        given = experiment.embedders.get(self.name)
+        if given is None:
+            return self.default
+        if "query_instruction" in given.model_fields_set:
+            return given
+        return given.model_copy(update={"query_instruction": self.default.query_instruction})
+
+    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+        """The embedding model and how it is used; nothing of the language model."""
+        params = self.params(experiment)
+        pinned = experiment.downloads[params.download].model_dump() if params.download else None
+        return {"embedder": params.model_dump(mode="json"), "download": pinned}
+
+    def prepare(self, given: Preparation) -> Mapping[str, Any]:
+        """Unpack the model from its download, or point to it, and load it once to see that it works."""
+        params = self.params(given.experiment)
+        if params.download is not None:
+            assert params.members is not None
+            archives = Archives(given.experiment.downloads, cache_dir())
+            unpack(archives.members(params.download, [params.members]), given.out)
+        else:
+            write_json(given.out / POINTER, {"path": params.path})
+        return {"parameters": parameters(self._load(params, given.out)), "flops": 0}
+
+    def open(self, given: Extraction) -> Extract:
+        """Load the embedding model."""
+        params = self.params(given.experiment)
+        assert given.prepared is not None
+        model = self._load(params, given.prepared)
+        prompt = params.query_instruction if given.queries else ""
+        end = str(model.tokenizer.eos_token) if self.add_eos else ""
+        cost = FORWARD * parameters(model)
+
+        def read(samples: Sequence[Sample]) -> list[str]:
+            return [format_chat(sample.messages, "") + end for sample in samples]
+
+        def make(texts: Sequence[str], done: Callable[[Sequence[int]], object]) -> Extracted:
+            encoded = model.tokenizer(
+                [prompt + text for text in texts], truncation=True, max_length=model.max_seq_length
+            )
+            lengths = np.array([len(row) for row in encoded["input_ids"]])
+            order = np.argsort(-lengths, kind="stable")
+            rows = []
+            for start in range(0, len(order), params.batch_size):
+                batch = order[start : start + params.batch_size].tolist()
+                # An empty prompt, and not None, for which a model may have a default of its own.
+                found = model.encode(
+                    [texts[i] for i in batch],
+                    prompt=prompt,
+                    batch_size=len(batch),
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
+                )
+                rows.append(np.asarray(found, dtype=np.float16))
+                done(batch)
+            sentences = np.concatenate(rows)[np.argsort(order)]
+            counts = {"tokens": int(lengths.sum())}
+            return Extracted({"sentence": sentences, COST: cost * lengths.astype(np.float64)}, counts)
+
+        return Extract(read, make)
+
+    def _load(self, params: Embedder, folder: Path) -> SentenceTransformer:
+        """The embedding model on this device, in float32 on a processor and else in `compute_dtype`.
+
+        The transformer's weights are read as safetensors alone; what the layers after it have in another form
+        is read without running pickled code. Raises UserError if the model cannot be loaded, or may not run
+        the code that comes with it.
+        """
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        from rdslib.models.device import compute_dtype, device
+
+        logging.disable_progress_bar()
+        if self.own_code and params.path == self.default.path and not params.trust_remote_code:
+            raise self._needs_trust(params)  # without asking the hub first
+        pointer = folder / POINTER
+        where = json.loads(pointer.read_text())["path"] if pointer.is_file() else str(folder)
+        dtype = torch.float32 if device().type == "cpu" else compute_dtype()
+        try:
+            model = SentenceTransformer(
+                where,
+                device=str(device()),
+                trust_remote_code=params.trust_remote_code,
+                model_kwargs={"use_safetensors": True, "dtype": dtype},
+            )
+        # With code of its own, a model may fail in any way.
+        except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise self._needs_trust(params) from error
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(
+                f"embedder {self.name!r}: {params.path or params.download} cannot be loaded ({reason}); give "
+                f"a sentence-transformers model with safetensors weights under embedders.{self.name}, or a "
+                "hub name while online"
+            ) from error
+        own = model.max_seq_length
+        model.max_seq_length = params.max_length if own is None else min(own, params.max_length)
+        return model.to(dtype).eval()
+
+    def _needs_trust(self, params: Embedder) -> UserError:
+        """How to allow a model to run the code that comes with it, in one line."""
+        fields = params.model_dump(include={"download", "members", "path", "max_length", "batch_size"})
+        beside = ", ".join(f"{key}: {value}" for key, value in fields.items() if value is not None)
+        return UserError(
+            f"embedder {self.name!r}: {params.path or params.download} runs code that comes with it; if you "
+            f"trust its authors, set embedders.{self.name}.trust_remote_code: true in the profile, "
+            f"beside {beside}"
+        )
+
+
+def unpack(members: Mapping[str, bytes], folder: Path) -> None:
+    """Write members of an archive into `folder`, by their names below the folder that they have in common.
+
+    Raises UserError for a name that leads out of it.
+    """
+    names = {name: PurePosixPath(name) for name in members}
+    for name, path in names.items():
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(
+                f"member {name!r}: leads out of the folder it is unpacked to; use another archive"
+            )
+    common = os.path.commonpath([path.parent for path in names.values()])
+    for name, path in names.items():
+        target = folder / path.relative_to(common)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(members[name])
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """N of the cost model: all parameters but the word embeddings, the largest table there is."""
+    import torch
+
+    tables = [table.weight.numel() for table in model.modules() if isinstance(table, torch.nn.Embedding)]
+    return sum(p.numel() for p in model.parameters()) - max(tables, default=0)
+
+
+# Not the paper's, but small and to be had from a package.
+MINILM = SentenceEmbedding(
+    "minilm", Embedder(path="sentence-transformers/all-MiniLM-L6-v2", max_length=256, batch_size=32)
+)
+# The model itself reads no more than 512 tokens.
+GTR = SentenceEmbedding(
+    "gtr", Embedder(path="sentence-transformers/gtr-t5-base", max_length=512, batch_size=32)
+)
+# The instruction and the length are the reference code's; the form of the instruction, and the token at the
+# end, are the model card's. The code that comes with it was written for transformers 4.42, and is not known
+# to run with 5.
+NV = SentenceEmbedding(
+    "nv",
+    Embedder(
+        path="nvidia/NV-Embed-v2",
+        query_instruction="Instruct: Given a sample, find the passages closest to that sample.\nQuery: ",
+        max_length=8192,
+        batch_size=4,
+    ),
+    add_eos=True,
+    own_code=True,
+)
+
+EMBED_MINILM = InnerProduct("embed_minilm", "minilm.sentence")
+EMBED_GTR = InnerProduct("embed_gtr", "gtr.sentence")
+EMBED_NV = InnerProduct("embed_nv", "nv.sentence")

@@ -1,0 +1,194 @@
+"""IFD: how little a sample's prompt helps with its response (paper, section 2).
+
+A *pre-experienced* model, the base model trained for an epoch on a few samples of each cluster of prompts,
+reads every response twice. IFD is its mean NLL given the prompt over its mean NLL alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdslib.data.chat import Sample, Tokens, tokenize_chat
+from rdslib.errors import UserError
+from rdslib.methods.base import (
+    COST,
+    Extract,
+    Extracted,
+    Extraction,
+    Extractor,
+    Preparation,
+    Scorer,
+    ScoringInputs,
+)
+from rdslib.models.flops import FORWARD, TRAINING
+from rdslib.params import Experiment, Ifd
+from rdslib.seeds import generator
+from rdslib.selection.topk import Block
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Conversations, and their assistant turns alone: the position of each turn's sample, and the turn.
+_Read = tuple[list[Tokens], np.ndarray, list[Tokens]]
+
+
+class IFD(Scorer):
+    """Samples by IFD, highest first. What is above 1, where the prompt only hinders, is never offered."""
+
+    name = "ifd"
+    features = ("ifd.ratio",)
+    by_shard = True
+
+    def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
+        """A block a shard, of one row; a sample without a response has no IFD and is never offered either."""
+        for start, rows in inputs.pool("ifd.ratio"):
+            yield start, np.where(rows <= 1, rows, -np.inf)[None, :]
+
+
+class PreExperienced(Extractor):
+    """`ifd.ratio`: IFD under the pre-experienced model, float32 [samples].
+
+    Given the prompt: the response tokens of the conversation as it is tokenised for the pool, each turn
+    after all before it. Alone: each assistant turn as a conversation of its own, whose role header stands
+    before it in both readings, so that both score the same tokens, its first among them (Cherry LLM's code
+    scores the first after Llama's beginning-of-sequence token). Both are means over all turns' tokens. NaN
+    for a sample whose prompt fills the context, or which has no response.
+    """
+
+    name = "ifd"
+    prepares = True
+    # The prompts to cluster: means of the base model's last hidden states, float16, of length 1.
+    prepare_features = ("lm.uniform_prompt",)
+
+    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+        """How the model is trained, and how samples are cut and batched."""
+        return {
+            "ifd": _params(experiment).model_dump(mode="json"),
+            "encode": experiment.encode.model_dump(exclude={"shard_size"}),
+            "seed": experiment.seed,
+        }
+
+    def prepare_pool(self, experiment: Experiment, pool: str) -> str | None:
+        """One pool for all: the model is the same wherever it is used."""
+        return _params(experiment).pool
+
+    def prepare(self, given: Preparation) -> Mapping[str, Any]:
+        """Train the pre-experienced model; counts are those of training, with the FLOPs."""
+        from rdslib.models.loading import load_causal_lm, non_embedding_parameters
+        from rdslib.models.train import train
+
+        params, seed = _params(given.experiment), given.experiment.seed
+        (feature,) = self.prepare_features
+        picked = near_centres(given.features[feature], params.clusters, params.per_cluster, seed)
+        parameters = non_embedding_parameters(load_causal_lm(given.model))
+        samples = [given.samples[i] for i in picked]
+        counts = train(given.model, samples, params.train, seed, given.out, given.bar)
+        tokens = counts["training_tokens"]
+        return {**counts, "tokens": tokens, "flops": TRAINING * parameters * tokens}
+
+    def open(self, given: Extraction) -> Extract:
+        """Load the pre-experienced model."""
+        from rdslib.models.encode import mean_nll
+        from rdslib.models.loading import load_tokenizer, non_embedding_parameters
+        from rdslib.models.train import load_trained
+
+        assert given.prepared is not None
+        model, tokenizer = load_trained(given.model, given.prepared), load_tokenizer(given.model)
+        cut, budget = given.experiment.encode.max_length, given.experiment.encode.token_budget
+        parameters = non_embedding_parameters(model)
+
+        def read(samples: Sequence[Sample]) -> _Read:
+            whole = tokenize_chat(tokenizer, [sample.messages for sample in samples], cut)
+            return whole, *turns_alone(tokenizer, samples, whole, cut)
+
+        def make(tokens: _Read, done: Callable[[Sequence[int]], object]) -> Extracted:
+            whole, owners, turns = tokens
+
+            def summed(values: Sequence[float] | np.ndarray) -> np.ndarray:
+                """Sums over each sample's turns: float64 [samples]."""
+                return np.bincount(owners, weights=values, minlength=len(whole))
+
+            prompted = mean_nll(model, [t.ids for t in whole], [t.response for t in whole], budget, done)
+            each = mean_nll(model, [t.ids for t in turns], [t.response for t in turns], budget)
+            lengths = np.array([sum(t.response) for t in turns])
+            scored = summed(lengths)
+            alone = np.full(len(whole), np.nan)
+            np.divide(summed(each * lengths), scored, out=alone, where=scored > 0)
+            ratio = (prompted / alone).astype(np.float32)
+            passed = np.array([len(t.ids) for t in whole]) + summed([len(t.ids) for t in turns])
+            counts = {
+                "tokens": int(passed.sum()),
+                "no_response": int(np.isnan(ratio).sum()),
+                "above_one": int((ratio > 1).sum()),
+            }
+            return Extracted({"ratio": ratio, COST: FORWARD * parameters * passed}, counts)
+
+        return Extract(read, make)
+
+
+def _params(experiment: Experiment) -> Ifd:
+    """The parameters of IFD; raises UserError if the profile has none."""
+    if experiment.ifd is None:
+        raise UserError(
+            "the method 'ifd' needs parameters; add `ifd` (with `train`) to the profile's experiment"
+        )
+    return experiment.ifd
+
+
+def near_centres(prompts: np.ndarray, clusters: int, per_cluster: int, seed: int) -> list[int]:
+    """Positions, in order, of the `per_cluster` rows nearest to the centre of each cluster.
+
+    `prompts`: float [samples, hidden]; a row of zeros has no prompt and is left out. k-means is seeded, and
+    has at most as many clusters as there are rows; of equally near rows of a cluster the first is taken.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    at = np.flatnonzero(prompts.any(axis=1))
+    if len(at) == 0:
+        return []
+    rows = prompts[at].astype(np.float32)
+    state = int(generator(seed, "clusters").integers(2**32))
+    means = KMeans(n_clusters=min(clusters, len(at)), n_init=10, random_state=state)
+    with warnings.catch_warnings():
+        # Where fewer prompts differ than there are clusters, some clusters stay empty.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = means.fit_predict(rows)
+    picked: list[int] = []
+    for cluster, centre in enumerate(means.cluster_centers_):
+        members = np.flatnonzero(labels == cluster)
+        distances = np.linalg.norm(rows[members] - centre, axis=1)
+        picked += at[members[np.argsort(distances, kind="stable")[:per_cluster]]].tolist()
+    return sorted(picked)
+
+
+def turns_alone(
+    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], whole: Sequence[Tokens], max_length: int
+) -> tuple[np.ndarray, list[Tokens]]:
+    """The assistant turns of samples, each tokenised as a conversation of its own.
+
+    `whole`: the samples as tokenised for the pool. Turns are kept as far as `whole` has them: what is cut
+    off there is not scored here either. Returns the position of each turn's sample (int64 [turns]) and the
+    turns in order.
+    """
+    owners, apart, lengths = [], [], []
+    for position, (sample, tokens) in enumerate(zip(samples, whole, strict=True)):
+        turns = [message for message in sample.messages if message["role"] == "assistant"]
+        # A turn is a run of response tokens: it has its end-of-sequence token at least, and the next one's
+        # header lies between them. A cut sample has fewer runs than turns.
+        runs = [len(list(run)) for scored, run in itertools.groupby(tokens.response) if scored]
+        for turn, length in zip(turns, runs, strict=False):
+            owners.append(position)
+            apart.append([turn])
+            lengths.append(length)
+    kept = []
+    tokenized = tokenize_chat(tokenizer, apart, max_length) if apart else []
+    for tokens, length in zip(tokenized, lengths, strict=True):
+        end = tokens.first_response[0] + length
+        kept.append(Tokens(tokens.ids[:end], tokens.response[:end], tokens.prompt))
+    return np.array(owners, dtype=np.int64), kept

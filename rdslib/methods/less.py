@@ -1,0 +1,143 @@
+"""LESS: how much a step on a sample would lower the queries' loss, by their gradients (paper, section 2).
+
+The model is warmed up by LoRA training on a share of the pool. At each epoch's checkpoint, a pool sample's
+gradient as Adam would follow it, and a query's plain gradient, are projected to few dimensions. A score is
+the sum over checkpoints of the cosine of the two, weighted with the epoch's mean learning rate.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdslib.data.chat import Sample, Tokens
+from rdslib.errors import UserError
+from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
+from rdslib.methods.lm import tokenize
+from rdslib.models.flops import TRAINING
+from rdslib.params import Experiment, Less
+from rdslib.seeds import generator
+
+if TYPE_CHECKING:
+    import torch
+
+LESS = InnerProduct("less", "less.gradient", needs_response=True)
+
+# Gradients are gathered up to this many numbers, 256 MiB, before they are projected together.
+GATHERED = 2**26
+
+
+class LessGradients(Extractor):
+    """`less.gradient`: float16 [samples, checkpoints x dimension], of length 1.
+
+    One part a checkpoint, whose length is the root of the checkpoint's weight, so that the inner product of
+    two rows is the weighted sum. Zero for a sample without a response, which has no gradient.
+    """
+
+    name = "less"
+    prepares = True
+    per_pool = True
+
+    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+        """How the model is warmed up, how samples are cut and batched, and the seed."""
+        return {
+            "less": _params(experiment).model_dump(mode="json"),
+            "encode": experiment.encode.model_dump(exclude={"shard_size"}),
+            "seed": experiment.seed,
+        }
+
+    def prepare_pool(self, experiment: Experiment, pool: str) -> str | None:
+        """Each pool has a warm-up of its own."""
+        return pool
+
+    def prepare(self, given: Preparation) -> Mapping[str, Any]:
+        """Warm the model up on a random share of the pool, and keep a checkpoint of each epoch.
+
+        Raises UserError if none of the share has a response to train on.
+        """
+        from rdslib.models.gradients import SaveCheckpoints
+        from rdslib.models.loading import load_causal_lm, non_embedding_parameters
+        from rdslib.models.train import train
+
+        params, seed = _params(given.experiment), given.experiment.seed
+        parameters = non_embedding_parameters(load_causal_lm(given.model))
+        share = max(1, round(params.warmup_share * len(given.samples)))
+        drawn = generator(seed, "less warm-up").choice(len(given.samples), share, replace=False)
+        samples = [given.samples[i] for i in sorted(drawn)]
+        # The trained model itself is the last epoch's, which is kept already.
+        with tempfile.TemporaryDirectory(dir=given.out, prefix="tmp-") as scratch:
+            saving = SaveCheckpoints(given.out)
+            counts = train(given.model, samples, params.train, seed, Path(scratch), given.bar, [saving])
+        if not any(saving.learning_rates):
+            raise UserError("less.train: the learning rate is 0 throughout; lower warmup_ratio")
+        tokens = counts["training_tokens"]
+        return {**counts, "tokens": tokens, "flops": TRAINING * parameters * tokens}
+
+    def open(self, given: Extraction) -> Extract:
+        """Load the checkpoints."""
+        import torch
+
+        from rdslib.models.gradients import load_checkpoints, per_sample_gradients
+        from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
+        from rdslib.models.projection import Projection
+
+        assert given.prepared is not None
+        base, tokenizer = load_causal_lm(given.model), load_tokenizer(given.model)
+        parameters = non_embedding_parameters(base)
+        model, checkpoints = load_checkpoints(base, given.prepared)
+        adapters = [checkpoint.adapter for checkpoint in checkpoints]
+        rates = np.array([checkpoint.learning_rate for checkpoint in checkpoints])
+        roots = np.sqrt(rates / rates.sum())
+        encode, dimension = given.experiment.encode, _params(given.experiment).dimension
+        project = Projection(len(checkpoints[0].exp_avg), dimension, given.experiment.seed)
+
+        def read(samples: Sequence[Sample]) -> list[Tokens]:
+            return tokenize(tokenizer, samples, encode.max_length, given.queries)
+
+        def make(tokens: Sequence[Tokens], done: Callable[[Sequence[int]], object]) -> Extracted:
+            result = np.zeros((len(tokens), len(checkpoints), dimension), dtype=np.float16)
+            gathered: list[tuple[list[int], int, torch.Tensor]] = []
+
+            def empty() -> None:
+                """Project what is gathered: the signs are made once for all of it."""
+                rows = project(torch.cat([gradients for _, _, gradients in gathered]))
+                rows = torch.nn.functional.normalize(rows, dim=1).cpu()
+                parts = rows.split([len(positions) for positions, _, _ in gathered])
+                for (positions, place, _), part in zip(gathered, parts, strict=True):
+                    result[positions, place] = roots[place] * part.numpy()
+                gathered.clear()
+
+            for place, positions, gradients in per_sample_gradients(
+                model, adapters, tokens, encode.token_budget, done
+            ):
+                if not given.queries:
+                    # Adam's step goes on without a gradient, but no such sample is to be offered.
+                    trained_on = gradients.any(dim=1, keepdim=True)
+                    gradients = checkpoints[place].adam(gradients) * trained_on
+                gathered.append((positions, place, gradients))
+                if sum(each.numel() for _, _, each in gathered) >= GATHERED:
+                    empty()
+            if gathered:
+                empty()
+            lengths = np.array([len(row.ids) for row in tokens], dtype=np.float64) * len(checkpoints)
+            cost = TRAINING * parameters * lengths
+            return Extracted(
+                {"gradient": result.reshape(len(tokens), -1), COST: cost}, {"tokens": int(lengths.sum())}
+            )
+
+        return Extract(read, make)
+
+
+def _params(experiment: Experiment) -> Less:
+    """The parameters of LESS; raises UserError if the profile has none, or does not train LoRA matrices."""
+    if experiment.less is None:
+        raise UserError(
+            "the method 'less' needs parameters; add `less` (with `train`) to the profile's experiment"
+        )
+    if experiment.less.train.method != "lora":
+        raise UserError("less.train.method: LESS takes the gradients of LoRA matrices; set it to lora")
+    return experiment.less

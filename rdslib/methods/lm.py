@@ -1,0 +1,60 @@
+"""The language model's own features: pooled hidden states and NLL, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
+from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor
+from rdslib.models.flops import FORWARD
+from rdslib.params import Experiment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class LanguageModel(Extractor):
+    """`lm.<pooling>_<span>`: float16 [samples, hidden], of length 1; `lm.nll`: float32 [samples], in nats.
+
+    `rdslib.models.encode` says what they are.
+    """
+
+    name = "lm"
+
+    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+        """How samples are cut and batched."""
+        return experiment.encode.model_dump(exclude={"shard_size"})
+
+    def open(self, given: Extraction) -> Extract:
+        """Load the language model."""
+        from rdslib.models.encode import encode
+        from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
+
+        model, tokenizer = load_causal_lm(given.model), load_tokenizer(given.model)
+        params = given.experiment.encode
+        parameters = non_embedding_parameters(model)
+
+        def read(samples: Sequence[Sample]) -> list[Tokens]:
+            return tokenize(tokenizer, samples, params.max_length, given.queries)
+
+        def make(tokens: Sequence[Tokens], done: Callable[[Sequence[int]], object]) -> Extracted:
+            rows = encode(model, tokens, given.wanted, params.token_budget, done)
+            lengths = np.array([len(row.ids) for row in tokens])
+            rows = {
+                name: values if name == "nll" else values.astype(np.float16) for name, values in rows.items()
+            }
+            rows[COST] = FORWARD * parameters * lengths.astype(np.float64)
+            return Extracted(rows, {"tokens": int(lengths.sum())})
+
+        return Extract(read, make)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
+) -> list[Tokens]:
+    """Pool samples, or query samples, as tokens (paper, section 4)."""
+    how = tokenize_query if queries else tokenize_chat
+    return how(tokenizer, [sample.messages for sample in samples], max_length)

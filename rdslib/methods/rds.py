@@ -1,0 +1,17 @@
+"""RDS+ and its ablations: cosine similarity of pooled last hidden states (paper, section 2, Table 6)."""
+
+from __future__ import annotations
+
+from rdslib.methods.base import InnerProduct
+
+# A mean over all tokens of prompt and response in which later ones weigh more.
+RDS = InnerProduct("rds", "lm.weighted_all")
+
+# The last token is the end-of-sequence token. The spans are pooled from the same forward pass as the whole,
+# so that a response's states know its prompt (the reference code passes each span through by itself).
+ABLATIONS = (
+    InnerProduct("rds_eos", "lm.last_all"),
+    InnerProduct("rds_uniform", "lm.uniform_all"),
+    InnerProduct("rds_prompt", "lm.weighted_prompt"),
+    InnerProduct("rds_label", "lm.weighted_response", needs_response=True),
+)

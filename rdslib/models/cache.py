@@ -1,0 +1,134 @@
+"""The layers of a model below the lowest one that has LoRA matrices.
+
+They are the same under every adapter, and so is what they make of a batch: it is computed once, and taken
+from memory when the same batch passes again under another adapter. No number changes by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from peft import PeftModel
+
+from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.models.train import is_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LIMIT = 2**28  # bytes
+
+
+class FrozenLayers:
+    """Remembers the hidden states that the layers below the adapters gave for a batch of token ids.
+
+    Only for models that share these layers' weights. The oldest are forgotten beyond `LIMIT` bytes.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, torch.Tensor] = {}
+        self._bytes = 0
+
+    @contextmanager
+    def over(self, model: PreTrainedModel) -> Iterator[None]:
+        """Within this context the forward passes of `model`, a causal LM with adapters, make use of it."""
+        layers = layers_below_lora(model)
+        if not layers:
+            yield
+            return
+        key = b""
+
+        def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            nonlocal key
+            ids = kwargs["input_ids"]
+            key = repr((tuple(ids.shape), len(layers))).encode() + ids.cpu().numpy().tobytes()
+
+        def passing(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+            return lambda states, **kwargs: states if key in self._kept else forward(states, **kwargs)
+
+        def last(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+            def remembered(states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+                if key not in self._kept:
+                    self._keep(key, forward(states, **kwargs))
+                return self._kept[key]
+
+            return remembered
+
+        hook = model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+        for layer in layers:
+            layer.forward = (last if layer is layers[-1] else passing)(layer.forward)
+        try:
+            yield
+        finally:
+            hook.remove()
+            for layer in layers:
+                del layer.forward
+
+    def _keep(self, key: bytes, states: torch.Tensor) -> None:
+        self._kept[key] = states
+        self._bytes += states.nbytes
+        for old in list(self._kept):
+            if self._bytes <= LIMIT or old == key:
+                break
+            self._bytes -= self._kept.pop(old).nbytes
+
+
+def layers_below_lora(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers of a model below the lowest one that has LoRA matrices; none where no layer has any."""
+    for layers in model.modules():
+        if isinstance(layers, torch.nn.ModuleList):
+            adapted = [any(".lora_" in name for name, _ in layer.named_modules()) for layer in layers]
+            if True in adapted:
+                return list(layers)[: adapted.index(True)]
+    return []
+
+
+class Resident:
+    """A language model, as it is or with the LoRA matrices of one run at a time.
+
+    A run that trained all weights has a model of its own, which then stays until another is asked for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
+        # What the layers below the LoRA matrices made of test samples, for all runs.
+        self.frozen = FrozenLayers()
+        self._base: PreTrainedModel | None = None
+        self._adapted: PeftModel | None = None
+        self._trained: Path | None = None
+        self._whole: PreTrainedModel | None = None
+
+    def base(self) -> PreTrainedModel:
+        """The model as it is."""
+        if self._adapted is not None:
+            self._adapted.unload()
+            self._adapted = None
+        self._whole = self._trained = None
+        if self._base is None:
+            self._base = load_causal_lm(self.folder)
+        return self._base
+
+    def trained(self, run: Path) -> PreTrainedModel:
+        """The model that a run has left, ready to evaluate."""
+        if run != self._trained:
+            base = self.base()
+            if is_adapter(run):
+                # LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
+                self._adapted = PeftModel.from_pretrained(base, str(run))
+            else:
+                self._base = None
+                self._whole = load_causal_lm(run)
+            self._trained = run
+        if self._adapted is None:
+            assert self._whole is not None
+            return self._whole
+        return cast("PreTrainedModel", self._adapted.get_base_model()).eval()
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._base = self._adapted = self._whole = self._trained = None

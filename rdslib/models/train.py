@@ -1,0 +1,185 @@
+"""Fine-tuning on a selection, through transformers and peft (paper, section 5, scaled by parameters)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from rdslib.data.chat import Sample, tokenize_chat
+from rdslib.errors import UserError
+from rdslib.models.device import compute_dtype, device
+from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.params import Train
+from rdslib.pipeline.store import write_json
+from rdslib.seeds import generator
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+    from transformers import PreTrainedModel
+
+IGNORE = -100
+
+
+def train(
+    model_path: Path,
+    samples: Sequence[Sample],
+    params: Train,
+    seed: int,
+    out: Path,
+    bar: tqdm[Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    base: PreTrainedModel | None = None,
+) -> dict[str, Any]:
+    """Fine-tune the model on `samples` and save what was trained into `out`; return counts.
+
+    The loss is on assistant tokens only. What is trained is float32, with bfloat16 autocast for the
+    arithmetic where the device has it: either all weights (`full`) or LoRA matrices over frozen weights.
+    Linear decay, warm-up, no weight decay. `callbacks` are told of each update and epoch. `base`: the model,
+    where it is loaded already and LoRA matrices are trained; it is left as it was. Raises UserError if no
+    sample has a response to train on.
+    """
+    tokenizer = load_tokenizer(model_path)
+    rows = []
+    for tokens in tokenize_chat(tokenizer, [s.messages for s in samples], params.max_length):
+        labels = [t if r else IGNORE for t, r in zip(tokens.ids, tokens.response, strict=True)]
+        if any(tokens.response[1:]):  # the first token has nothing before it to be predicted from
+            rows.append({"input_ids": tokens.ids, "labels": labels})
+    if not rows:
+        raise UserError(
+            f"none of the {len(samples)} samples has a response within {params.max_length} tokens"
+        )
+
+    rows = _by_length(rows, params.micro_batch_size, seed)
+    torch.manual_seed(seed)
+    model = _trainable(model_path, params, base)
+    steps_per_update = -(-params.batch_size // params.micro_batch_size)
+    updates = params.epochs * -(-len(rows) // (params.micro_batch_size * steps_per_update))
+    arguments = TrainingArguments(
+        output_dir=str(out / "unused"),
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=params.micro_batch_size,
+        gradient_accumulation_steps=steps_per_update,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(params.warmup_ratio * updates),
+        weight_decay=0.0,
+        bf16=compute_dtype() == torch.bfloat16,
+        seed=seed,
+        use_cpu=device().type == "cpu",
+        dataloader_pin_memory=device().type == "cuda",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        train_sampling_strategy="sequential",
+        disable_tqdm=True,
+    )
+    losses = _Report(bar, sum(len(r["input_ids"]) for r in rows) * params.epochs)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,  # a list of rows is a map-style data set
+        data_collator=_ResponseCollator(tokenizer, label_pad_token_id=IGNORE),
+        processing_class=tokenizer,
+        callbacks=[losses, *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    outcome = trainer.train()
+    save(model, out)
+    if isinstance(model, PeftModel):
+        model.unload()
+    tokens_per_epoch = sum(len(row["input_ids"]) for row in rows)
+    return {
+        "samples": len(rows),
+        "without_response": len(samples) - len(rows),
+        "training_tokens": tokens_per_epoch * params.epochs,
+        "updates": outcome.global_step,
+        "loss": outcome.training_loss,
+    }
+
+
+def load_trained(model_path: Path, trained: Path) -> PreTrainedModel:
+    """The fine-tuned model, or the model with its LoRA matrices, ready to evaluate.
+
+    LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
+    """
+    if is_adapter(trained):
+        adapted = PeftModel.from_pretrained(load_causal_lm(model_path), str(trained))
+        return cast("PreTrainedModel", adapted.get_base_model()).eval()
+    return load_causal_lm(trained)
+
+
+def save(model: torch.nn.Module, folder: Path) -> None:
+    """Write a model, or the LoRA matrices of one, to `folder`: the same bytes wherever it is run.
+
+    peft lists target modules in an order that differs between processes, and names the base model's folder.
+    """
+    model.save_pretrained(folder)  # type: ignore[operator]  # a module's attributes are untyped
+    if is_adapter(folder):
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text())
+        config["target_modules"] = sorted(config["target_modules"])
+        config["base_model_name_or_path"] = None
+        write_json(path, config)
+        (folder / "README.md").unlink(missing_ok=True)
+
+
+def is_adapter(trained: Path) -> bool:
+    """Whether a folder has LoRA matrices rather than a whole model."""
+    return (trained / "adapter_config.json").is_file()
+
+
+def _trainable(model_path: Path, params: Train, base: PreTrainedModel | None) -> torch.nn.Module:
+    if params.method == "full":
+        return load_causal_lm(model_path, dtype=torch.float32).train()
+    base = base or load_causal_lm(model_path)
+    lora = LoraConfig(
+        r=params.lora_rank,
+        lora_alpha=params.lora_alpha,
+        target_modules=list(params.lora_targets),
+        layers_to_transform=list(range(base.config.num_hidden_layers))[-params.lora_layers :],
+        lora_dropout=params.lora_dropout,
+    )
+    return get_peft_model(base, lora).train()
+
+
+def _by_length(rows: list[dict[str, list[int]]], batch: int, seed: int) -> list[dict[str, list[int]]]:
+    """The rows in batches of similar length, the batches in random order: less padding to compute."""
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
+    batches = [order[at : at + batch] for at in range(0, len(order), batch)]
+    # Only the last batch may be short: the trainer cuts the sequence every `batch` rows.
+    shuffled = sorted(
+        generator(seed, "batches").permutation(len(batches)), key=lambda b: len(batches[b]) < batch
+    )
+    return [rows[i] for b in shuffled for i in batches[b]]
+
+
+class _ResponseCollator(DataCollatorForSeq2Seq):
+    """Pads a batch, and has vocabulary logits taken only where some sample has a response token next."""
+
+    def __call__(self, features: Any, return_tensors: Any = None) -> Any:
+        batch = super().__call__(features, return_tensors)
+        following = batch["labels"][:, 1:]
+        keep = (following != IGNORE).any(dim=0).nonzero()[:, 0]
+        batch["logits_to_keep"], batch["shift_labels"] = keep, following[:, keep]
+        return batch
+
+
+class _Report(TrainerCallback):
+    """Moves a progress bar, in tokens, after each update."""
+
+    def __init__(self, bar: tqdm[Any] | None, tokens: int) -> None:
+        self.bar = bar
+        if bar is not None:
+            bar.reset(total=tokens)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None and state.max_steps:
+            self.bar.update(int(self.bar.total * state.global_step / state.max_steps) - self.bar.n)

@@ -1,0 +1,1 @@
+"""The steps from data to scores, and the store that keeps what they make."""

@@ -1,0 +1,1 @@
+"""Picking from score blocks."""

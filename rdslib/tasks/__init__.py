@@ -1,0 +1,1 @@
+"""The target tasks: query and test samples, and protocols."""

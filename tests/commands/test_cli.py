@@ -1,0 +1,86 @@
+"""The command line by itself: published figures, bad arguments, help; and the notebooks' form."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from rdslib.figures import specs as tables
+from rdslib.params import ROOT
+from tests.command import COMMAND, rds
+
+
+def test_every_notebook_runs_on_published_numbers_alone(tmp_path):
+    done = rds("run", "--profile", "paper", "--out", tmp_path, home=tmp_path / "h")
+    assert done.returncode == 0, done.stderr
+    for name in tables.FIGURES:
+        assert (tmp_path / f"{name}.png").stat().st_size > 0
+        # Figures 5 to 7 have no published numbers: their tables are empty, and the figures say so.
+        unpublished = ("fig5_score_histogram", "fig6_sources_by_task", "fig7_sources_by_method")
+        expected = set() if name in unpublished else {"published"}
+        assert set(pd.read_csv(tmp_path / f"{name}.csv")["origin"]) == expected
+    assert not (tmp_path / "h").exists(), "no model and no artifact is needed"
+
+
+def test_a_budget_beyond_the_pool_is_one_line(tmp_path):
+    text = (ROOT / "params" / "tiny.yaml").read_text().replace("[12, 24]", "[12, 5000]")
+    (tmp_path / "mine.yaml").write_text(text)
+    done = rds("run", "--profile", tmp_path / "mine.yaml", "--only", "fig4_scaling", home=tmp_path)
+    assert done.returncode == 2
+    assert "5000 samples are asked for, but there are only 120 to choose from" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_notebooks_are_committed_without_outputs_and_hold_no_logic():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(not cell.outputs and cell.execution_count is None for cell in code), path
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1, path
+        assert all("def " not in cell.source and "for " not in cell.source for cell in code), path
+
+
+BAD = [
+    (["run", "--profile", "mni"], "unknown profile 'mni'; did you mean mini?"),
+    (["run", "--profile", "none.yaml"], "none.yaml: cannot be read"),
+    (["run", "--profile", "tiny", "--only", "fig9"], "unknown figure 'fig9'"),
+    (["run", "--profile", "tiny", "--show", "all"], "use measured, published or both"),
+    (["run", "--profile", "paper", "--show", "measured"], "measures nothing"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message, tmp_path):
+    done = rds(*arguments, home=tmp_path / "home", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_network_and_no_cache_is_one_line(tmp_path):
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "RDSLIB_MIRROR": ""}
+    done = rds("run", "--profile", "mini", "--only", "tab5_pool_sources", home=tmp_path, env=offline)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rds: ")]
+    assert "bigbench" in line
+    assert "RDSLIB_HOME" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_there_for_every_command():
+    for command in ([], ["run"], ["status"], ["select"]):
+        done = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+
+
+def test_the_package_can_be_found():
+    assert Path(shutil.which("rds", path=str(Path(sys.executable).parent)) or "").name == "rds"

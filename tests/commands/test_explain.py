@@ -1,0 +1,392 @@
+"""Explaining a selection: against naive computations from all scores at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rdslib.commands import explain as explaining
+from rdslib.commands import own_pool as own
+from rdslib.commands.explain import NEIGHBOURS, SHOWN, as_text, explain, ranks_at
+from rdslib.commands.output import record_of, reopen, select_own
+from rdslib.commands.own_pool import Request
+from rdslib.errors import UserError
+from rdslib.methods import features, get_scorer
+from rdslib.pipeline.steps import scoring_inputs
+
+K = 9
+SOURCES = ("sums", "words", "codes")
+
+
+def row(prompt, response, **extra):
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    return {**extra, "messages": messages}
+
+
+# Every third text comes four times, so that scores tie; the fourth row's response is cut off.
+POOL = [
+    row(f"Please add {i % 14 if i % 3 else 1}", f"It is {i % 14 if i % 3 else 2}", source=SOURCES[i % 3])
+    | ({"id": f"a{i}"} if i % 2 else {})
+    for i in range(48)
+]
+POOL[4] = row("word " * 3000, "cut", source="words")
+QUERIES = [row(f"What is {i} plus {i}?", str(2 * i), task="sums") for i in range(12)]
+QUERIES += [row("Say 你好 to me", "你好", task="greetings"), row("Say hello", "hello", task="greetings")]
+
+REQUESTS = {
+    "one task": {"queries": "sums.jsonl"},
+    "tasks": {"queries": "queries.jsonl"},
+    "limited": {"queries": "sums.jsonl", "max_per_source": 3},
+    "response": {"queries": "sums.jsonl", "method": "rds_label"},
+    "random": {"method": "random"},
+    "balanced": {"method": "random_balanced"},
+    "top": {"method": "top_ppl"},
+    "middle": {"method": "mid_ppl"},
+}
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The files, under a home of their own, where features are in shards of 16."""
+    folder = tmp_path_factory.mktemp("explain")
+    write(folder / "pool.jsonl", POOL)
+    write(folder / "queries.jsonl", QUERIES)
+    write(folder / "sums.jsonl", QUERIES[:12])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RDSLIB_HOME", str(folder / "home"))
+        patch.setattr(own, "_ENCODE", own._ENCODE.model_copy(update={"shard_size": 16}))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def selected(folder, tiny_model):
+    """The file of a selection, by name, made when it is asked for."""
+    made = {}
+
+    def select(name):
+        if name not in made:
+            made[name] = folder / f"{name}.jsonl"
+            changes = {"method": "rds", **REQUESTS[name]}
+            if "queries" in changes:
+                changes["queries"] = str(folder / changes["queries"])
+            select_own(Request(str(folder / "pool.jsonl"), str(tiny_model), str(K), **changes), made[name])
+        return made[name]
+
+    return select
+
+
+def matrices(path):
+    """All scores of each target: [lists, pool]."""
+    study, run = reopen(path)
+    scorer, step = get_scorer(run.method), study.selection(run)
+    inputs = {name: study.store.path(each) for name, each in step.inputs.items()}
+    found = {}
+    for target in run.targets or (None,):
+        seed = run.seed if scorer.seeded else study.experiment.seed
+        blocks = dict(scorer.blocks(scoring_inputs(inputs, scorer, study.pool_file, seed, target)))
+        found[target] = np.concatenate([blocks[start] for start in sorted(blocks)], axis=1)
+    return found
+
+
+def ordered(scores):
+    """The positions that a list offers, best first."""
+    return sorted(np.flatnonzero(scores > -np.inf).tolist(), key=lambda at: (-scores[at], at))
+
+
+def walked(lists, skip=0, most=None):
+    """What is picked, with its list and rank from 1, by going round the lists."""
+    orders, picks, taken = [ordered(each)[skip:] for each in lists], [], {}
+    for rank in range(len(POOL)):
+        for number, order in enumerate(orders):
+            at = order[rank] if rank < len(order) else None
+            full = most and sum(POOL[each]["source"] == POOL[at]["source"] for each in taken) >= most
+            if at is not None and at not in taken and not full:
+                taken[at] = None
+                picks.append((at, number, rank + skip + 1))
+                if len(picks) == K:
+                    return picks
+    raise AssertionError
+
+
+def names():
+    return [row.get("id", str(number)) for number, row in enumerate(POOL)]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_ranks_and_scores_are_those_of_the_whole_matrix(selected, name):
+    path = selected(name)
+    scores = matrices(path)
+    tasks = len(scores) > 1
+    lists = [each.max(axis=0) for each in scores.values()] if tasks else [*next(iter(scores.values()))]
+    assert any(len(set(each[each > -np.inf].tolist())) < (each > -np.inf).sum() for each in lists) or (
+        get_scorer(REQUESTS[name].get("method", "rds")).seeded
+    )
+    skip = int(get_scorer(REQUESTS[name].get("method", "rds")).skip * len(POOL))
+    picks = walked(lists, skip, REQUESTS[name].get("max_per_source"))
+    for position in sorted({0, 3, 4, 7, *range(20, 26), *(at for at, _, _ in picks)}):
+        found = explain(path, names()[position])
+        assert (found.id, found.source) == (names()[position], POOL[position]["source"])
+        assert found.where.endswith(f"pool.jsonl:{position + 1}")
+        assert found.reach == picks[-1][2]
+        ranks = [number for number, (at, _, _) in enumerate(picks) if at == position]
+        assert (found.rank, found.state) == ((ranks[0], "picked") if ranks else (None, "not picked"))
+        offering = [number for number, each in enumerate(lists) if each[position] > -np.inf]
+        expected = offering if None in scores else range(len(lists))
+        assert len(found.turns) == len(expected)
+        for number, turn in zip(expected, found.turns.itertuples(), strict=True):
+            assert turn.score == lists[number][position]
+            order, own_picks = ordered(lists[number]), [pick for pick in picks if pick[1] == number]
+            rank = order.index(position) + 1 if number in offering else None
+            assert (None if np.isnan(turn.score) or turn.rank is pd.NA else turn.rank) == rank
+            assert turn.picks == len(own_picks)
+            if own_picks:
+                assert turn.last_rank == own_picks[-1][2]
+                assert turn.last_score == lists[number][own_picks[-1][0]]
+            else:
+                assert np.isnan(turn.last_score)
+        if tasks:
+            best = [each[:, position].argmax() for each in scores.values()]
+            assert found.turns["query"].tolist() == [best[0], 12 + best[1]]
+            for (task, matrix), (shown, rows) in zip(
+                scores.items(), found.queries.groupby("task", sort=False), strict=True
+            ):
+                assert shown == task
+                assert rows["score"].tolist() == matrix[:, position].tolist()
+                assert rows["rank"].tolist() == [ordered(each).index(position) + 1 for each in matrix]
+
+
+def test_scores_are_those_that_were_written(selected):
+    for name in REQUESTS:
+        rows = [json.loads(line) for line in selected(name).read_text(encoding="utf-8").splitlines()]
+        for row in rows[::4]:
+            found = explain(selected(name), f"#{row['rds_rank']}")
+            assert found.rank == row["rds_rank"]
+            assert found.score == pytest.approx(row["rds_score"], abs=1e-6)
+            assert found.text.splitlines()[0] == row["messages"][0]["content"]
+            if "rds_query" in row:
+                assert f"query {row['rds_query']}" in found.why
+                assert row["rds_task"] in found.why
+            else:
+                assert found.why.startswith("Taken by the method, which has it at rank ")
+
+
+@pytest.mark.parametrize("position", [0, 5, 47])
+def test_neighbours_are_the_nearest_by_cosine(selected, monkeypatch, position):
+    path = selected("one task")
+    monkeypatch.setattr(explaining, "TILE", 7)
+    study, run = reopen(path)
+    step = study.features("lm.weighted_all", None)
+    rows = features.read_all(study.store.path(step), "weighted_all").astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    # Rounded, so that what ties in float32 ties here.
+    cosines = np.round(rows @ rows[position], 5)
+    order = [at for at in ordered(cosines) if at != position][:NEIGHBOURS]
+    found = explain(path, names()[position]).neighbours
+    np.testing.assert_allclose(found["cosine"], cosines[order], atol=2e-5)
+    picked = study.picks(run)["position"].tolist()
+    for each in found.itertuples():
+        at = names().index(each.id)
+        assert cosines[at] >= cosines[order[-1]]
+        assert (each.source, each.text.startswith(POOL[at]["messages"][0]["content"])) == (
+            POOL[at]["source"], True,
+        )  # fmt: skip
+        assert (each.picked == picked.index(at)) if at in picked else (each.picked is pd.NA)
+    # Equal texts are equally near, and come in order.
+    if position == 0:
+        assert found["id"].tolist() == [names()[at] for at in range(3, 16, 3)]
+
+
+def test_why_a_sample_was_not_picked(selected):
+    picks = {name: [explain(selected(name), f"#{rank}").id for rank in range(K)] for name in REQUESTS}
+
+    def other(name, wanted):
+        found = (explain(selected(name), each) for each in names() if each not in picks[name])
+        return next(each for each in found if wanted(each))
+
+    far = other("one task", lambda e: True)
+    best = far.turns.sort_values("rank", kind="stable").iloc[0]
+    assert best["rank"] >= far.reach
+    assert far.why == f"Its best rank is {best['rank']}, by query {best['query']} of the task sums."
+    scores = [*matrices(selected("limited"))["sums"]]
+    _, last, reach = walked(scores, most=3)[-1]
+    fulls = []
+    for position, name in enumerate(names()):
+        if name not in picks["limited"]:
+            ranks = [ordered(each).index(position) + 1 for each in scores]
+            full = any(rank <= reach - (number > last) for number, rank in enumerate(ranks))
+            why = explain(selected("limited"), name).why
+            assert why.endswith("but its source had as many picks by then as it may.") == full
+            fulls.append((full, min(ranks) == reach))
+    assert {(True, False), (False, True)} <= set(fulls)
+    passed = other("middle", lambda e: e.turns["rank"].min() <= 15)
+    assert passed.why.endswith(
+        f"Its rank is {passed.turns['rank'].iloc[0]}, and the method passes over the best 15."
+    )
+    low = other("random", lambda e: True)
+    assert low.why == f"Its rank is {low.turns['rank'].iloc[0]}."
+    none = explain(selected("response"), "4")
+    assert none.why == "The method never offers it, since it has no score for it."
+    assert none.turns["rank"].isna().all()
+    assert none.neighbours.empty
+    assert "4" not in explain(selected("response"), "0").neighbours["id"].tolist()
+    for name in ("random", "balanced", "top", "middle"):
+        assert explain(selected(name), "0").neighbours is None
+
+
+def test_what_was_left_out_has_its_reason(folder, tiny_model):
+    long = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    rows = [
+        row("first", "1"), row("again", "2", id="twin"), row("again", "2"), row("third", "3"),
+        row(long, "4", id="leak"), {"id": "bad", "text": "no sample"}, row("last", "5"),
+    ]  # fmt: skip
+    text = "\n".join(json.dumps(each) for each in rows) + "\n{not JSON\n"
+    (folder / "mixed.jsonl").write_text(text)
+    write(folder / "test.jsonl", [row(long, "x")])
+    out = folder / "mixed.out.jsonl"
+    request = Request(
+        str(folder / "mixed.jsonl"), str(tiny_model), "2", method="random", on_error="quarantine",
+        dedup="exact", exclude=(str(folder / "test.jsonl"),),
+    )  # fmt: skip
+    select_own(request, out)
+    for sample, line, state, reason, text in (
+        ("2", 3, "duplicate", "repeats", "again"),
+        ("leak", 5, "contaminated", "has words of", "one two"),
+        ("bad", 6, "rejected", "this sample has none of the fields", '{"id": "bad"'),
+        ("5", 6, "rejected", "this sample has none of the fields", '{"id": "bad"'),
+        ("7", 8, "rejected", "is not valid JSON", "{not JSON"),
+    ):
+        found = explain(out, sample)
+        assert (found.id, found.state, found.rank) == (sample, state, None)
+        assert found.where.endswith(f"mixed.jsonl:{line}")
+        assert reason in found.why
+        assert found.text.startswith(text)
+        assert f"Left out as {state}: {found.why}" in " ".join(as_text(found).split())
+    assert explain(out, "twin").reach is not None
+    with pytest.raises(UserError, match="has no sample of that id"):
+        explain(out, "8")
+
+
+def test_an_id_like_a_rank_is_the_id(folder, tiny_model):
+    rows = [row(f"text {i}", "r", id=f"#{i}") for i in range(4)]
+    pool, out = write(folder / "ranks.jsonl", rows), folder / "ranks.out.jsonl"
+    select_own(Request(pool, str(tiny_model), "2", method="random"), out)
+    assert [explain(out, f"#{i}").text.splitlines()[0] for i in range(4)] == [f"text {i}" for i in range(4)]
+
+
+def columns(line):
+    """How many columns of a terminal a line takes."""
+    return sum(1 + (unicodedata.east_asian_width(each) in "WF") for each in line)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_text_says_it_in_100_columns(selected, name):
+    for sample in ("#0", "#8", "4", "a7"):
+        found = explain(selected(name), sample)
+        text = as_text(found)
+        assert all(columns(line) <= 100 for line in text.splitlines())
+        flat = " ".join(text.split())
+        assert flat.startswith(f"Sample {found.id}, of the source {found.source}, from ")
+        assert found.why in flat
+        assert f"9 of 48 samples were picked, and the walk ended at rank {found.reach}." in flat
+        assert (f"Pick #{found.rank} of {found.method}." in flat) == (found.rank is not None)
+        shown = [line for line in text.splitlines() if line.startswith("Score and rank in the pool ")]
+        assert len(shown) == (3 if name == "tasks" else 1)
+        more = f"(the best {SHOWN} of 12)"
+        assert flat.count(more) == (name in ("one task", "tasks", "limited", "response"))
+        assert ("Nearest in the pool, by cosine" in text) == (
+            found.neighbours is not None and len(found.neighbours) > 0
+        )
+        assert ("looks at no vectors" in text) == (found.neighbours is None)
+
+
+@settings(deadline=None)
+@example("你" * 200, 0)
+@example("a" + "你" * 200, 0)
+@given(st.text(st.sampled_from("a 你好é\x1b[31m\n\t\x00-"), max_size=300), st.integers(0, 40))
+def test_no_line_is_too_wide_or_controls_the_terminal(text, margin):
+    lines = explaining.wrapped(text, margin)
+    table = explaining.tabulated({text: ["1", text], "n": ["2", "3"], "text": [text * 3, text]})
+    assert all(columns(line) <= 100 and line.isprintable() for line in [*lines, *table])
+    words = "".join(each if each.isprintable() else " " for each in text).split()
+    assert "".join("".join(lines).split()) == "".join(words)
+    assert len(table) == 3
+
+
+def score_matrices():
+    shape = st.tuples(st.integers(1, 4), st.integers(1, 12))
+    values = st.sampled_from([-np.inf, 0.0, 1.0, 2.0])
+    return shape.flatmap(
+        lambda s: st.lists(st.lists(values, min_size=s[1], max_size=s[1]), min_size=s[0], max_size=s[0])
+    )
+
+
+@settings(deadline=None)
+@given(score_matrices(), st.data())
+def test_ranks_at_are_places_in_the_order(rows, data):
+    scores = np.array(rows)
+    n = scores.shape[1]
+    position = data.draw(st.integers(0, n - 1))
+    others = data.draw(st.dictionaries(st.integers(0, len(scores) - 1), st.integers(0, n - 1)))
+    cuts = sorted(data.draw(st.sets(st.integers(1, n))) | {0, n})
+    blocks = [(a, scores[:, a:b]) for a, b in pairwise(cuts)]
+    blocks = data.draw(st.permutations(blocks))
+    found, ranks = ranks_at(lambda: iter(blocks), position, others)
+    for number, each in enumerate(scores):
+        order = ordered(each)
+        for column, at in ((0, position), (1, others.get(number))):
+            if at is None:
+                assert np.isnan(found[number, column])
+            else:
+                assert found[number, column] == each[at]
+            assert ranks[number, column] == (order.index(at) + 1 if at in order else 0)
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ("a99", "--sample 'a99': {pool} has no sample of that id; its ids are such as '0', 'a1', '2', and "
+                "the picks are #0 to #8"),
+        ("", "--sample '': {pool} has no sample of that id"),
+        ("#9", "--sample #9: the picks are #0 to #8; give one of them"),
+        ("x" * 5000, "--sample 'xxx"),
+    ],
+)  # fmt: skip
+def test_an_unknown_sample_is_one_short_line(selected, folder, sample, message):
+    with pytest.raises(UserError) as error:
+        explain(selected("random"), sample)
+    assert str(error.value).startswith(message.format(pool=folder / "pool.jsonl"))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_what_is_no_selection_is_one_line(selected, folder, tmp_path, tiny_model):
+    with pytest.raises(
+        UserError, match=r"pool.jsonl.rds.json: there is no such file; `rds select` writes it"
+    ):
+        explain(folder / "pool.jsonl", "0")
+    out = tmp_path / "out.jsonl"
+    record_of(out).write_text("{}")
+    with pytest.raises(UserError, match="is not what `rds select` writes; select anew"):
+        explain(out, "0")
+    pool = write(tmp_path / "pool.jsonl", POOL[:4])
+    select_own(Request(pool, str(tiny_model), "2", method="random"), out)
+    assert explain(out, "0").pool_size == 4
+    write(tmp_path / "pool.jsonl", POOL[5:9])
+    with pytest.raises(UserError, match="the files that it was selected from have changed; select anew"):
+        explain(out, "0")
+    os.remove(tmp_path / "pool.jsonl")
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        explain(out, "0")

@@ -1,0 +1,316 @@
+"""What `rds select` can be asked for beyond a pool, queries and a number."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdslib.commands.output import record_of, reopen, scores_at, select_own
+from rdslib.commands.own_pool import OwnPool, Request
+from rdslib.data.reader import read_rows
+from rdslib.errors import UserError
+
+
+def row(prompt, response, **extra):
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    return {**extra, "messages": turns}
+
+
+POOL = [row(f"What is {i} + {i + 1}?", f"{2 * i + 1}", source=f"s{i % 3}") for i in range(24)] + [
+    row(f"Say the word number {i} in French, please.", f"mot {i}", source="french") for i in range(12)
+]
+QUERIES = [
+    row("What is 3 + 4?", "7", task="sums"),
+    row("Say hello in French", "bonjour", task="words"),
+    row("What is 5 + 5?", "10", task="sums"),
+]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def ask(tmp_path, tiny_model, monkeypatch):
+    """Selects with some options changed; returns the rows and what was counted."""
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    given = {"pool": write(tmp_path / "pool.jsonl", POOL), "model": str(tiny_model), "k": "9"}
+    given["queries"] = write(tmp_path / "queries.jsonl", QUERIES)
+
+    def asked(form="own", name="out.jsonl", **changes):
+        written = select_own(Request(**{**given, **changes}), tmp_path / name, form)
+        assert written.read == (
+            written.selected + written.left + written.rejected + written.contaminated + written.duplicate
+        )
+        return read(written.path), written
+
+    return asked
+
+
+def read(path):
+    if path.name.endswith(".parquet"):
+        return pd.read_parquet(path).to_dict("records")
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def test_tasks_take_turns_and_name_their_query(ask, tmp_path):
+    rows, written = ask()
+    study, run = reopen(written.path)
+    assert run.targets == ("sums", "words")
+    scores = {task: scores_at(study, run, task, range(len(POOL))) for task in run.targets}
+    assert {task: each.shape for task, each in scores.items()} == {"sums": (2, 36), "words": (1, 36)}
+    best = {task: each.max(axis=0) for task, each in scores.items()}
+    order = {task: sorted(range(36), key=lambda d: (-each[d], d)) for task, each in best.items()}
+    walk = [(order[task][rank], task) for rank in range(36) for task in run.targets]
+    expected = list(dict(reversed(walk)).items())
+    expected = [(d, task) for d, task in dict.fromkeys(walk) if (d, task) in expected][:9]
+    positions = [POOL.index({k: v for k, v in each.items() if not k.startswith("rds_")}) for each in rows]
+    assert positions == [d for d, _ in expected]
+    assert [each["rds_task"] for each in rows] == [task for _, task in expected]
+    numbers = {"sums": [0, 2], "words": [1]}
+    assert [each["rds_query"] for each in rows] == [
+        numbers[task][int(np.argmax(scores[task][:, d]))] for d, task in expected
+    ]
+
+
+def test_other_queries_use_the_same_features_of_the_pool(ask, tmp_path):
+    _, written = ask()
+    study, _ = reopen(written.path)
+    _, other = ask(queries=write(tmp_path / "other.jsonl", QUERIES[:1]), name="other.jsonl.gz")
+    again, _ = reopen(other.path)
+    assert again.features("lm.weighted_all", None).hash == study.features("lm.weighted_all", None).hash
+    assert again.features("lm.weighted_all", "sums").hash != study.features("lm.weighted_all", "sums").hash
+
+
+def test_a_prompt_alone_is_a_query_where_the_method_allows(ask, tmp_path):
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "What is 3 + 4?"}, {"question": "And 1 + 1?"}])
+    rows, _ = ask(queries=prompts)
+    assert {each["rds_query"] for each in rows} == {0, 1}
+    answered = write(tmp_path / "answered.jsonl", [{"prompt": "What is 3 + 4?", "completion": "7"}] * 2)
+    with_answers, _ = ask(queries=answered)
+    assert [r["rds_score"] for r in rows] != [r["rds_score"] for r in with_answers]
+    for method in ("rds_label", "less"):
+        with pytest.raises(UserError, match=rf"prompts.jsonl:1: .* no response, and --method {method}"):
+            ask(queries=prompts, method=method)
+
+
+@pytest.mark.parametrize(("k", "expected"), [("25%", 9), ("0.1%", 1), ("100%", 36), ("36", 36)])
+def test_a_count_or_a_percent(ask, k, expected):
+    assert len(ask(k=k)[0]) == expected
+
+
+@pytest.mark.parametrize("k", ["0", "37", "0%", "101%", "many", "5 %x", "nan%", "-3"])
+def test_a_number_that_is_none_is_one_line(ask, k):
+    with pytest.raises(UserError, match=r"^-k "):
+        ask(k=k)
+
+
+def test_every_kind_of_output_holds_the_same(ask, tmp_path):
+    lines, _ = ask()
+    packed, _ = ask(name="out.jsonl.gz")
+    assert packed == lines
+    table, _ = ask(name="out.parquet")
+    assert [r["rds_query"] for r in table] == [r["rds_query"] for r in lines]
+    assert [[dict(m) for m in r["messages"]] for r in table] == [r["messages"] for r in lines]
+    for name in ("out.csv", "out"):
+        with pytest.raises(UserError, match="is of no known kind"):
+            ask(name=name)
+
+
+def test_a_folder_of_many_forms_is_one_pool(ask, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    write(folder / "a.jsonl", POOL[:10])
+    with gzip.open(folder / "b.jsonl.gz", "wt", encoding="utf-8") as file:
+        for each in POOL[10:20]:
+            turns = [("human", each["messages"][0]["content"]), ("gpt", each["messages"][1]["content"])]
+            record = {"conversations": [{"from": who, "value": text} for who, text in turns]}
+            file.write(json.dumps(record) + "\n")
+    pairs = [[m["content"] for m in each["messages"]] for each in POOL[20:]]
+    pd.DataFrame(pairs, columns=["instruction", "output"]).to_csv(folder / "c.csv", index=False)
+    mixed, written = ask(pool=str(folder), k="36")
+    assert written.read == 36
+    assert Counter(next(iter(set(r) & {"messages", "conversations", "instruction"})) for r in mixed) == {
+        "messages": 10, "conversations": 10, "instruction": 16
+    }  # fmt: skip
+    alike, _ = ask(pool=str(folder), k="36", form="messages", name="same.jsonl")
+    plain, _ = ask(k="36", name="plain.jsonl")
+    assert [r["messages"] for r in alike] == [r["messages"] for r in plain]
+    assert [r["rds_score"] for r in alike] == [r["rds_score"] for r in plain]
+
+
+def test_duplicates_go_the_first_stays(ask, tmp_path):
+    pool = [*POOL[:5], POOL[2], *POOL[5:9], POOL[0]]
+    path = write(tmp_path / "twice.jsonl", pool)
+    rows, written = ask(pool=path, dedup="exact", k="9")
+    assert (written.read, written.duplicate, written.left) == (11, 2, 0)
+    assert sorted(map(str, (r["messages"] for r in rows))) == sorted(str(r["messages"]) for r in POOL[:9])
+    told = read(written.left_out)
+    assert [each["where"].rsplit(":", 1)[1] for each in told] == ["6", "11"]
+    assert [each["kind"] for each in told] == ["duplicate"] * 2
+    assert told[0]["reason"].startswith(f"repeats {path}:3 ")
+    assert told[0]["row"] == POOL[2]
+    words = " ".join(f"word{i}" for i in range(60))
+    near = [row(words, "yes"), row(words + " more", "yes"), row("something else", "no")]
+    path = write(tmp_path / "near.jsonl", near)
+    assert ask(pool=path, dedup="exact", k="3")[1].duplicate == 0
+    assert ask(pool=path, dedup="near", k="2")[1].duplicate == 1
+
+
+def test_what_a_test_set_holds_is_left_out(ask, tmp_path):
+    secret = "the quick brown fox jumps over the lazy dog while fourteen owls look on silently"
+    tests = write(tmp_path / "test.jsonl", [{"question": secret}])
+    pool = write(tmp_path / "pool2.jsonl", [*POOL[:6], row(f"Tell me: {secret}, and so on", "No.")])
+    rows, written = ask(pool=pool, exclude=(tests,), k="6")
+    assert (written.contaminated, written.selected, written.left) == (1, 6, 0)
+    (told,) = read(written.left_out)
+    assert told["kind"] == "contaminated"
+    assert told["reason"].startswith(f"has words of {tests}:1: the quick brown fox")
+    assert all(secret not in str(each) for each in rows)
+
+
+def test_limits_per_source(ask):
+    rows, _ = ask(k="12", max_per_source=4)
+    assert max(Counter(r["source"] for r in rows).values()) <= 4
+    free, _ = ask(k="12")
+    assert max(Counter(r["source"] for r in free).values()) > 4, "the limit is felt"
+    rows, _ = ask(k="12", balance_sources=True)
+    assert Counter(r["source"] for r in rows) == {"s0": 3, "s1": 3, "s2": 3, "french": 3}
+    with pytest.raises(UserError, match=r"only 8 to choose from with at most 2 of a source; ask for fewer"):
+        ask(k="12", max_per_source=2)
+
+
+def test_bad_rows_stop_or_are_put_aside(ask, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    write(path, POOL[:7])
+    with path.open("ab") as file:
+        file.write(b'{"messages": [\n\xff\xfe\n{"messages": []}\n')
+    with pytest.raises(UserError, match=r"bad.jsonl:8: is not valid JSON"):
+        ask(pool=str(path), k="3")
+    _, written = ask(pool=str(path), k="3", on_error="quarantine")
+    assert (written.read, written.selected, written.left, written.rejected) == (10, 3, 4, 3)
+    assert [each["where"] for each in read(written.left_out)] == [f"{path}:{n}" for n in (8, 9, 10)]
+    assert "10 = 3 selected + 4 left + 3 rejected as bad" in str(written)
+    path.write_bytes(b"{\n[]\n")
+    with pytest.raises(UserError, match="no sample is left of its 2 rows, of which 2 are bad"):
+        ask(pool=str(path), k="1", on_error="quarantine")
+
+
+def test_the_record_tells_when_something_has_changed(ask, tmp_path):
+    _, written = ask()
+    reopen(written.path)
+    write(tmp_path / "pool.jsonl", POOL[:-1])
+    with pytest.raises(UserError, match="have changed; select anew"):
+        reopen(written.path)
+    record_of(written.path).write_text("{}")
+    with pytest.raises(UserError, match="is not what `rds select` writes"):
+        reopen(written.path)
+    record_of(written.path).unlink()
+    with pytest.raises(UserError, match="there is no such file"):
+        reopen(written.path)
+
+
+def test_without_resuming_all_is_made_anew(ask, tmp_path, tiny_model):
+    rows, written = ask()
+    study, _ = reopen(written.path)
+    folder = study.store.path(study.features("lm.weighted_all", None))
+    (shard,) = folder.glob("weighted_all*")
+    before = shard.stat().st_mtime_ns
+    request = study.request
+    again = select_own(request, written.path, resume=True)
+    assert shard.stat().st_mtime_ns == before
+    again = select_own(request, written.path, resume=False)
+    (shard,) = folder.glob("weighted_all*")
+    assert shard.stat().st_mtime_ns > before
+    assert read(again.path) == rows
+
+
+def test_the_selection_can_be_selected_from_again(ask, tmp_path):
+    rows, written = ask()
+    again, _ = ask(pool=str(written.path), k="4", name="again.jsonl")
+    assert [r["messages"] for r in again] == [r["messages"] for r in rows[:4]]
+    assert len(list(read_rows(written.path))) == 9
+
+
+def command(*arguments, **options):
+    done = subprocess.run(
+        [*options.pop("before", []), sys.executable, "-m", "rdslib.cli", "select", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_device_that_is_not_here_is_one_line(tmp_path, tiny_model):
+    pool = write(tmp_path / "pool.jsonl", POOL)
+    arguments = ["--pool", pool, "--model", tiny_model, "-k", 3, "--out", tmp_path / "o.jsonl",
+                 "--method", "random"]  # fmt: skip
+    environment = {**os.environ, "RDSLIB_HOME": str(tmp_path / "home")}
+    done = command(*arguments, "--device", "warp9", env=environment)
+    assert done.returncode == 2
+    assert "rds: --device warp9: cannot be used here" in done.stderr
+    assert command(*arguments, "--device", "cpu", env=environment).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a small file system of its own")
+@pytest.mark.parametrize("full", ["out", "home"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, tiny_model, full):
+    """A real one: a file system of 256 KiB in a name space of its own."""
+    pool = write(tmp_path / "pool.jsonl", [row(f"{i} {os.urandom(4000).hex()}", "yes") for i in range(99)])
+    small = tmp_path / "small"
+    small.mkdir()
+    inside = 'mount -t tmpfs -o size=256k none "$0" && "$@"; status=$?; ls -A "$0"/*.jsonl; exit $status'
+    if subprocess.run(["unshare", "-rm", "sh", "-c", inside, small, "true"], capture_output=True).returncode:
+        pytest.skip("no name space of its own is to be had here")
+    out, home = (small, tmp_path / "home") if full == "out" else (tmp_path, small)
+    done = command(
+        "--pool", pool, "--model", tiny_model, "-k", 80, "--method", "random", "--out", out / "best.jsonl",
+        env={**os.environ, "RDSLIB_HOME": str(home)}, before=["unshare", "-rm", "sh", "-c", inside, small],
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rds: ")]
+    assert "No space left" in line
+    assert "best.jsonl\n" not in done.stdout
+    assert not (tmp_path / "best.jsonl").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(tmp_path, tiny_model):
+    request = Request(str(tmp_path / "none.jsonl"), str(tiny_model), "3", method="random")
+    (tmp_path / "folder.jsonl").mkdir()
+    for out, message in (
+        (tmp_path / "no" / "o.jsonl", "no such folder"),
+        (tmp_path / "folder.jsonl", "is a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            select_own(request, out)
+
+
+def test_an_index_of_another_model_or_pooling_is_never_taken(ask, tmp_path, tiny_model):
+    _, first = ask()
+    study, _ = reopen(first.path)
+    other = tmp_path / "model"
+    shutil.copytree(tiny_model, other)
+    config = json.loads((other / "config.json").read_text())
+    config["rope_theta"] = config.get("rope_theta", 10000.0) * 2
+    (other / "config.json").write_text(json.dumps(config))
+    changed = OwnPool(Request(study.request.pool, str(other), "9", study.request.queries))
+    pooled = OwnPool(replace(study.request, method="rds_uniform"))
+    wanted = ((study, "lm.weighted_all"), (changed, "lm.weighted_all"), (pooled, "lm.uniform_all"))
+    steps = [each.features(feature, None) for each, feature in wanted]
+    assert len({step.hash for step in steps}) == 3
+    assert [study.store.has(step) for step in steps] == [True, False, False]

@@ -1,0 +1,442 @@
+"""What a plan says against what a selection then takes, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdslib.commands import estimates, gauge, plan
+from rdslib.commands.estimates import NOTHING, Total, estimate_total, exactly
+from rdslib.commands.output import select_own
+from rdslib.commands.own_pool import OwnPool, Request
+from rdslib.commands.plan import as_text, plan_profile, plan_request
+from rdslib.data.chat import Sample, format_chat, tokenize_chat, tokenize_query, user_assistant
+from rdslib.data.reader import read_rows
+from rdslib.errors import UserError
+from rdslib.figures import specs as tables
+from rdslib.methods import COST, SCORERS, features, get_scorer
+from rdslib.models import flops
+from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
+from rdslib.params import ROOT
+from rdslib.pipeline.store import in_order, sha256_of
+from rdslib.pipeline.study import Study
+from rdslib.seeds import generator
+from tests.methods.test_embed import tiny_bert  # noqa: F401  # a fixture
+
+ROWS = 30
+
+
+def row(prompt, response):
+    return {"messages": user_assistant(prompt, response), "dataset": "ab"[len(prompt) % 2]}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def own(tmp_path, tiny_model, monkeypatch):
+    """Makes requests for a pool of rows of all lengths, in a home of its own; measuring takes every row."""
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(gauge, "SECONDS", 1e9)
+    write(
+        tmp_path / "pool.jsonl",
+        [row(f"Say {i}!" + "x" * (i * i % 97), "yes" * (i % 7 + 1)) for i in range(ROWS)],
+    )
+    write(tmp_path / "queries.jsonl", [row("Say 3!", "yes"), row("What is it?", "a thing")])
+
+    def request(method="rds", profile="tiny", **changes):
+        queries = str(tmp_path / "queries.jsonl") if get_scorer(method).needs_queries else None
+        given = {"pool": str(tmp_path / "pool.jsonl"), "model": str(tiny_model), "k": "5", "queries": queries}
+        return Request(**{**given, "method": method, "profile": profile, **changes})
+
+    return request
+
+
+@pytest.fixture
+def embedding(tmp_path, tiny_bert):  # noqa: F811
+    """A profile with a sentence encoder as a pinned download, whose archive is made here."""
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for path in sorted(tiny_bert.rglob("*")):
+            if path.is_file():
+                zipped.write(path, f"package/{path.relative_to(tiny_bert)}")
+
+    def profile(uri):
+        text = (ROOT / "params" / "tiny.yaml").read_text()
+        text = text.replace(
+            "  seed: 7\n",
+            f"""  seed: 7
+  downloads:
+    model: {{uri: "{uri}", sha256: {sha256_of(archive)}}}
+  embedders:
+    minilm: {{download: model, members: "package/*", max_length: 50, batch_size: 4}}
+""",
+        )
+        (tmp_path / "mine.yaml").write_text(text)
+        return str(tmp_path / "mine.yaml")
+
+    return profile
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else None
+
+
+def parts(found, word):
+    return [part for part in found.parts if word in part.name]
+
+
+@pytest.mark.parametrize("method", ["rds", "rds_label", "top_ppl", "ifd", "less", "random"])
+def test_a_sampled_whole_pool_is_planned_as_it_then_is(own, tmp_path, method):
+    """Tokens, FLOPs and bytes of features are those of the artifacts that the selection makes."""
+    request = own(method)
+    found = plan_request(request)
+    select_own(request, tmp_path / "out.jsonl")
+    study = OwnPool(request)
+    steps = in_order([study.selection(study.run())])
+    assert [(f"{s.stage}: {s.label}", False) for s in steps] == list(found.steps)
+    stored = 0
+    for step in (step for step in steps if step.stage == "encode"):
+        (part,) = parts(found, step.label)
+        assert part.flops == exactly(features.read_all(study.store.path(step), COST).sum())
+        assert part.tokens == exactly(study.store.manifest(step)["counts"]["tokens"])
+        names = [*step.params["wanted"], COST]
+        stored += sum(features.read_all(study.store.path(step), name).nbytes for name in names)
+    assert found.disk["features"] == stored
+    there = plan_request(request)
+    assert all(exists for _, exists in there.steps)
+    assert there.left.flops == NOTHING
+    for before, after in zip(found.parts, there.parts, strict=True):
+        assert after.there
+        assert after.name == before.name
+        if not before.name.startswith("prepare"):
+            assert (after.tokens, after.flops) == (before.tokens, before.flops)
+
+
+@pytest.mark.parametrize("method", ["ifd", "less"])
+def test_training_is_planned_as_it_is_counted(own, tmp_path, method):
+    """On rows of one length, so that it does not matter which of them it takes; of IFD all of two."""
+    rows = [row(f"Say {i}!", f"{i}") for i in range(10, 16 if method == "less" else 12)]
+    write(tmp_path / "pool.jsonl", rows)
+    request = own(method, k="1")
+    (part,) = parts(plan_request(request), "prepare")
+    study = OwnPool(request)
+    run = study.run()
+    prepared = study.preparation(f"{method}.x", run.pool)
+    study.compute([prepared])
+    assert part.flops.value == pytest.approx(study.store.manifest(prepared)["counts"]["flops"])
+
+
+def test_what_is_counted_is_what_is_there(own, tiny_model, tmp_path):
+    found = plan_request(own())
+    pool = list(read_rows(tmp_path / "pool.jsonl"))
+    tokenizer = load_tokenizer(tiny_model)
+    tokens = tokenize_chat(tokenizer, [r.messages for r in pool], 256)
+    queries = [r.messages for r in read_rows(tmp_path / "queries.jsonl")]
+    asked = tokenize_query(tokenizer, queries, 256)
+    assert found.facts["rows read"] == found.facts["rows kept"] == exactly(ROWS)
+    assert found.facts["characters"] == exactly(sum(len(format_chat(r.messages, "")) for r in pool))
+    assert found.facts["pool tokens"] == exactly(sum(len(t.ids) for t in tokens))
+    assert found.facts["queries"] == exactly(2)
+    assert found.facts["query tokens"] == exactly(sum(len(t.ids) for t in asked))
+    assert found.facts["parameters"].value == non_embedding_parameters(load_causal_lm(tiny_model))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_counted_without_the_weights(own, tiny_model, tmp_path, tied):
+    """From a folder without any, where speed and memory cannot be measured but all else is told."""
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": tied}))
+    found, whole = plan_request(own(model=str(folder))), plan_request(own())
+    assert found.facts["parameters"] == whole.facts["parameters"]
+    assert found.left.flops == whole.left.flops
+    assert whole.left.seconds.low > 0
+    assert found.left.seconds is None
+    assert f"not measured: lm (model {folder}: cannot be loaded" in "\n".join(found.notes)
+    for method in ("less", "ifd"):
+        assert plan_request(own(method, model=str(folder))).left.seconds is None
+
+
+def test_a_model_that_memory_does_not_hold_is_not_loaded(own, monkeypatch):
+    monkeypatch.setattr(gauge, "memory_of_device", lambda: 1000)
+    monkeypatch.setattr("rdslib.models.loading.load_causal_lm", None)
+    found = plan_request(own())
+    assert found.left.seconds is None
+    assert "the weights take 0.0 GiB, and this device has 0.0 GiB" in as_text(found)
+
+
+EMBEDDERS = {"embed_gtr", "embed_nv"}
+
+
+@pytest.mark.parametrize("method", sorted(set(SCORERS) - EMBEDDERS))
+def test_every_method_has_a_plan_that_leaves_nothing(own, embedding, tmp_path, method):
+    """Sentence encoders other than this one are from the hub."""
+    profile = embedding(f"file:{tmp_path / 'model.zip'}") if method == "embed_minilm" else "tiny"
+    request = own(method, profile=profile)
+    before = tree(tmp_path)
+    found = plan_request(request)
+    assert tree(tmp_path) == before
+    free = method.startswith("random")
+    assert (found.left.flops.value == 0) == free
+    assert bool(found.parts) != free
+    assert all(part.seconds.value > 0 for part in found.parts if part.name != "prepare minilm")
+    assert found.disk["copy of the pool, about"] > 0
+    assert found.memory["ranking, at most"] > 0
+
+
+def test_an_embedder_costs_what_it_does(own, embedding, tmp_path):
+    request = own("embed_minilm", profile=embedding(f"file:{tmp_path / 'model.zip'}"))
+    found = plan_request(request)
+    select_own(request, tmp_path / "out.jsonl")
+    study = OwnPool(request)
+    inputs = study.selection(study.run()).inputs
+    pool, queries = inputs["pool minilm.sentence"], inputs["queries queries minilm.sentence"]
+    cost = features.read_all(study.store.path(pool), COST).sum()
+    (part,) = parts(found, "of the pool")
+    assert part.flops == exactly(cost)
+    assert part.tokens.value == pytest.approx(study.store.manifest(pool)["counts"]["tokens"])
+    # Of queries by their characters.
+    cost = features.read_all(study.store.path(queries), COST).sum()
+    assert parts(found, "queries")[0].flops.value == pytest.approx(cost, rel=0.2)
+
+
+def test_downloads_that_are_there_are_used_and_no_more_come(own, embedding, tmp_path):
+    profile = embedding("pip:nothing==1.0/model.zip")
+    cache = tmp_path / "home" / "downloads"
+    cache.mkdir(parents=True)
+    archive = tmp_path / "model.zip"
+    shutil.copy(archive, cache / f"{sha256_of(archive)[:16]}-model.zip")
+    before = tree(tmp_path)
+    assert plan_request(own("embed_minilm", profile=profile)).left.flops.value > 0
+    assert tree(tmp_path) == before
+
+
+def test_one_slow_batch_is_enough(own, embedding, tmp_path, monkeypatch):
+    monkeypatch.setattr(gauge, "SECONDS", 0)
+    found = plan_request(own("embed_minilm", profile=embedding(f"file:{tmp_path / 'model.zip'}")))
+    (part,) = parts(found, "of the pool")
+    assert 0 <= part.flops.low <= part.flops.value <= part.flops.high < float("inf")
+    assert part.rate.low == part.rate.high > 0
+    assert "seconds by minilm have no range: it is one measurement" in found.notes
+
+
+def skewed(seed, n):
+    """Samples whose lengths are far apart, from two sources that differ in characters a token."""
+    rng = generator(seed, "skewed")
+    lengths = np.minimum(rng.lognormal(5, 1.3, n).astype(int) + 1, 100_000)
+    return [Sample(str(i), "", user_assistant("?", "y" * size)) for i, size in enumerate(lengths)]
+
+
+def test_the_interval_covers_the_truth_in_nine_of_ten_samples():
+    """Of a pool whose longest rows, with many of the characters, are cut."""
+    pool, cut = skewed(0, 4000), 500
+    sizes = np.array([len(format_chat(s.messages, "")) for s in pool])
+    a_token = np.where(np.arange(len(pool)) % 3 == 0, 2.5, 4.5)
+    tokens = np.minimum(sizes / a_token, cut)
+    assert 0.02 < (tokens == cut).mean() < 0.5
+    totals = []
+    for seed in range(100):
+        reservoir = estimates.Reservoir(seed)
+        for at, sample in enumerate(pool):
+            reservoir.add(sample, at)
+        drawn, rows = reservoir.drawn()
+        assert len(set(rows)) == estimates.SAMPLE
+        assert drawn.tolist() == sizes[rows].tolist()
+        found = tokens[rows]
+        whole = found < cut
+        limit = cut * drawn[whole].sum() / found[whole].sum()
+        totals.append(estimate_total(found, drawn, np.array(reservoir.sizes), limit))
+    covered = [total.low <= tokens.sum() <= total.high for total in totals]
+    assert np.mean(covered) >= 0.9
+    assert np.mean([t.value for t in totals]) == pytest.approx(tokens.sum(), rel=0.01)
+    # Half of the width of an estimate that does without the characters, or less.
+    alone = 2 * 1.96 * len(pool) * tokens.std() * np.sqrt(1 / estimates.SAMPLE - 1 / len(pool))
+    assert np.mean([t.high - t.low for t in totals]) < alone / 2
+    assert estimate_total(tokens, sizes, sizes, cut) == exactly(tokens.sum())
+
+
+def test_every_row_is_as_likely_in_the_sample(monkeypatch):
+    monkeypatch.setattr(estimates, "SAMPLE", 10)
+    counts, first = np.zeros(40), np.zeros(40)
+    for seed in range(400):
+        reservoir = estimates.Reservoir(seed)
+        for at in range(40):
+            reservoir.add(Sample("", "", user_assistant("a", "b")), at)
+        rows = reservoir.drawn()[1]
+        counts[rows] += 1
+        first[rows[0]] += 1
+    # 100 and 10 are expected, with standard deviations of 8.7 and 3.1.
+    assert counts.min() > 65
+    assert counts.max() < 135
+    assert first.max() < 24
+
+
+@pytest.mark.parametrize("sample", [512, 20])
+def test_more_rows_cost_more(own, tmp_path, monkeypatch, sample):
+    monkeypatch.setattr(estimates, "SAMPLE", sample)
+    rows = [row(f"Say {i}!" + "x" * (i * i % 97), "yes" * (i % 7 + 1)) for i in range(160)]
+    before = None
+    for count in (40, 80, 160):
+        write(tmp_path / "pool.jsonl", rows[:count])
+        found = plan_request(own("less"))
+        tokens = found.facts["pool tokens"]
+        assert (tokens.low < tokens.high) == (sample < count)
+        now = (*(part.flops.value for part in found.parts), tokens.value, *found.disk.values())
+        assert len(now) == 7
+        if before:
+            assert all(more >= less for more, less in zip(now, before, strict=True))
+            assert now[0] > before[0]
+        before = now
+
+
+def test_a_gguf_is_converted_elsewhere(own, tiny_model, tmp_path, monkeypatch):
+    where = []
+
+    def convert(file, folder):
+        where.append(folder)
+        shutil.copytree(tiny_model, folder)
+
+    monkeypatch.setattr("rdslib.models.loading.convert_gguf", convert)
+    (tmp_path / "model.gguf").write_bytes(b"")
+    found = plan_request(own(model=str(tmp_path / "model.gguf")))
+    assert found.left.flops == plan_request(own()).left.flops
+    assert found.disk["model, converted"] == 2 * sum(
+        p.numel() for p in load_causal_lm(tiny_model).parameters()
+    )
+    (folder,) = where
+    assert tmp_path / "temporary" in folder.parents
+    assert not folder.exists()
+    assert not (tmp_path / "home").exists()
+
+
+BAD = [
+    ({"method": "rsd"}, "unknown method 'rsd'; methods: "),
+    ({"queries": None}, "--method rds: needs --queries"),
+    ({"model": str(ROOT / "params")}, "params: cannot be loaded"),
+    ({"k": "31"}, "-k 31: must be from 1 to 30"),
+    ({"k": "9", "max_per_source": 1}, "-k 9: "),
+    ({"profile": "paper"}, "has no experiment"),
+    ({"pool": "nowhere.jsonl"}, "nowhere.jsonl: there is no such file"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_what_a_selection_refuses_a_plan_refuses_in_one_line(own, tmp_path, changes, message):
+    method = changes.pop("method", "rds")
+    request = Request(**{**vars(own()), "method": method, **changes})
+    with pytest.raises(UserError) as error:
+        plan_request(request)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "home").exists()
+
+
+def test_bad_rows_stop_a_plan_or_are_counted(own, tmp_path):
+    with (tmp_path / "pool.jsonl").open("a") as stream:
+        stream.write('{"messages": [\n')
+    with pytest.raises(UserError, match=r"pool.jsonl:31: is not valid JSON"):
+        plan_request(own())
+    found = plan_request(own(on_error="quarantine", dedup="exact"))
+    kinds = ("read", "kept", "rejected", "duplicate")
+    assert [found.facts[f"rows {kind}"].value for kind in kinds] == [31, 30, 1, 0]
+    write(tmp_path / "pool.jsonl", [{"messages": []}])
+    with pytest.raises(UserError, match="no sample is left of 1 rows"):
+        plan_request(own(on_error="quarantine"))
+
+
+def test_the_text_says_all_of_it(own, monkeypatch):
+    monkeypatch.setattr(estimates, "SAMPLE", 20)
+    found = plan_request(own("less"))
+    text = as_text(found)
+    tokens = found.facts["pool tokens"]
+    assert f"{tokens.value:,.0f} ({tokens.low:,.0f} to {tokens.high:,.0f})" in text
+    for part in found.parts:
+        assert part.name in text
+        assert f"{part.flops.value:.3g}" in text
+    for name in (*plan.GPUS, *found.facts, *found.disk, *found.memory, *found.notes):
+        assert name in text or name[0].upper() + name[1:] in text
+    assert "40% of dense bf16 peak" in text
+    assert "an assumption, not a measurement" in text
+    assert f"artifacts: 0 of {len(found.steps)} exist" in text
+    assert "Training before the features was not measured" in text
+    assert "Projecting gradients is in the seconds, but not in the FLOPs" in text
+
+
+def test_gpu_hours_follow_from_the_stated_peak():
+    assert plan.gpu_hours(0.4 * 989e12 * 3600, "H100 SXM") == pytest.approx(1)
+    assert plan.gpu_hours(0.4 * 165e12 * 3600, "RTX 4090") == pytest.approx(1)
+
+
+def test_a_profile_without_an_experiment_is_the_papers_own_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    found = plan_profile("paper")
+    by_name = {part.name: part.flops.value for part in found.parts}
+    assert by_name["train on 10,000, any method"] == flops.training_flops(10_000)
+    assert by_name["select rds from 5,817,792"] == flops.selection_flops("rds", 5_817_792, 10_000)
+    assert by_name["select less from 5,817,792 (not run in the paper)"] > 1e21
+    assert len(found.parts) == 1 + 18
+    hours = 2 * 8e9 * 2048 * 5_817_792 / (0.4 * 989e12) / 3600
+    (line,) = [
+        each for each in as_text(found).splitlines() if "rds from 5,817,792" in each and "e+" not in each
+    ]
+    assert f" {hours:,.0f} " in line
+    assert "still to do" not in as_text(found)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_profile_is_planned_from_nothing_and_from_what_is_there(own, tmp_path):
+    found = plan_profile("tiny")
+    assert not (tmp_path / "home").exists()
+    assert not list((tmp_path / "temporary").iterdir())
+    study = Study.load("tiny")
+    steps = in_order([step for name in tables.FIGURES for step in tables.steps(study, name)])
+    assert found.facts["steps"] == found.facts["steps missing"] == exactly(len(steps))
+    encoded = [step for step in steps if step.stage == "encode"]
+    missing = next(s for s in encoded if s.params["task"] == "Reverse" and s.params["extractor"] == "lm")
+    study.compute([step for step in encoded if step is not missing])
+    manifests = {step.hash: study.store.manifest(step) for step in encoded if step is not missing}
+    lm = [step for step in encoded if step is not missing and step.params["extractor"] == "lm"]
+    after = plan_profile("tiny")
+    count = len(encoded)
+    (there,), (todo,) = parts(after, f"encode: {count - 1} of"), parts(after, f"encode: 1 of {count}")
+    assert there.there
+    assert there.tokens == exactly(sum(each["counts"]["tokens"] for each in manifests.values()))
+    rate = sum(manifests[s.hash]["seconds"] for s in lm) / sum(s.weight for s in lm)
+    assert todo.seconds.value == pytest.approx(missing.weight * rate)
+    (before,) = parts(found, "encode")
+    assert before.tokens.value == pytest.approx(there.tokens.value + todo.tokens.value, rel=0.05)
+    assert before.seconds.low > 0
+    assert parts(found, "train")[0].flops.value > 0
+    assert parts(found, "evaluate")[0].flops.value > 0
+    assert f"steps missing             {len(study.missing(steps))}" in as_text(after)
+
+
+def test_a_profile_whose_data_are_yet_to_come_is_counted_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    found = plan_profile("mini")
+    assert found.facts["steps missing"].value > 200
+    assert found.left.flops is None
+    assert "FLOPs: not known before" in "".join(found.notes)
+    assert not (tmp_path / "home").exists()
+
+
+def test_totals_add_up():
+    assert estimates.added([Total(1, 0, 2), Total(2, 2, 2)]) == Total(3, 2, 4)
+    assert estimates.added([]) == NOTHING
+
+
+def test_the_profile_is_one_that_there_is():
+    with pytest.raises(UserError, match="did you mean mini"):
+        plan_profile("mni")
+    assert Path(ROOT / "params" / "mini.yaml").is_file()

@@ -1,0 +1,95 @@
+"""Contamination by n-grams, against the pool's own rule and what a reader would say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rdslib.data import dedup as contamination
+from rdslib.data import pool
+from rdslib.data.chat import Sample, user_assistant
+from rdslib.data.dedup import SHORTEST, Contamination
+
+LONG = " ".join(f"word{i}" for i in range(20))
+
+
+def asked(text: str, response: str = "ok", name: str = "0") -> Sample:
+    return Sample(name, "test", user_assistant(text, response))
+
+
+few_words = st.lists(st.sampled_from(["a", "B", "c"]), min_size=pool.NGRAM, max_size=30).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(few_words, max_size=4), few_words, few_words)
+def test_long_texts_are_found_by_the_rule_of_the_pool(tests: list[str], prompt: str, response: str) -> None:
+    held_out = [asked(text, name=str(at)) for at, text in enumerate(tests)]
+    sample = asked(prompt, response)
+    grams = [set(pool.ngrams(test)) for test in held_out]
+    shared = [gram for gram in pool.ngrams(sample) if any(gram in each for each in grams)]
+    match = Contamination(held_out).found(sample)
+    if not shared:
+        assert match is None
+        return
+    assert match is not None
+    assert match.words == " ".join(shared[0])
+    assert match.test is next(test for test, each in zip(held_out, grams, strict=True) if shared[0] in each)
+
+
+def test_words_are_compared_without_case_and_punctuation() -> None:
+    match = Contamination([asked(LONG)]).found(asked("x", f"So: {LONG.upper().replace(' ', ', ')}!"))
+    assert match is not None
+    assert match.words == " ".join(LONG.split()[: pool.NGRAM])
+
+
+def test_a_run_that_goes_over_two_messages_is_none() -> None:
+    said = LONG.split()[: pool.NGRAM]
+    tests = Contamination([asked(LONG)])
+    assert tests.found(asked(" ".join(said))) is not None
+    assert tests.found(asked(" ".join(said[:6]), " ".join(said[6:]))) is None
+
+
+def test_n_is_how_many_words_must_be_shared() -> None:
+    said = "x " + " ".join(LONG.split()[:4])
+    assert Contamination([asked(LONG)], n=5).found(asked(said)) is None
+    match = Contamination([asked(LONG)], n=4).found(asked(said))
+    assert match is not None
+    assert match.words == "word0 word1 word2 word3"
+    with pytest.raises(ValueError, match="at least 1"):
+        Contamination([], n=0)
+
+
+@pytest.mark.parametrize("length", range(SHORTEST - 1, pool.NGRAM))
+def test_a_short_question_is_found_whole(length: int) -> None:
+    question = " ".join(LONG.split()[:length])
+    tests = Contamination([asked("something else", name="a"), asked(question, name="b")])
+    match = tests.found(asked(f"Tell me: {question}?"))
+    if length < SHORTEST:
+        assert match is None
+    else:
+        assert match is not None
+        assert (match.test.id, match.words) == ("b", question)
+        assert tests.found(asked(" ".join(LONG.split()[: length - 1]))) is None
+
+
+def test_short_responses_and_system_messages_are_not_looked_for() -> None:
+    refusal = "I am sorry but I cannot help you with that"
+    test = Sample("0", "test", [{"role": "system", "content": refusal}, *user_assistant("x", refusal)])
+    assert Contamination([test]).found(asked("y", refusal)) is None
+    assert Contamination([asked(refusal)]).found(asked("y", refusal)) is not None
+
+
+def test_the_longest_match_is_told() -> None:
+    question = " ".join(f"short{i}" for i in range(SHORTEST))
+    tests = Contamination([asked(question, name="short"), asked(LONG, name="long")])
+    match = tests.found(asked(question, LONG))
+    assert match is not None
+    assert match.test.id == "long"
+
+
+def test_an_equal_hash_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contamination, "hash", lambda gram: 0, raising=False)
+    tests = Contamination([asked(LONG)])
+    assert tests.found(asked(LONG)) is not None
+    assert tests.found(asked(" ".join(f"other{i}" for i in range(20)))) is None

@@ -1,0 +1,160 @@
+"""Exact and near duplicates, as a pool streams by."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from datasketch import MinHash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdslib.data.chat import Sample, user_assistant
+from rdslib.data.dedup import PERMUTATIONS, SEED, THRESHOLD, ExactDuplicates, NearDuplicates, Repeat
+from rdslib.data.pool import text_key
+from rdslib.errors import UserError
+
+
+def sample(prompt: str, response: str = "") -> Sample:
+    return Sample("", "s", user_assistant(prompt, response))
+
+
+def shingles(text: str) -> set[bytes]:
+    said = text.split()
+    return {" ".join(said[at : at + 5]).encode() for at in range(len(said) - 4)}
+
+
+def estimate(one: str, other: str) -> float:
+    hashes = [MinHash(PERMUTATIONS, SEED) for _ in range(2)]
+    for minhash, text in zip(hashes, (one, other), strict=True):
+        minhash.update_batch(shingles(text))
+    return hashes[0].jaccard(hashes[1])
+
+
+def changed(text: str, times: int, seed: int) -> str:
+    """The text with so many of its words replaced by new ones."""
+    rng, said = random.Random(seed), text.split()
+    for at in rng.sample(range(len(said)), times):
+        said[at] = f"new{rng.random()}".replace(".", "")
+    return " ".join(said)
+
+
+def text_of(seed: int, words: int = 300) -> str:
+    rng = random.Random(seed)
+    return " ".join(f"w{rng.randrange(5000)}" for _ in range(words))
+
+
+texts = st.sampled_from(["a", "b", " a", "a'", "a', 'b", "", "\ud800"])
+
+
+@given(st.lists(st.tuples(texts, texts), max_size=20))
+def test_exact_duplicates_are_equal_text_keys(pairs: list[tuple[str, str]]) -> None:
+    seen, pool = ExactDuplicates(), [sample(*pair) for pair in pairs]
+    keys = [text_key(each) for each in pool]
+    for position, each in enumerate(pool):
+        first = keys.index(keys[position])
+        assert seen.repeats(each) == (None if first == position else Repeat(first, 1.0))
+
+
+def test_roles_count_for_exact_duplicates_and_not_for_near_ones() -> None:
+    one = Sample("", "s", [{"role": "user", "content": "a b c"}])
+    other = Sample("", "s", [{"role": "assistant", "content": "A, b: c."}])
+    exact, near = ExactDuplicates(), NearDuplicates()
+    assert [seen.repeats(one) for seen in (exact, near)] == [None, None]
+    assert [seen.repeats(other) for seen in (exact, near)] == [None, Repeat(0, 1.0)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_few_changed_words_make_a_near_duplicate_and_many_do_not(seed: int) -> None:
+    text = text_of(seed)
+    # 2 words of 300 are in 10 shingles of 296, so the similarity is 0.93; 30 are in over 100.
+    pool = [text_of(1000 + seed), text, changed(text, 2, seed), changed(text, 30, seed)]
+    seen = NearDuplicates()
+    found = [seen.repeats(sample(each)) for each in pool]
+    assert found == [None, None, Repeat(1, estimate(text, pool[2])), None]
+
+
+def test_only_what_is_estimated_at_the_threshold_or_above_is_told() -> None:
+    told = candidates = 0
+    for seed in range(150):
+        text = text_of(seed, 200)
+        other, seen = changed(text, 6, seed), NearDuplicates()
+        similarity = estimate(text, other)
+        assert seen.repeats(sample(text)) is None
+        found = seen.repeats(sample(other))
+        assert found in (None, Repeat(0, similarity))
+        told += found is not None
+        candidates += similarity >= THRESHOLD
+        assert found is None or similarity >= THRESHOLD
+    # A similarity of 0.74: some are estimated above, and LSH offers over half of those below as well.
+    assert 0.8 * candidates <= told <= candidates
+    assert 10 < candidates < 75
+
+
+def test_what_is_dropped_cannot_be_repeated() -> None:
+    # Each is 2 words from the one before: the last are near some that were dropped, but not the first.
+    chain = [text_of(0)]
+    for step in range(12):
+        chain.append(changed(chain[-1], 2, step))
+    seen = NearDuplicates()
+    found = [seen.repeats(sample(text)) for text in chain]
+    kept = [at for at, each in enumerate(found) if each is None]
+    assert len(kept) > 1
+    for at, each in enumerate(found):
+        if each is not None:
+            assert each.of in kept
+            assert each == max(
+                (Repeat(other, estimate(chain[at], chain[other])) for other in kept if other < at),
+                key=lambda repeat: repeat.similarity,
+            )
+    assert any(each is not None and each.of > 0 for each in found)
+
+
+def test_the_most_similar_is_told_and_the_first_of_equals() -> None:
+    def three(seed: int) -> tuple[str, str, str]:
+        text = text_of(seed)
+        return text, changed(text, 6, seed), changed(text, 6, seed + 1000)
+
+    text, one, other = next(
+        each
+        for each in map(three, range(1000))
+        if estimate(each[0], each[1]) == estimate(each[0], each[2]) >= 0.85
+        and estimate(each[1], each[2]) < THRESHOLD - 0.05
+    )
+    # Positions 1 and 8: a set has 8 first.
+    pool = [text_of(2000), one, *(text_of(2001 + at) for at in range(6)), other, text]
+    seen = NearDuplicates()
+    found = [seen.repeats(sample(each)) for each in pool]
+    assert found == [None] * 9 + [Repeat(1, estimate(text, one))]
+
+
+def test_messages_are_read_as_one_text() -> None:
+    text, seen = text_of(0), NearDuplicates()
+    said = text.split()
+    assert seen.repeats(sample(text)) is None
+    assert seen.repeats(sample(" ".join(said[:150]), " ".join(said[150:]))) == Repeat(0, 1.0)
+
+
+@pytest.mark.parametrize("text", ["one", "one two three four", "?!", "\ud800"])
+def test_a_short_text_repeats_only_its_equal(text: str) -> None:
+    seen = NearDuplicates()
+    others = ["one two", "one two three", "one two three four five", "!?", "two one", "..."]
+    assert [seen.repeats(sample(other)) for other in others] == [None] * len(others)
+    assert seen.repeats(sample(text)) is None
+    assert seen.repeats(sample(text)) == Repeat(len(others), 1.0)
+
+
+def test_another_threshold() -> None:
+    text = text_of(0)
+    other = changed(text, 15, 0)
+    similarity = estimate(text, other)
+    assert 0.5 < similarity < 0.75
+    for threshold, repeat in ((0.4, Repeat(0, similarity)), (0.9, None)):
+        seen = NearDuplicates(threshold)
+        assert [seen.repeats(sample(each)) for each in (text, other)] == [None, repeat]
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -1, float("nan")])
+def test_a_threshold_that_cannot_be_is_named(threshold: float) -> None:
+    with pytest.raises(UserError, match=f"a similarity of {threshold}; give one from 0.01 to 0.99"):
+        NearDuplicates(threshold)

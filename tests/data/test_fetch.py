@@ -1,0 +1,200 @@
+"""Downloads, their checksums and errors, and the members of archives."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rdslib.data import download as fetching
+from rdslib.data.download import Archives, cache_dir, fetch, home, read_members
+from rdslib.errors import UserError
+from rdslib.params import Download
+
+DATA = b"some bytes\n"
+SUM = hashlib.sha256(DATA).hexdigest()
+NONE = "0" * 64
+MEMBERS = {
+    "top/b/task.json": b"B",
+    "top/a/task.json": b"A",
+    "top/c/other.txt": b"C",
+    "top/deep/er/task.json": b"D",
+}
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mirror, no memory of earlier checks, and an index that nothing answers."""
+    monkeypatch.delenv("RDSLIB_MIRROR", raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setattr(fetching, "_verified", set())
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What is in a cache, locks aside."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def zip_of(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in MEMBERS.items():
+            file.writestr(name, data)
+    return path
+
+
+def tar_of(path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as file:
+        for name, data in MEMBERS.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path))
+    assert home() == tmp_path
+    assert cache_dir() == tmp_path / "downloads"
+    monkeypatch.delenv("RDSLIB_HOME")
+    assert home().name == "rdslib"
+
+
+def test_a_file_is_used_where_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "data.txt"
+    path.write_bytes(DATA)
+    assert fetch(Download(uri=f"file:{path}", sha256=SUM), tmp_path / "cache", "x") == path
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(UserError) as error:
+        fetch(Download(uri=f"file:{path}", sha256=NONE), tmp_path / "cache", "x")
+    assert SUM in one_line(error)
+    assert NONE in one_line(error)
+    assert path.exists()
+    with pytest.raises(UserError, match="'x': there is no file"):
+        fetch(Download(uri="file:/no/such", sha256=SUM), tmp_path, "x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("pip:name==1.0/name-1.0.tar.gz", "pip/name-1.0.tar.gz"),
+        ("github:owner/repo@abc/data/x.txt", "github/owner/repo/abc/data/x.txt"),
+        ("hf:owner/repo@abc/x.txt", "hf/owner/repo/abc/x.txt"),
+        ("hf-dataset:owner/repo@abc/x.txt", "hf/owner/repo/abc/x.txt"),
+    ],
+)
+def test_the_mirror_is_tried_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uri: str, place: str
+) -> None:
+    path = tmp_path / "mirror" / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DATA)
+    monkeypatch.setenv("RDSLIB_MIRROR", str(tmp_path / "mirror"))
+    assert fetch(Download(uri=uri, sha256=SUM), tmp_path / "cache", "x") == path
+    path.write_bytes(b"changed")
+    with pytest.raises(UserError, match="mend the mirror"):
+        fetch(Download(uri=uri, sha256=NONE), tmp_path / "cache", "x")
+
+
+def test_a_local_index_fills_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "index" / "name"
+    folder.mkdir(parents=True)
+    file = folder / "name-1.0.tar.gz"
+    file.write_bytes(DATA)
+    page = f'<!DOCTYPE html><html><body><a href="{file.name}">{file.name}</a></body></html>'
+    (folder / "index.html").write_text(page)
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "index").as_uri())
+    download = Download(uri="pip:name==1.0/name-1.0.tar.gz", sha256=SUM)
+    cache = tmp_path / "cache"
+    got = fetch(download, cache, "x")
+    assert got.read_bytes() == DATA
+    assert files_in(cache) == [got]
+    # From now on the index is not needed, unless the cached file is spoilt.
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    assert fetch(download, cache, "x") == got
+    got.write_bytes(b"spoilt")
+    monkeypatch.setattr(fetching, "_verified", set())
+    with pytest.raises(UserError, match="could not be fetched"):
+        fetch(download, cache, "x")
+
+
+def test_a_wrong_checksum_names_both_sums_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fetching, "_fetch_github", lambda url, part: part.write_bytes(DATA))
+    with pytest.raises(UserError) as error:
+        fetch(Download(uri="github:o/r@abc/x.txt", sha256=NONE), tmp_path / "cache", "x")
+    assert SUM in one_line(error)
+    assert NONE in one_line(error)
+    assert "'x'" in one_line(error)
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_no_network_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        fetch(Download(uri="pip:name==1.0/name-1.0.tar.gz", sha256=SUM), tmp_path / "cache", "mine")
+    text = one_line(error)
+    for part in ("'mine'", "pip:name==1.0/name-1.0.tar.gz", "connect", "RDSLIB_MIRROR", "RDSLIB_HOME"):
+        assert part in text
+    assert files_in(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("uri", ["pip:name", "github:o/r/x.txt", "hf:repo@main", "github:o/r@abc/../../x"])
+def test_a_malformed_origin_shows_the_form(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(UserError, match="is not of the form " + uri.partition(":")[0]):
+        fetch(Download(uri=uri, sha256=SUM), tmp_path, "x")
+
+
+def test_an_unknown_origin_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="use pip, github, hf, hf-dataset, file"):
+        fetch(Download(uri="ftp:x", sha256=SUM), tmp_path, "x")
+
+
+@pytest.mark.parametrize(("make", "name"), [(zip_of, "x.whl"), (zip_of, "x.zip"), (tar_of, "x.tar.gz")])
+def test_members_come_by_pattern_then_by_name(tmp_path: Path, make: object, name: str) -> None:
+    assert callable(make)
+    archive = make(tmp_path / name)
+    found = read_members(archive, ["*.txt", "*/task.json"])
+    assert list(found) == ["top/c/other.txt", "top/a/task.json", "top/b/task.json", "top/deep/er/task.json"]
+    assert found["top/a/task.json"] == b"A"
+    with pytest.raises(UserError, match="no member matches 'none"):
+        read_members(archive, ["none*"])
+
+
+def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("x")
+    (tmp_path / "x.zip").write_text("x")
+    (tmp_path / "x.tar.gz").write_text("x")
+    with pytest.raises(UserError, match="is not an archive that can be read"):
+        read_members(tmp_path / "x.txt", ["*"])
+    for name in ("x.zip", "x.tar.gz"):
+        with pytest.raises(UserError, match="cannot be read as an archive"):
+            read_members(tmp_path / name, ["*"])
+
+
+def test_an_archive_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "x.tar.gz")
+    pin = hashlib.sha256(path.read_bytes()).hexdigest()
+    reads = []
+
+    def counted(archive: Path, patterns: list[str]) -> dict[str, bytes]:
+        reads.append(patterns)
+        return read_members(archive, patterns)
+
+    monkeypatch.setattr(fetching, "read_members", counted)
+    archives = Archives({"x": Download(uri=f"file:{path}", sha256=pin)}, tmp_path / "cache")
+    archives.prepare([("x", "*/a/*"), ("x", "*.txt"), ("x", "*/a/*")])
+    assert list(archives.members("x", ["*.txt", "*/a/*"])) == ["top/c/other.txt", "top/a/task.json"]
+    assert list(archives.members("x", ["*/a/*"])) == ["top/a/task.json"]
+    assert reads == [["*/a/*", "*.txt"]]
+    assert list(archives.members("x", ["*/b/*"])) == ["top/b/task.json"]
+    assert len(reads) == 2

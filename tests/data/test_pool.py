@@ -1,0 +1,295 @@
+"""The pool: reading, drawing, de-duplication, contamination, and a user's own files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdslib.data import pool as pools
+from rdslib.data.chat import Sample, user_assistant
+from rdslib.data.download import Archives, cache_dir
+from rdslib.data.pool import PoolFile, write_pool
+from rdslib.data.sources import READERS
+from rdslib.errors import UserError
+from rdslib.params import Download, Pool, Source, load_profile
+from rdslib.tasks import base as tasking
+
+NOTHING = Archives({}, Path("unused"))
+GOOD = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}'
+
+
+def pool_of(*sources: Source, max_chars: int = 200) -> Pool:
+    return Pool(sources=sources, max_chars=max_chars)
+
+
+def made_up(name: str, samples: int, reader: str = "made_up_sums") -> Source:
+    return Source(name=name, reader=reader, samples=samples)
+
+
+TINY = pool_of(
+    made_up("sums", 60), made_up("reversals", 40, "made_up_reversals"), made_up("code", 20, "made_up_code")
+)
+
+
+def test_tiny_pool_from_end_to_end(tmp_path: Path) -> None:
+    samples, stats = pools.build_pool(TINY, NOTHING, 7, [])
+    assert list(stats) == ["sums", "reversals", "code"]
+    for name, size in (("sums", 60), ("reversals", 40), ("code", 20)):
+        counts = stats[name]
+        assert counts["read"] == 2 * size
+        assert counts["drawn"] == size
+        assert counts["drawn"] == counts["kept"] + counts["duplicate"] + counts["contaminated"]
+    assert len({sample.id for sample in samples}) == len(samples)
+    assert list(dict.fromkeys(sample.source for sample in samples)) == list(stats)
+    write_pool(samples, tmp_path / "pool.parquet")
+    assert list(PoolFile(tmp_path / "pool.parquet")) == samples
+    assert pools.build_pool(TINY, NOTHING, 7, [])[0] == samples
+    assert pools.build_pool(TINY, NOTHING, 8, [])[0] != samples
+
+
+def test_a_source_is_drawn_the_same_beside_others() -> None:
+    alone, _ = pools.build_pool(pool_of(made_up("b", 10)), NOTHING, 1, [])
+    beside, _ = pools.build_pool(pool_of(made_up("a", 5), made_up("b", 10)), NOTHING, 1, [])
+    assert [s for s in beside if s.source == "b"] == alone
+    positions = [int(s.id.rpartition("/")[2]) for s in alone]
+    assert positions == sorted(positions)
+
+
+def test_too_few_rows_and_unknown_readers_are_named() -> None:
+    with pytest.raises(
+        UserError, match="source 'a': 5 samples are asked for, but it has 0 of at most 3 char"
+    ):
+        pools.build_pool(pool_of(made_up("a", 5), max_chars=3), NOTHING, 1, [])
+    with pytest.raises(UserError, match="source 'a': unknown reader 'nope'; use one of bigbench, codeio"):
+        pools.build_pool(pool_of(made_up("a", 5, "nope")), NOTHING, 1, [])
+    with pytest.raises(UserError, match="the reader bigbench needs a download"):
+        pools.build_pool(pool_of(made_up("a", 5, "bigbench")), NOTHING, 1, [])
+
+
+def rows_pool(tmp_path: Path, files: dict[str, list[Any]]) -> tuple[Pool, Archives]:
+    """A pool of JSONL sources with these rows of messages."""
+    downloads, sources = {}, []
+    for name, rows in files.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+        pin = hashlib.sha256(path.read_bytes()).hexdigest()
+        downloads[name] = Download(uri=f"file:{path}", sha256=pin)
+        sources.append(Source(name=name, reader="tulu_jsonl", samples=len(rows), download=name))
+    return pool_of(*sources, max_chars=10_000), Archives(downloads, tmp_path)
+
+
+words = st.lists(st.sampled_from(["a", "B", "c"]), min_size=1, max_size=30).map(" ".join)
+conversations = st.lists(words, min_size=1, max_size=2).map(
+    lambda texts: [
+        {"role": role, "content": text} for role, text in zip(("user", "assistant"), texts, strict=False)
+    ]
+)
+
+
+@given(
+    one=st.lists(conversations, min_size=1, max_size=6),
+    two=st.lists(conversations, min_size=1, max_size=6),
+    held=st.lists(conversations, max_size=2),
+)
+def test_dropping_equals_a_naive_reading(
+    tmp_path_factory: pytest.TempPathFactory, one: list[Any], two: list[Any], held: list[Any]
+) -> None:
+    pool, archives = rows_pool(tmp_path_factory.mktemp("rows"), {"one": one, "two": two})
+    held_out = [Sample(str(at), "test", messages) for at, messages in enumerate(held)]
+    samples, stats = pools.build_pool(pool, archives, 0, held_out)
+
+    def grams(messages: Any) -> list[str]:
+        out = []
+        for message in messages:
+            found = re.findall(r"\w+", message["content"].lower())
+            out += [" ".join(found[at : at + 13]) for at in range(len(found) - 12)]
+        return out
+
+    tested = [gram for messages in held for gram in grams(messages)]
+    kept: list[Any] = []
+    dropped = 0
+    earlier: list[Any] = []
+    for messages in one + two:
+        if messages not in earlier:
+            earlier.append(messages)
+            if any(gram in tested for gram in grams(messages)):
+                dropped += 1
+            else:
+                kept.append(messages)
+    assert [sample.messages for sample in samples] == kept
+    assert sum(counts["contaminated"] for counts in stats.values()) == dropped
+    assert sum(counts["duplicate"] for counts in stats.values()) == len(one + two) - len(earlier)
+
+
+def test_duplicates_are_told_by_stripped_text_and_role(tmp_path: Path) -> None:
+    pool, archives = rows_pool(
+        tmp_path,
+        {
+            "one": [user_assistant("q", "r"), user_assistant(" q ", "r\n")],
+            "two": [[{"role": "user", "content": "q"}, {"role": "user", "content": "r"}]],
+        },
+    )
+    samples, stats = pools.build_pool(pool, archives, 0, [])
+    assert [sample.id for sample in samples] == ["one/0", "two/0"]
+    assert stats["one"]["duplicate"] == 1
+
+
+def test_bigbench_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {
+        "task_prefix": "Definition: Answer it. Things to Avoid: All. Prompt: Answer it.",
+        "example_output_prefix": "\nReply: ",
+        "examples": [
+            {"input": "Which? ", "target_scores": {"x": 0, "y": 1}},
+            {"input": "What?", "target": ["first", "second"], "target_scores": {}},
+            {"input": "Nothing", "target": []},
+        ],
+    }
+    members = {"p/benchmark_tasks/a/b/task.json": json.dumps(content).encode()}
+    monkeypatch.setattr(NOTHING, "members", lambda name, patterns: members, raising=False)
+    source = Source(name="s", reader="bigbench", samples=1, download="d", members=("*",))
+    found = list(READERS["bigbench"](NOTHING, source))
+    assert [sample.id for sample in found] == ["a/b/0", "a/b/1"]
+    assert found[0].messages == user_assistant("Answer it.\nWhich?\nOptions:\n- x\n- y\nReply:", "y")
+    assert found[1].messages == user_assistant("Answer it.\nWhat?\nReply:", "first")
+
+
+def test_math_steps_and_dialogue_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    maths = {
+        "examples": [
+            {"input": "how much ?\nadd 1 to 2, halve it. double it,", "target_scores": {"3": 1, "4": 0}}
+        ]
+    }
+    spoken = [
+        {"input": 'agent_A: "a"', "target": '"b"', "comment": "t"},
+        {"input": 'agent_B: "a" agent_A: "b"', "target": '"c"', "comment": "t"},
+        {"input": 'agent_A: "a" agent_B: "b" agent_A: "c"', "target": '"d"', "comment": "t"},
+    ]
+    both = {"math_steps": maths, "dialogue": {"examples": spoken}}
+    found = {}
+    for reader, content in both.items():
+        members = {"p/benchmark_tasks/m/task.json": json.dumps(content).encode()}
+        monkeypatch.setattr(NOTHING, "members", lambda name, patterns, m=members: m, raising=False)
+        source = Source(name="s", reader=reader, samples=1, download="d", members=("*",))
+        (found[reader],) = READERS[reader](NOTHING, source)
+    response = "Add 1 to 2, halve it. Double it. The answer is 3."
+    assert found["math_steps"].messages == user_assistant("how much ?", response)
+    assert found["dialogue"].messages == user_assistant("a", "b") + user_assistant("c", "d")
+    assert found["dialogue"].id == "m/t"
+
+
+@given(total=st.integers(1, 50), data=st.data())
+def test_subset_is_sorted_without_repeats(total: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(0, total))
+    drawn = pools.subset(total, size, 3)
+    assert drawn.tolist() == sorted(set(drawn.tolist()))
+    assert len(drawn) == size
+    assert np.array_equal(drawn, pools.subset(total, size, 3))
+    with pytest.raises(UserError, match="cannot be drawn"):
+        pools.subset(total, total + 1, 3)
+
+
+def test_read_jsonl_accepts_what_people_have(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [GOOD, "", GOOD[:-1] + ', "id": 7, "dataset": "flan"}', GOOD[:-1] + ', "source": "dolly"}']
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode() + b"\r\n")
+    samples = pools.read_jsonl(path)
+    assert [(sample.id, sample.source) for sample in samples] == [
+        ("0", "mine"),
+        ("7", "flan"),
+        ("2", "dolly"),
+    ]
+    assert samples[0].messages == user_assistant("hi", "yo")
+    assert pools.read_jsonl(path, "given")[0].source == "given"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"", "holds no samples"),
+        (b"\n\n", "holds no samples"),
+        (b"{bad", ":1: is not valid JSON"),
+        (GOOD.encode() + b"\n\xff", ":2: is not UTF-8"),
+        (b"[1]", ":1: is not a JSON object"),
+        (b"null", ":1: is not a JSON object"),
+        (b'{"prompt": "x"}', ":1: has no messages"),
+        (b'{"messages": []}', ":1: this sample has no messages"),
+        (b'{"messages": "x"}', ":1: this sample has messages of type str"),
+        (
+            b'{"messages": [{"role": "robot", "content": "x"}]}',
+            ":1: this sample has the unknown role 'robot'",
+        ),
+        (b'{"messages": [{"role": "user", "content": " "}]}', ":1: this sample has only empty messages"),
+        (b'{"messages": [{"role": "user", "content": 3}]}', ":1: this sample has no text in message 0"),
+        ("\n".join([GOOD[:-1] + ', "id": "a"}'] * 2).encode(), ":2: has the id 'a' of line 1"),
+    ],
+)
+def test_read_jsonl_says_where_and_what(tmp_path: Path, text: bytes, expected: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(text)
+    with pytest.raises(UserError) as error:
+        pools.read_jsonl(path)
+    assert str(error.value).startswith(str(path))
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "; " in str(error.value)
+
+
+def test_read_jsonl_without_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; give a JSONL file"):
+        pools.read_jsonl(tmp_path)
+    with pytest.raises(UserError, match="there is no such file"):
+        pools.read_jsonl(tmp_path / "none.jsonl")
+
+
+@pytest.mark.real
+def test_the_mini_pool_is_large_varied_and_clean() -> None:
+    experiment = load_profile("mini").experiment
+    assert experiment is not None
+    archives = Archives(experiment.downloads, cache_dir())
+    archives.prepare([*pools.wanted_members(experiment.pool), *tasking.wanted_members(experiment.tasks)])
+    tests = [
+        sample
+        for task in experiment.tasks
+        for sample in tasking.build_task(task, archives, experiment.seed).test
+    ]
+    samples, stats = pools.build_pool(experiment.pool, archives, experiment.seed, tests)
+    assert len(stats) >= 8
+    assert len(samples) >= 2_000
+    sizes = list(Counter(sample.source for sample in samples).values())
+    assert max(sizes) > 5 * min(sizes)
+    held = {gram for sample in tests for gram in pools.ngrams(sample)}
+    assert not any(gram in held for sample in samples for gram in pools.ngrams(sample))
+    assert len({pools.text_key(sample) for sample in samples}) == len(samples)
+    parents = {sample.id.partition("/")[0] for sample in samples}
+    assert parents.isdisjoint({sample.id.partition("/")[0] for sample in tests})
+
+
+def test_a_pool_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rdslib.data.pool.GROUP", 7)
+    samples, _ = pools.build_pool(TINY, NOTHING, 7, [])
+    write_pool(samples, tmp_path / "pool.parquet")
+    pool = PoolFile(tmp_path / "pool.parquet")
+    assert len(pool) == len(samples)
+    assert pool[0] == samples[0]
+    assert pool[-1] == samples[-1]
+    assert pool[5:23] == samples[5:23]
+    assert pool[len(samples) :] == []
+    wanted = [30, 2, 2, 29, 0]
+    assert pool.take(wanted) == [samples[i] for i in wanted]
+    assert pool.sources == [sample.source for sample in samples]
+    with pytest.raises(IndexError):
+        pool[len(samples)]
+
+    some = PoolFile(tmp_path / "pool.parquet", np.array([3, 8, 50]))
+    assert list(some) == [samples[3], samples[8], samples[50]]
+    assert some.ids.to_pylist() == [samples[i].id for i in (3, 8, 50)]
+    assert some.sources == [samples[i].source for i in (3, 8, 50)]

@@ -1,0 +1,246 @@
+"""The guides: every command runs, every file they show is read, and what is made from the code is up to date.
+
+A page's blocks are gone through in order, in a copy of the checkout, where `.venv` is this interpreter's and
+`MODEL` a tiny random model:
+
+- a block after a line that starts with a file's name and ends with a colon, as in "`POOL.jsonl`:", is written
+  to that file;
+- `bash` and `python` blocks are run, but for the commands in `EXEMPT`;
+- a `text` block is what the block before it prints;
+- other JSON and YAML must be valid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+import yaml
+
+from rdslib.cli import app
+from rdslib.methods import SCORERS, digest_of
+from rdslib.params import ROOT
+from tests.docs.docs import DOCS, PARTS, RENEW, renewed
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+# What cannot be run here, and why.
+EXEMPT = {
+    "make figures": "downloads half a gigabyte, and computes for a quarter of an hour",
+    "make test": "runs all tests, these among them",
+    ".venv/bin/rds run --profile paper": "takes a minute, and is run by tests/test_cli.py",
+    ".venv/bin/jupyter lab notebooks": "serves a browser until it is stopped",
+    ".venv/bin/rds evaluate --profile tasks --model MODEL --task GSM8k --limit 100": "downloads test sets",
+    ".venv/bin/rds verify figures/mini": "needs the artifacts of make figures",
+    "#!/bin/bash": "a script for Slurm",
+}
+
+# The line before a block, its language and its text.
+_BLOCK = re.compile(r"^([^\n]*)\n+```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"`([\w/-]+\.[\w.]+)`.*:")
+
+
+class Block(NamedTuple):
+    """A block of code: in which language, of which file (or None), and its text."""
+
+    language: str
+    name: str | None
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    """The blocks of a page that name a language."""
+    found = _BLOCK.findall(page)
+    names = [_NAMED.fullmatch(before) for before, _, _ in found]
+    return [Block(each[1], name and name[1], each[2]) for each, name in zip(found, names, strict=True)]
+
+
+def commands(text: str) -> dict[str, str]:
+    """The commands of a block of bash: as one plain line each, and as they are written."""
+    if text.startswith("#!"):
+        return {text.splitlines()[0]: text}
+    found, command = {}, ""
+    for line in text.splitlines():
+        command += line + "\n"
+        try:
+            words = shlex.split(command.replace("\\\n", " "), comments=True)
+        except ValueError:  # a quotation that goes on
+            continue
+        if words and not line.endswith("\\"):
+            found[" ".join(words)] = command
+            command = ""
+    assert not command.strip(), f"a command that does not end: {command}"
+    return found
+
+
+def run(page: str, folder: Path, environment: dict[str, str]) -> None:
+    """Go through a page's blocks in a folder."""
+    printed = ""
+    for block in blocks(page):
+        if block.name is not None:
+            path = folder / block.name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        elif block.language == "bash":
+            wanted = [text for plain, text in commands(block.text).items() if plain not in EXEMPT]
+            printed = _printed(["bash", "-euo", "pipefail", "-c", "".join(wanted)], folder, environment)
+        elif block.language == "python":
+            printed = _printed([".venv/bin/python", "-c", block.text], folder, environment)
+        elif block.language == "text":
+            assert printed == block.text
+        elif block.language == "json":
+            json.loads(block.text)
+        elif block.language == "yaml":
+            assert yaml.safe_load(block.text)
+
+
+def _printed(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path, tiny_model):
+    """A copy of the checkout, as a reader has it before them, and an environment that looks nowhere else."""
+    for name in ("rdslib", "params", "notebooks", "figures"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "MODEL").symlink_to(tiny_model)
+    apart = {
+        "PYTHONPATH": str(tmp_path),
+        "RDSLIB_HOME": str(tmp_path / "home"),
+        "RDSLIB_MIRROR": "",
+        "HF_HOME": str(tmp_path / "hub"),
+        # A command that would download fails instead.
+        "HF_HUB_OFFLINE": "1",
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    }
+    return tmp_path, {**os.environ, **apart}
+
+
+def runnable(path: Path) -> bool:
+    found = blocks(path.read_text(encoding="utf-8"))
+    return any(
+        block.language == "python" or set(commands(block.text)) - EXEMPT.keys()
+        for block in found
+        if block.language in ("bash", "python") and block.name is None
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if runnable(path)], ids=lambda path: path.name)
+def test_every_command_of_a_page_runs(path, checkout):
+    run(path.read_text(encoding="utf-8"), *checkout)
+
+
+def test_what_is_exempt_is_still_there():
+    shown = {
+        command
+        for path in PAGES
+        for block in blocks(path.read_text(encoding="utf-8"))
+        if block.language == "bash"
+        for command in commands(block.text)
+    }
+    assert EXEMPT.keys() <= shown
+    # No block of any page is missed.
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert len(blocks(text)) == len(re.findall(r"^```\w+$", text, re.MULTILINE)), path.name
+
+
+BAD = {
+    "```bash\nfalse\n```": "false",
+    "```bash\nfalse | true\n```": "false",
+    "```bash\necho $UNKNOWN\n```": "unbound",
+    "```python\n1 / 0\n```": "ZeroDivision",
+    "```bash\necho yes\n```\n\n```text\nno\n```": "no",
+    "`here.txt`:\n\n```text\nyes\n```\n\n```bash\ngrep no here.txt\n```": "grep",
+}
+
+
+@pytest.mark.parametrize("page", BAD)
+def test_a_page_that_is_wrong_fails(page, tmp_path):
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    with pytest.raises(AssertionError, match=BAD[page]):
+        run(f"A page.\n\n{page}\n", tmp_path, {"PATH": os.environ["PATH"]})
+    for broken in ("```json\n{]\n```", "```yaml\na: [\n```"):
+        with pytest.raises((ValueError, yaml.YAMLError)):
+            run(f"A page.\n\n{broken}\n", tmp_path, {})
+
+
+def test_commands_are_told_apart():
+    text = "a 'b\nc' | d  # why\n\n# nothing\ne \\\n  --f\n"
+    assert list(commands(text)) == ["a b\nc | d", "e --f"]
+
+
+MADE = [
+    DOCS / "commands.md",
+    *(path for path in DOCS.glob("*.md") if "<!-- made: " in path.read_text(encoding="utf-8")),
+]
+
+
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
+def test_what_is_made_from_code_and_results_is_up_to_date(path):
+    assert path.is_file(), f"make it: {RENEW}"
+    assert path.read_text(encoding="utf-8") == renewed(path), f"renew it: {RENEW}"
+
+
+def test_what_is_made_is_there(tmp_path):
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    known = typer.main.get_command(app).commands
+    assert re.findall(r"^## rds (.*)$", text, re.MULTILINE) == [n for n, c in known.items() if not c.hidden]
+    for start in (
+        "    rds select --pool POOL --model MODEL -k K --out OUT [OPTIONS]",
+        "| `-k` | text | required |",
+        "| `--as` | `own`, `messages` | `own` |",
+        "| `--exclude` | text, repeatable |  |",
+        "| `--max-per-source` | number, at least 1 |  |",
+        "| `--resume`, `--no-resume` | flag | yes |",
+        "| `FOLDER` | path | required |",
+    ):
+        assert any(line.startswith(start) for line in text.splitlines()), start
+    pages = [path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")]
+    assert all(any(f"<!-- made: {name} -->" in page for page in pages) for name in PARTS)
+    old = tmp_path / "page.md"
+    old.write_text("a\n<!-- made: costs -->\nold\n<!-- end -->\nb\n<!-- end -->\n", encoding="utf-8")
+    assert renewed(old) == f"a\n<!-- made: costs -->\n{PARTS['costs']()}<!-- end -->\nb\n<!-- end -->\n"
+
+
+def test_every_method_is_described_as_it_is():
+    lines = (DOCS / "methods.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    queries = {name.strip("`"): cell for name, _, _, cell, _ in cells[1:]}
+    wanted = {True: "with responses", False: "prompts will do"}
+    assert queries == {
+        name: wanted[scorer.needs_response] if scorer.needs_queries else "none"
+        for name, scorer in SCORERS.items()
+        if digest_of(name) is None
+    }
+
+
+def test_links_lead_somewhere():
+    lost, found = [], 0
+    for path in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            name, _, heading = link.partition("#")
+            if "://" in link:
+                continue
+            found += 1
+            target = path.parent / name if name else path
+            if not target.exists() or (heading and heading not in _anchors(target)):
+                lost.append((path.name, link))
+    assert found > 30
+    assert lost == []
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,0 +1,195 @@
+"""What a person sees: notebooks in JupyterLab and the report, in a real browser without a network."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import papermill
+import pytest
+
+from rdslib.figures import charts as figures
+from rdslib.figures import specs as tables
+from rdslib.figures.publish import publish
+from rdslib.figures.report import write_report
+from rdslib.pipeline.study import Study
+from tests.figures import browser
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def home():
+    browser.programs()
+    with browser.home() as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def lab(home):
+    with browser.jupyterlab(home, NOTEBOOKS) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def driver(home, request):
+    evidence = browser.Evidence()
+    request.config.pluginmanager.register(evidence)
+    with browser.chromium(home) as driver:
+        yield driver
+    request.config.pluginmanager.unregister(evidence)
+
+
+@pytest.fixture
+def open_notebook(driver, lab):
+    """Opens a notebook by its name; its kernel ends with the test."""
+    yield lambda name: browser.Notebook(driver, lab, name)
+    driver.get("about:blank")
+    lab.stop_kernels()
+
+
+# Of each kind one: points, shares, a table of scores, a table of counts.
+IN_REPORT = ["fig1_pareto", "fig7_sources_by_method", "tab1_single_task", "tab5_pool_sources"]
+
+
+@pytest.fixture(scope="module")
+def report(home):
+    """The page of some figures and tables of `tiny`."""
+    folder = home.folder / "figures"
+    study = Study.load("tiny", home=home.folder / "rdslib")
+    for name in IN_REPORT:
+        table = tables.table(study, name)
+        publish(study, name, getattr(figures, name)(table), table, out=folder)
+    return write_report("tiny", folder, home.folder / "report.html")
+
+
+@pytest.fixture(params=[(390, 844), (1280, 900)], ids=["phone", "desktop"])
+def screen(driver, request):
+    """The browser on a screen of this width and height."""
+    with browser.screen(driver, *request.param):
+        yield request.param
+
+
+def set_parameters(lab, name, **parameters):
+    """Write parameters into the lab's copy of a notebook, as `rds run` gives them."""
+    path = str(lab.folder / name)
+    papermill.execute_notebook(path, path, parameters, prepare_only=True, progress_bar=False)
+
+
+def test_a_figure_appears(open_notebook, tmp_path):
+    """As a newcomer does it: the parameters are typed over, then Run All Cells."""
+    notebook = open_notebook("fig1_pareto.ipynb")
+    notebook.replace('"mini"', "tiny")
+    notebook.replace("None", f'"{tmp_path}"')
+    notebook.run_all()
+    assert notebook.headings()[0].startswith("Figure 1: ")
+    ((width, height),) = notebook.pictures()
+    assert width > 300
+    assert height > 200
+    assert "What it shows" in notebook.outputs()
+    assert {f"fig1_pareto.{kind}" for kind in ("png", "svg", "csv", "json")} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+def test_a_table_appears(open_notebook, lab, tmp_path):
+    set_parameters(lab, "tab1_single_task.ipynb", profile="tiny", out=str(tmp_path))
+    notebook = open_notebook("tab1_single_task.ipynb")
+    notebook.run_all()
+    assert notebook.headings()[0].startswith("Table 1: ")
+    published, measured = notebook.tables()
+    assert ["Random (bal.)", "42.2", "41.1"] in published
+    assert [cell.split("\n")[0] for cell in measured[0]] == ["Method", "Sums", "Reverse", "Average"]
+    cells = [cell for row in measured if row[0] == "RDS+" for cell in row[1:]]
+    # From two pools, for two tasks and on average; each score has its interval in small print under it.
+    assert len(cells) == 2 * 3
+    assert all(re.fullmatch(r"[\d.]+\n[\d.]+ to [\d.]+", cell) for cell in cells)
+    assert "What it shows" in notebook.outputs()
+
+
+def test_widgets_answer(open_notebook, lab, driver):
+    """In each part another choice shows something else, and nothing is fetched from elsewhere."""
+    set_parameters(lab, "explore.ipynb", profile="tiny")
+    browser.requests(driver)
+    notebook = open_notebook("explore.ipynb")
+    notebook.run_all()
+
+    near = notebook.part("1.")
+    assert "Nearest to it by RDS+" in near.text()
+    by_rds = near.rows()
+    assert by_rds
+    other = next(name for name in near.choices("Method") if name != "RDS+")
+    near.choose("Method", other)
+    notebook.wait(lambda: f"Nearest to it by {other}" in near.text(), "the method stays")
+    to_first = near.rows()
+    assert len(to_first) == len(by_rds)
+    assert to_first != by_rds
+    query = near.choices("Query")[1]
+    near.choose("Query", query)
+    # The choice is the query's number and its beginning, in one line.
+    notebook.wait(lambda: query.partition(": ")[2] in " ".join(near.text().split()), "the query stays")
+    notebook.wait(lambda: near.rows() != to_first, "the samples stay")
+
+    for heading in ("2.", "4."):
+        drawn = notebook.part(heading)
+        shown = drawn.picture()
+        drawn.choose("Method", drawn.choices("Method")[0])
+        shown = drawn.another_picture(shown)
+        drawn.type_number("Budget", 5)
+        drawn.another_picture(shown)
+
+    compared = notebook.part("3.")
+    rows = compared.rows()
+    first = compared.choices("First")[1]
+    compared.choose("First", first)
+    notebook.wait(lambda: f"{first} only" in compared.text(), "the method stays")
+    assert compared.rows() != rows
+    rows = compared.rows()
+    compared.type_number("Budget", 7)
+    notebook.wait(lambda: "Of 7 samples each" in compared.text(), "the budget stays")
+    assert compared.rows() != rows
+
+    asked = browser.requests(driver)
+    assert asked
+    assert [url for url in asked if not url.startswith((lab.url, "data:", "blob:"))] == []
+
+
+def test_the_report_opens_from_disk(report, driver, screen):
+    width, height = screen
+    browser.requests(driver), browser.complaints(driver)
+    driver.get(report.as_uri())
+    assert width_wanted(driver) == width
+    driver.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert width_wanted(driver) == width
+
+    headings = driver.find_elements("css selector", "h1, h2, h3, h4, h5, h6")
+    levels = [int(each.tag_name[1]) for each in headings]
+    assert all(each.text for each in headings)
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+    assert levels.count(2) == len(IN_REPORT) + 1
+
+    pictures = driver.find_elements("tag name", "img")
+    assert pictures
+    assert all(each.get_attribute("alt").strip() for each in pictures)
+    assert all(min(size) > 0 for size in browser.sizes(pictures))
+
+    links = driver.find_elements("css selector", "nav a")
+    assert len(links) == len(IN_REPORT)
+    for link in links:
+        link.click()
+        target = driver.find_element("css selector", ":target")
+        assert target.text == link.text
+        top = driver.execute_script("return arguments[0].getBoundingClientRect().y", target)
+        assert -1 < top < height
+    assert {url.partition(":")[0] for url in browser.requests(driver)} == {"file", "data"}
+    assert browser.complaints(driver) == []
+
+
+def width_wanted(driver):
+    """How wide a page needs the window to be so that it does not scroll sideways, as it is laid out now."""
+    return driver.execute_script("""
+        const page = document.documentElement;
+        return window.innerWidth + page.scrollWidth - page.clientWidth""")

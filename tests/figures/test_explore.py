@@ -1,0 +1,361 @@
+"""Exploring under `tiny`: against naive computations, and the widgets without a browser."""
+
+from __future__ import annotations
+
+import html.parser
+
+import ipywidgets as widgets
+import matplotlib.text
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdslib.data.pool import subset
+from rdslib.errors import UserError
+from rdslib.figures import explore_widgets
+from rdslib.figures import style as drawing
+from rdslib.figures.explore import Explorer
+from rdslib.figures.notebooks import run_notebook
+from rdslib.figures.plain_text import TURNS, WIDTH, shortened, text_of
+from rdslib.methods import features, get_scorer
+from rdslib.params import ROOT
+from rdslib.pipeline.study import Study
+
+NOTEBOOK = ROOT / "notebooks" / "explore.ipynb"
+RUDE = '<img src=x onerror="alert(1)"> & <script>alert(2)</script>'
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def explorer(home):
+    study = Study.load("tiny", home=home)
+    explorer = Explorer(study)
+    study.compute(explorer.steps())
+    return explorer
+
+
+@pytest.fixture
+def rude(home):
+    """An explorer of its own, of a pool and queries whose every message is HTML."""
+    explorer = Explorer(Study.load("tiny", home=home))
+    messages = [{"role": "user", "content": RUDE}, {"role": "assistant", "content": RUDE}]
+    explorer.samples["messages"] = [messages] * len(explorer.samples)
+    explorer.samples["source"] = RUDE
+    for task in explorer.tasks:
+        for query in explorer.queries(task):
+            query.messages[:] = messages
+    return explorer
+
+
+def vectors(explorer, task):
+    """RDS+ vectors of the pool (None) or of a task's queries, read plainly."""
+    step = explorer.study.features("lm.weighted_all", task)
+    return features.read_all(explorer.study.store.path(step), "weighted_all").astype(np.float32)
+
+
+# Tables.
+
+
+@pytest.mark.parametrize("query", [0, 3])
+def test_neighbours_equal_a_naive_computation(explorer, query):
+    scores = vectors(explorer, None) @ vectors(explorer, "Reverse")[query]
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:7]
+    pool = explorer.study.pool_table().iloc[order]
+    found = explorer.neighbours("Reverse", query, "rds", 7)
+    assert list(found.columns) == ["rank", "score", "source", "id", "text"]
+    assert found["rank"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert found["id"].tolist() == pool["id"].tolist()
+    assert found["source"].tolist() == pool["source"].tolist()
+    np.testing.assert_allclose(found["score"], scores[order], rtol=1e-6)
+    assert found["text"].iloc[0].startswith(pool["messages"].iloc[0][0]["content"])
+
+
+def test_a_method_of_one_pool_finds_neighbours_there(explorer):
+    small = explorer.study.pool_table()["id"].iloc[subset(120, 60, 7)]
+    assert explorer.pools("less") == ["small"]
+    assert explorer.pools("rds") == ["all", "small"]
+    assert explorer.pools("rds", "less") == ["small"]
+    assert set(explorer.neighbours("Sums", 0, "less", 60)["id"]) == set(small)
+
+
+def test_selections_are_those_of_the_study(explorer):
+    """Every run of the grid, method by method, to the last column."""
+    study, grid = explorer.study, explorer.study.experiment.grid
+    runs = [*study.single_task_runs(), *study.ablation_runs(), *study.multi_task_runs()]
+    runs += study.second_pool_runs()
+    for method in study.methods:
+        for budget in grid.source_budgets:
+            runs += study.runs_of(method, explorer.pools(method)[0], budget, multi=True)
+    assert {run.method for run in runs} == set(study.methods) == set(explorer.methods)
+    for run in runs:
+        task = run.targets[0] if len(run.targets) == 1 else None
+        found = explorer.selection(run.method, run.budget, task, run.pool)
+        pd.testing.assert_frame_equal(found, study.picks(run), check_dtype=False)
+
+
+def test_any_budget_up_to_the_largest(explorer):
+    for method in explorer.methods:
+        pool = explorer.pools(method)[0]
+        for task in (None, "Sums"):
+            largest = explorer.largest(method, task)
+            whole = explorer.selection(method, largest, task)
+            assert whole["position"].is_unique
+            assert len(whole) == largest
+            # A smaller selection is the beginning of a larger one.
+            assert explorer.selection(method, 1, task)["id"].tolist() == whole["id"].tolist()[:1]
+            some = explorer.selection(method, largest - 1, task)
+            assert some["id"].tolist() == whole["id"].tolist()[:-1]
+            with pytest.raises(UserError, match=f"method {method}: {largest + 1} samples are asked for"):
+                explorer.selection(method, largest + 1, task)
+        if pool == "all":
+            assert explorer.largest(method, None, "small") <= 60
+    # A third of the pool is passed over, and what has no IFD of at most 1 is not offered.
+    assert explorer.largest("mid_ppl") == 120 - 39
+    assert explorer.largest("ifd") < 120
+
+
+def test_the_mix_counts_the_pool_and_the_selection(explorer):
+    for method in ("less", "random_balanced", "rds"):
+        table = explorer.mix(method, 15, "Sums").set_index(["selection", "source"])["count"]
+        pool, method_name = table.index.unique("selection")
+        assert pool == "The pool"
+        kept = slice(None) if method != "less" else subset(120, 60, 7)
+        sources = explorer.study.pool_table()["source"].iloc[kept]
+        assert table[pool].to_dict() == sources.value_counts().to_dict()
+        drawn = explorer.selection(method, 15, "Sums")["source"].value_counts()
+        assert {name: n for name, n in table[method_name].items() if n} == drawn.to_dict()
+
+
+@pytest.mark.parametrize(("second", "pool_size"), [("rds_eos", 120), ("less", 60), ("random", 120)])
+def test_a_comparison_is_set_arithmetic(explorer, second, pool_size):
+    pool = "small" if pool_size == 60 else "all"
+    ours, theirs = (explorer.selection(method, 20, "Reverse", pool) for method in ("rds", second))
+    a, b = set(ours["id"]), set(theirs["id"])
+    sources = dict(zip([*ours["id"], *theirs["id"]], [*ours["source"], *theirs["source"]], strict=True))
+    found = explorer.compare("rds", second, 20, "Reverse", shown=4)
+    assert found.pool_size == pool_size
+    assert found.overlap == len(a & b)
+    assert found.jaccard == pytest.approx(len(a & b) / len(a | b))
+    for column, ids in (("only_first", a - b), ("both", a & b), ("only_second", b - a)):
+        counted = found.sources.set_index("source")[column]
+        assert counted.to_dict() == {s: sum(sources[i] == s for i in ids) for s in explorer.sources}
+    for listed, picks, other in ((found.only_first, ours, b), (found.only_second, theirs, a)):
+        places = [place for place, i in enumerate(picks["id"]) if i not in other][:4]
+        assert listed["rank"].tolist() == [place + 1 for place in places]
+        assert listed["id"].tolist() == picks["id"].iloc[places].tolist()
+    same = explorer.compare(second, second, 20)
+    assert (same.overlap, same.jaccard, len(same.only_first)) == (20, 1, 0)
+
+
+@pytest.mark.parametrize(("task", "queries"), [("Sums", 4), (None, 8)])
+def test_the_map_is_the_pool_and_the_queries(explorer, home, task, queries):
+    table = explorer.map("rds", 10, task)
+    assert table["kind"].value_counts().to_dict() == {"pool": 120, "query": queries}
+    assert table["id"][:120].tolist() == explorer.study.pool_table()["id"].tolist()
+    picks = explorer.selection("rds", 10, task)
+    assert set(table["id"][table["selected"]]) == set(picks["id"])
+    # By the singular vectors of the centred pool, up to the sign of each.
+    pool, asked = vectors(explorer, None), vectors(explorer, "Sums")
+    axes = np.linalg.svd(pool - pool.mean(axis=0), full_matrices=False)[2][:2]
+    plain = np.concatenate([pool, asked]) - pool.mean(axis=0)
+    np.testing.assert_allclose(table[["x", "y"]].abs()[:124], np.abs(plain @ axes.T), atol=1e-4)
+    again = Explorer(Study.load("tiny", home=home)).map("rds", 10, task)
+    pd.testing.assert_frame_equal(table, again)
+
+
+@pytest.mark.parametrize("name", ["mix_figure", "map_figure"])
+@pytest.mark.parametrize("method", ["random", "less", "rds"])
+def test_figures_are_drawn_and_the_same_twice(explorer, name, method):
+    first, second = (getattr(explorer, name)(method, 10, None) for _ in range(2))
+    assert drawing.png(first) == drawing.png(second)
+    words = [text.get_text() for text in first.findobj(matplotlib.text.Text)]
+    aim = "" if method == "random" else " for all tasks"
+    size = 60 if method == "less" else 120
+    assert any(word.endswith(f": 10 samples selected from {size}{aim}") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda e: e.neighbours("Sum", 0, "rds"), "unknown task 'Sum'; tasks: Sums, Reverse"),
+        (lambda e: e.neighbours("Sums", 4, "rds"), "query 4 of Sums: there are 4; use a number from 0 to 3"),
+        (lambda e: e.neighbours("Sums", -1, "rds"), "query -1 of Sums"),
+        (lambda e: e.neighbours("Sums", 0, "random"), "method random: does not look at queries; use one of"),
+        (lambda e: e.neighbours("Sums", 0, "rds", 0), "0 neighbours are asked for; ask for at least 1"),
+        (lambda e: e.selection("less", 1, None, "all"), "method less: selects from the pools small, not"),
+        (lambda e: e.largest("rds", None, "big"), "method rds: selects from the pools all, small, not from"),
+        (lambda e: e.selection("rsd", 1), "unknown method 'rsd'; methods of this study: random,"),
+        (lambda e: e.selection("rds", 0), "method rds: 0 samples are asked for"),
+        (lambda e: e.selection("rds", 1, "Sum"), "unknown task 'Sum'"),
+        (lambda e: e.map("random", 1, "Sum"), "unknown task 'Sum'"),
+        (lambda e: Explorer(Study.load("paper")), "profile paper: has no pool to explore"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(explorer, ask, message):
+    with pytest.raises(UserError) as error:
+        ask(explorer)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_texts_are_whole_or_shortened():
+    turns = [{"role": "system", "content": " be\nkind "}, {"role": "user", "content": "a\n\n b  c"}]
+    turns += [{"role": "assistant", "content": "x" * (WIDTH + 1)}, {"role": "user", "content": "y" * WIDTH}]
+    assert text_of(turns[:2]) == "be\nkind\na\n\n b  c"
+    assert shortened(turns) == f"be kind\na b c\n→ {'x' * (WIDTH - 1)}…\n{'y' * WIDTH}"
+    assert shortened(turns * 2).splitlines()[TURNS:] == ["… 4 more messages"]
+
+
+# Widgets.
+
+
+def inside(part, kind):
+    """The widgets of one kind in a part, by their description or else in order."""
+    found, left = {}, [part]
+    while left:
+        widget = left.pop(0)
+        if isinstance(widget, kind):
+            found[getattr(widget, "description", "") or len(found)] = widget
+        left += getattr(widget, "children", ())
+    return found
+
+
+class Text(html.parser.HTMLParser):
+    """The tags and the text of HTML, as a browser takes it."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.tags, self.text = set(), ""
+        self.feed(value)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        assert {name for name, _ in attributes} <= {"dir", "style"}
+
+    def handle_data(self, data):
+        self.text += data + "\n"
+
+
+def shown(part):
+    """The text that a part shows; the first is the error line, which is empty."""
+    return [Text(each.value).text for each in inside(part, widgets.HTML).values()]
+
+
+def test_another_query_shows_its_own_neighbours(explorer):
+    part = explore_widgets.neighbours(explorer)
+    controls = inside(part, widgets.Dropdown)
+    assert [name for _, name in controls["Method"].options] == [
+        name for name in explorer.methods if get_scorer(name).needs_queries
+    ]
+    for task, number, method in (("Sums", 0, "rds"), ("Sums", 2, "rds"), ("Reverse", 0, "rds"),
+                                 ("Reverse", 0, "less")):  # fmt: skip
+        controls["Task"].value = task
+        controls["Query"].value = (task, number)
+        controls["Method"].value = method
+        error, asked, near = shown(part)
+        assert error.strip() == ""
+        assert asked.strip() == text_of(explorer.queries(task)[number].messages)
+        texts = explorer.neighbours(task, number, method)["text"]
+        assert all(text in near for text in texts)
+        assert near.index(texts.iloc[0]) < near.index(texts.iloc[1])
+    assert [value for _, value in controls["Query"].options] == [("Reverse", n) for n in range(4)]
+
+
+@pytest.mark.parametrize("build", [explore_widgets.mix, explore_widgets.pool_map])
+def test_pictures_follow_their_controls(explorer, build):
+    part = build(explorer)
+    (picture,) = inside(part, widgets.Image).values()
+    (slider,) = inside(part, widgets.IntSlider).values()
+    controls = inside(part, widgets.Dropdown)
+    assert slider.value == 48
+    assert picture.value[:4] == b"\x89PNG"
+    seen = [picture.value]
+    for control, value in ((slider, 7), (controls["Task"], "Sums"), (controls["Method"], "random"),
+                           (controls["Method"], "ifd")):  # fmt: skip
+        control.value = value
+        assert picture.value not in seen
+        seen.append(picture.value)
+    assert slider.max == explorer.largest("ifd")
+    # A budget that a method cannot give becomes the largest that it can.
+    controls["Method"].value = "rds"
+    slider.value = 120
+    controls["Method"].value = "less"
+    assert (slider.value, slider.max) == (60, 60)
+    assert shown(part)[0].strip() == ""
+
+
+def test_comparisons_follow_their_controls(explorer):
+    part = explore_widgets.comparison(explorer)
+    (slider,) = inside(part, widgets.IntSlider).values()
+    controls = inside(part, widgets.Dropdown)
+    slider.value = 20
+    for first, second, task in (("rds", "random", ""), ("rds", "less", "Sums"), ("ifd", "ifd", "")):
+        controls["First"].value, controls["Second"].value, controls["Task"].value = first, second, task
+        found = explorer.compare(first, second, 20, task or None)
+        error, text = shown(part)
+        assert error.strip() == ""
+        assert f"Of 20 samples each, from a pool of {found.pool_size}, both took {found.overlap} " in text
+        assert all(row in text for row in [*found.only_first["text"], *found.only_second["text"]])
+
+
+def test_a_sample_cannot_bring_its_own_html(rude):
+    for build in (explore_widgets.neighbours, explore_widgets.comparison):
+        part = build(rude)
+        values = [widget.value for widget in inside(part, widgets.HTML).values()]
+        read = [Text(value) for value in values]
+        assert set().union(*(each.tags for each in read)) <= {"div", "p", "b", "table", "tr", "th", "td"}
+        assert RUDE in "".join(each.text for each in read)
+        assert "<img" not in "".join(values)
+        assert not any(control.description_allow_html for control in inside(part, widgets.Dropdown).values())
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (UserError("no <such>\nthing"), "no <such> thing"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
+    ],
+)
+def test_errors_are_one_line_in_the_widget(explorer, monkeypatch, problem, message):
+    part = explore_widgets.comparison(explorer)
+    error, _ = inside(part, widgets.HTML).values()
+    (slider,) = inside(part, widgets.IntSlider).values()
+    body = part.children[-1]
+
+    def fails(*_):
+        raise problem
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer, "compare", fails)
+        slider.value -= 1
+    assert Text(error.value).text.strip() == message
+    assert body.layout.display == "none"
+    slider.value -= 1
+    assert Text(error.value).text.strip() == ""
+    assert body.layout.display is None
+
+
+# The notebook.
+
+
+def test_the_notebook_runs_and_keeps_no_outputs(explorer, home, monkeypatch):
+    monkeypatch.setenv("RDSLIB_HOME", str(home))
+    before = NOTEBOOK.read_bytes()
+    run_notebook("explore", "tiny", "both", None)
+    assert NOTEBOOK.read_bytes() == before
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert [cell.id for cell in code if "parameters" in cell.metadata.get("tags", [])] == ["parameters"]
+    assert notebook.cells[0].cell_type == notebook.cells[-1].cell_type == "markdown"
+    shown = [cell.source.removeprefix("explore_widgets.").split("(")[0] for cell in code[2:]]
+    assert shown == ["neighbours", "mix", "comparison", "pool_map"]
+    assert all(callable(getattr(explore_widgets, name)) for name in shown)

@@ -1,0 +1,265 @@
+"""Sentence embeddings: a tiny model against a naive pooling one text at a time, and the real small one."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from rdslib.data.chat import Sample, format_chat, user_assistant
+from rdslib.errors import UserError
+from rdslib.methods import features
+from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
+from rdslib.methods.embed import EMBED_MINILM, GTR, MINILM, NV, SentenceEmbedding, unpack
+from rdslib.models.flops import FORWARD
+from rdslib.params import Download, Embedder, Experiment, load_profile
+from rdslib.pipeline.store import sha256_of
+
+CUT = 50
+INSTRUCTION = "find what is near: "
+SAMPLES = [
+    Sample(str(i), "s", user_assistant("abcdefghijk"[i:] + "z" * (7 * i % 30), "xyz"[: i % 3]))
+    for i in range(11)
+]
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch):
+    """On a GPU as well, so that the naive version gives the same numbers."""
+    monkeypatch.setattr("rdslib.models.device.compute_dtype", lambda: torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """The folder of a random sentence-transformers model whose tokens are letters."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]"]
+    words = [*special, *(chr(code) for code in range(33, 127))]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s*"), "removed")
+    core.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        eos_token="[EOS]", model_max_length=64,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        bert = BertModel(
+            BertConfig(
+                vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                intermediate_size=32, max_position_embeddings=64, initializer_range=0.5,
+            )
+        )  # fmt: skip
+    plain, folder = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("sentences")
+    bert.save_pretrained(plain)
+    tokenizer.save_pretrained(plain)
+    transformer = Transformer(str(plain))
+    SentenceTransformer(modules=[transformer, Pooling(16, "mean")]).save(str(folder))
+    return folder
+
+
+def embedder(path, **changes):
+    values = {
+        "path": path and str(path),
+        "max_length": CUT,
+        "batch_size": 4,
+        "query_instruction": INSTRUCTION,
+    }
+    return Embedder(**{**values, **changes})
+
+
+def experiment(downloads=None, **embedders):
+    """What an embedding reads of an experiment."""
+    return Experiment.model_construct(downloads=downloads or {}, embedders=embedders)
+
+
+def prepared(extractor, given, folder):
+    folder.mkdir(exist_ok=True)
+    counts = extractor.prepare(Preparation(given, folder, [], {}, folder, None))
+    assert counts["flops"] == 0
+    return folder
+
+
+def extract(extractor, given, folder, samples=SAMPLES, queries=False):
+    seen = []
+    opened = extractor.open(Extraction(given, folder, folder, ("sentence",), queries))
+    made = opened.make(opened.read(samples), seen.extend)
+    assert sorted(seen) == list(range(len(samples)))
+    return made
+
+
+def naive(folder, text):
+    """One text: the mean of the last hidden states of its tokens, of length 1, and how many they are."""
+    from transformers import AutoTokenizer, BertModel
+
+    ids = AutoTokenizer.from_pretrained(folder)(text, truncation=True, max_length=CUT)["input_ids"]
+    with torch.inference_mode():
+        mean = BertModel.from_pretrained(folder)(torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
+    return (mean / mean.norm()).numpy(), len(ids)
+
+
+def test_scores_are_cosines_of_naive_embeddings(tiny_bert, tmp_path):
+    from transformers import BertModel
+
+    given = experiment(minilm=embedder(tiny_bert))
+    folder = prepared(MINILM, given, tmp_path / "prepared")
+    queries = SAMPLES[3:5]
+    made = extract(MINILM, given, folder), extract(MINILM, given, folder, queries, queries=True)
+    for name, rows in zip(("pool", "queries"), made, strict=True):
+        (tmp_path / name).mkdir()
+        sentences = rows.rows["sentence"]
+        assert sentences.dtype == np.float16
+        features.write(tmp_path / name / features.shard_name("sentence", 0), sentences[:6])
+        features.write(tmp_path / name / features.shard_name("sentence", 6), sentences[6:])
+    folders = [{"minilm.sentence": tmp_path / name} for name in ("pool", "queries")]
+    blocks = list(EMBED_MINILM.blocks(ScoringInputs(["s"] * len(SAMPLES), 0, *folders)))
+    scores = np.concatenate([block for _, block in blocks], axis=1)
+
+    texts = [format_chat(sample.messages, "") for sample in SAMPLES]
+    pool = [naive(tiny_bert, text) for text in texts]
+    # The instruction stands before queries only.
+    wanted = [naive(tiny_bert, INSTRUCTION + text) for text in texts[3:5]]
+    expected = [[np.dot(q, d) for d, _ in pool] for q, _ in wanted]
+    np.testing.assert_allclose(scores, expected, atol=2e-3)
+    assert np.ptp(expected) > 0.05
+    lengths = np.array([length for _, length in pool])
+    assert lengths.max() == CUT
+    assert lengths.min() < CUT
+    assert made[0].counts == {"tokens": lengths.sum()}
+    assert made[1].counts == {"tokens": sum(length for _, length in wanted)}
+    bert = BertModel.from_pretrained(tiny_bert)
+    size = sum(p.numel() for p in bert.parameters()) - bert.embeddings.word_embeddings.weight.numel()
+    np.testing.assert_allclose(made[0].rows[COST], FORWARD * size * lengths)
+
+
+def test_a_models_own_limit_holds(tiny_bert, tmp_path):
+    given = experiment(minilm=embedder(tiny_bert, max_length=2048))
+    folder = prepared(MINILM, given, tmp_path / "prepared")
+    long = Sample("long", "s", user_assistant("x" * 100, "y"))
+    assert extract(MINILM, given, folder, [long]).counts == {"tokens": 64}
+
+
+def test_an_end_token_is_added_where_the_model_wants_it(tiny_bert, tmp_path):
+    extractor = SentenceEmbedding("minilm", embedder(tiny_bert), add_eos=True)
+    folder = prepared(extractor, experiment(), tmp_path / "prepared")
+    short = [Sample("0", "s", user_assistant("a", "b"))]
+    found = extract(extractor, experiment(), folder, short).rows["sentence"][0]
+    expected, _ = naive(tiny_bert, format_chat(short[0].messages, "") + "[EOS]")
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_a_model_is_unpacked_from_a_download(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("package/__init__.py", "")
+        for path in tiny_bert.rglob("*"):
+            if path.is_file():
+                zipped.write(path, f"package/model/{path.relative_to(tiny_bert)}")
+    download = Download(uri=f"file:{archive}", sha256=sha256_of(archive))
+    packed = embedder(None, download="d", members="package/model/*")
+    given = experiment({"d": download}, minilm=packed)
+    folder = prepared(MINILM, given, tmp_path / "unpacked")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"config.json", "1_Pooling/config.json"} <= names
+    assert "__init__.py" not in names
+    direct = experiment(minilm=embedder(tiny_bert))
+    found = extract(MINILM, given, folder).rows["sentence"]
+    expected = extract(MINILM, direct, prepared(MINILM, direct, tmp_path / "pointer")).rows["sentence"]
+    np.testing.assert_array_equal(found, expected)
+    # Another pin is another model.
+    other = experiment({"d": download.model_copy(update={"sha256": "0" * 64})}, minilm=packed)
+    assert MINILM.recipe(given) != MINILM.recipe(other)
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
+def test_a_member_that_leads_out_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="leads out of the folder"):
+        unpack({"a/config.json": b"", name: b""}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_chooses_the_model_and_keeps_the_instruction():
+    assert GTR.params(experiment()).path == "sentence-transformers/gtr-t5-base"
+    instruction = "Instruct: Given a sample, find the passages closest to that sample.\nQuery: "
+    assert NV.params(experiment()).query_instruction == instruction
+    own = Embedder(path="folder", max_length=8, batch_size=2)
+    assert NV.params(experiment(nv=own)).path == "folder"
+    assert NV.params(experiment(nv=own)).query_instruction == instruction
+    without = Embedder(path="folder", max_length=8, batch_size=2, query_instruction="")
+    assert NV.params(experiment(nv=without)).query_instruction == ""
+
+
+def test_code_of_a_model_is_not_run_unless_allowed(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    message = (
+        r"^embedder 'nv': nvidia/NV-Embed-v2 runs code that comes with it; if you trust its authors, set "
+        r"embedders\.nv\.trust_remote_code: true in the profile, beside path: nvidia/NV-Embed-v2, "
+        r"max_length: 8192, batch_size: 4$"
+    )
+    with pytest.raises(UserError, match=message):
+        prepared(NV, experiment(), tmp_path / "nv")
+
+    own = tmp_path / "own"
+    own.mkdir()
+    for path in tiny_bert.rglob("*"):
+        if path.is_file():
+            (own / path.relative_to(tiny_bert)).parent.mkdir(exist_ok=True)
+            (own / path.relative_to(tiny_bert)).write_bytes(path.read_bytes())
+    config = json.loads((own / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (own / "config.json").write_text(json.dumps(config))
+    (own / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise RuntimeError('mine')\n")
+    with pytest.raises(UserError, match=r"set embedders\.minilm\.trust_remote_code: true"):
+        prepared(MINILM, experiment(minilm=embedder(own)), tmp_path / "a")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(UserError, match=r"cannot be loaded \(mine\)"):
+        prepared(MINILM, experiment(minilm=embedder(own, trust_remote_code=True)), tmp_path / "b")
+    assert (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_not_safetensors_are_refused(tiny_bert, tmp_path):
+    own = tmp_path / "own"
+    (own / "1_Pooling").mkdir(parents=True)
+    for name in (
+        "config.json",
+        "modules.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "1_Pooling/config.json",
+    ):
+        (own / name).write_bytes((tiny_bert / name).read_bytes())
+    torch.save({}, own / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no file named model\.safetensors.*model with safetensors weights"):
+        prepared(MINILM, experiment(minilm=embedder(own)), tmp_path / "a")
+
+
+@pytest.mark.real
+def test_the_real_model_says_what_is_alike(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    given = load_profile("mini").experiment
+    folder = prepared(MINILM, given, tmp_path / "prepared")
+    samples = [
+        Sample("0", "s", user_assistant("What is the capital of France?", "Paris.")),
+        Sample("1", "s", user_assistant("Which city is France's capital?", "It is the city of Paris.")),
+        Sample("2", "s", user_assistant("Sort a list in Python.", "Use sorted(items).")),
+    ]
+    found = extract(MINILM, given, folder, samples).rows["sentence"].astype(np.float32)
+    cosines = found @ found.T
+    assert cosines[0, 1] > 0.8 > 0.5 > max(cosines[0, 2], cosines[1, 2])
+    model = SentenceTransformer(str(folder), device="cpu")
+    texts = [
+        f"<|user|>\n{s.messages[0]['content']}\n<|assistant|>\n{s.messages[1]['content']}" for s in samples
+    ]
+    expected = [model.encode(text, normalize_embeddings=True) for text in texts]
+    np.testing.assert_allclose(found, expected, atol=2e-3)

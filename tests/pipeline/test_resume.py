@@ -1,0 +1,118 @@
+"""An encode of 200 shards through twenty SIGKILLs, and shards that were damaged afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from rdslib.params import Encode, load_profile
+from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.store import MANIFEST
+from rdslib.pipeline.study import Study
+
+SHARDS, KILLS = 200, 20
+
+# One process loads the libraries, and a fork of it computes until it is killed: after a random number of more
+# shards, and a random part of the next one's time.
+PROGRAM = textwrap.dedent(
+    """
+    import os, random, signal, sys, time
+    from pathlib import Path
+    from rdslib.models import encode
+    from rdslib.models import loading as models
+    from rdslib.models import train
+    from tests.test_resume import KILLS, study
+    home = Path(sys.argv[1])
+
+    def shards():
+        # Lines of the journal, in which each whole shard has one.
+        return sum(path.read_bytes().count(b"\\n") for path in home.glob("artifacts/encode/*/shards.jsonl"))
+
+    made = study(home)
+    made.compute([made.model, made.data])
+    rng = random.Random(0)
+    kills = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            child_study = study(home)
+            child_study.compute([child_study.features("lm.nll", None)])
+            os._exit(0)
+        if kills < KILLS:
+            until = shards() + rng.randint(1, 8)
+            while shards() < until:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.02))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            kills += 1
+        else:
+            print(kills, os.waitstatus_to_exitcode(status))
+            break
+    """
+)
+
+
+def study(home):
+    """The tiny study, with a pool of 400 samples in shards of two."""
+    profile = load_profile("tiny")
+    experiment = profile.experiment
+    sources = tuple(source.model_copy(update={"samples": 200}) for source in experiment.pool.sources[:2])
+    experiment = experiment.model_copy(
+        update={
+            "pool": experiment.pool.model_copy(update={"sources": sources}),
+            "encode": Encode(max_length=256, token_budget=512, shard_size=2 * 200 // SHARDS),
+        }
+    )
+    return Study(profile.model_copy(update={"experiment": experiment}), home)
+
+
+def files(made):
+    folder = made.store.path(made.features("lm.nll", None))
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory):
+    """The homes of an encode that was killed again and again, and of one that was not."""
+    killed, whole = tmp_path_factory.mktemp("killed"), tmp_path_factory.mktemp("whole")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(killed)], capture_output=True, text=True, timeout=600
+    )
+    assert done.stdout.split() == [str(KILLS), "0"], done.stderr[-2000:]
+    calm = study(whole)
+    calm.compute([calm.features("lm.nll", None)])
+    return killed, whole
+
+
+def test_twenty_kills_leave_no_trace(homes):
+    killed, whole = homes
+    step = study(whole).features("lm.nll", None)
+    shards = study(whole).store.manifest(step)["shards"]
+    assert len(shards) > SHARDS * 0.9  # a few samples are duplicates, and left out
+    assert files(study(killed)) == files(study(whole))
+    assert study(killed).store.manifest(step)["files"] == study(whole).store.manifest(step)["files"]
+    assert not list(killed.rglob("*.part"))
+
+
+def test_damaged_shards_are_found_before_their_scores_are_used(homes, capsys):
+    home, whole = homes
+    step = study(home).features("lm.nll", None)
+    shards = sorted(study(home).store.path(step).glob("weighted_all-*.npy"))
+    flipped = bytearray(shards[3].read_bytes())
+    flipped[-5] ^= 64
+    shards[3].write_bytes(flipped)
+    shards[9].write_bytes(shards[9].read_bytes()[:-100])
+    run = Run("rds", "all", 30, ("Sums",), 7)
+    mended, calm = study(home), study(whole)
+    for each in (mended, calm):
+        each.compute([each.selection(run)])
+    told = capsys.readouterr().err
+    assert f"{shards[3].name} is damaged" in told
+    assert f"{shards[9].name} is damaged" in told
+    assert files(study(home)) == files(calm)
+    assert mended.picks(run).equals(calm.picks(run))

@@ -1,0 +1,345 @@
+"""The whole path under `tiny`, as a person runs it: the command line, real processes, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from rdslib.data.chat import tokenize_chat
+from rdslib.data.pool import subset as pool_subset
+from rdslib.errors import UserError
+from rdslib.figures import specs as tables
+from rdslib.methods import features
+from rdslib.models.loading import load_tokenizer
+from rdslib.params import ROOT
+from rdslib.pipeline import steps as stages
+from rdslib.pipeline.store import MANIFEST, damage
+from rdslib.pipeline.study import Run, Study
+from tests.command import rds
+from tests.killing import run_with_kills
+
+RDS = "lm.weighted_all"
+
+
+def all_steps(study):
+    return [step for name in tables.FIGURES for step in tables.steps(study, name)]
+
+
+def contents(folder, but=(MANIFEST,)):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name not in but}
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory):
+    """A home where every artifact of `tiny` is, made by the command line, with its figures beside."""
+    home = tmp_path_factory.mktemp("home")
+    done = rds("run", "--profile", "tiny", "--out", home / "figures", home=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.fixture
+def tiny(tiny_home):
+    return Study.load("tiny", home=tiny_home)
+
+
+def test_every_notebook_runs_and_leaves_its_figure(tiny_home):
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert names == sorted([*tables.FIGURES, "explore"])
+    names.remove("explore")
+    for name in names:
+        for suffix in ("png", "svg", "csv", "json"):
+            assert (tiny_home / "figures" / f"{name}.{suffix}").stat().st_size > 0
+
+
+def test_provenance_names_the_artifacts_behind_a_figure(tiny_home, tiny):
+    record = json.loads((tiny_home / "figures" / "fig1_pareto.json").read_text())
+    assert record["origins"] == ["measured", "published"]
+    assert {"data", "prepare", "encode", "select", "train", "evaluate", "model"} == {
+        artifact["stage"] for artifact in record["artifacts"]
+    }
+    for artifact in record["artifacts"]:
+        assert damage(tiny.store.folder / artifact["stage"] / artifact["hash"]) == []
+
+
+def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
+    table = pd.read_csv(tiny_home / "figures" / "fig1_pareto.csv")
+    table = table[table["origin"] == "measured"].set_index(["method", "pool_size"])
+    runs = tiny.runs_of("rds", "all", 12, multi=False)
+    values = []
+    for run in runs:
+        task = run.targets[0]
+        before, after = (
+            pd.read_parquet(tiny.store.path(tiny.evaluation(each, task)) / "scores.parquet").sum()
+            for each in (tiny.untuned(), run)
+        )
+        values.append(after["bits"] / after["bytes"] / (before["bits"] / before["bytes"]))
+    assert table.loc[("rds", 120), "score"] == pytest.approx(np.mean(values), rel=1e-5)
+    # FLOPs: 2N for each token of the pool and the task's queries, 6N for each token trained on.
+    parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
+    pool_tokens = tiny.store.manifest(tiny.features(RDS, None))["counts"]["tokens"]
+    costs = []
+    for run in runs:
+        query = tiny.store.manifest(tiny.features(RDS, run.targets[0]))["counts"]["tokens"]
+        trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
+        costs.append(2 * parameters * (pool_tokens + query) + 6 * parameters * trained)
+    assert table.loc[("rds", 120), "flops"] == pytest.approx(np.mean(costs), rel=1e-5)
+
+
+PLUGIN = """
+import numpy as np
+from rdslib.methods import COST, Extract, Extracted, Extractor, Scorer, register
+
+
+class Vowels(Extractor):
+    name = "letters"
+
+    def open(self, given):
+        def read(samples):
+            return ["".join(m["content"] for m in s.messages) for s in samples]
+
+        def make(texts, done):
+            share = [sum(t.count(v) for v in "aeiou") / len(t) for t in texts]
+            done(range(len(texts)))
+            return Extracted({"vowels": np.array(share), COST: np.ones(len(texts))}, {"tokens": 0})
+
+        return Extract(read, make)
+
+
+class MostVowels(Scorer):
+    name = "most_vowels"
+    features = ("letters.vowels",)
+
+    def blocks(self, inputs):
+        for start, rows in inputs.pool("letters.vowels"):
+            yield start, rows[None, :]
+
+
+register(Vowels())
+register(MostVowels())
+"""
+
+
+def test_a_method_from_a_file_outside_the_package_is_in_the_figures(tiny_home, tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    text = text.replace("small: [random,", "small: [most_vowels, random,").replace("name: tiny", "name: mine")
+    (tmp_path / "mine.yaml").write_text(text.replace("  seed: 7\n", "  seed: 7\n  plugins: [mine.py]\n", 1))
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+    names = ("fig1_pareto", "fig7_sources_by_method", "tab1_single_task")
+    only = [part for name in names for part in ("--only", name)]
+    # A relative path, as a person would give it.
+    done = rds("run", "--profile", "mine.yaml", *only, "--out", "figures", home=home, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        rows = pd.read_csv(tmp_path / "figures" / f"{name}.csv").query("method == 'most_vowels'")
+        assert set(rows["origin"]) == {"measured"}
+    row = pd.read_csv(tmp_path / "figures" / "fig1_pareto.csv").query("method == 'most_vowels'").iloc[0]
+    assert row["low"] <= row["score"] <= row["high"]
+
+    # In this process too, and its picks are what it says; another file under its name is another method.
+    mine = Study.load(str(tmp_path / "mine.yaml"), home=home)
+    run = mine.runs_of("most_vowels", "small", 12, multi=False)[0]
+    rows = mine.pool_table().set_index("id")
+    texts = {i: "".join(m["content"] for m in row) for i, row in rows["messages"].items()}
+    share = {i: sum(t.count(v) for v in "aeiou") / len(t) for i, t in texts.items()}
+    kept = rows.index[pool_subset(len(rows), 60, 7)]
+    assert set(mine.picks(run)["id"]) == set(sorted(kept, key=lambda i: -share[i])[:12])
+    before = mine.selection(run).hash
+    (tmp_path / "mine.py").write_text(PLUGIN.replace("aeiou", "aeiouy"))
+    with pytest.raises(UserError, match="has changed since it was loaded"):
+        Study.load(str(tmp_path / "mine.yaml"), home=home)
+    status = rds("status", "--profile", tmp_path / "mine.yaml", home=home).stdout
+    assert before not in status
+    assert "select most_vowels 12 of small" in status
+
+
+def test_a_plugin_that_cannot_be_run_is_one_line(tmp_path):
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("  seed: 7\n", "  seed: 7\n  plugins: [mine.py]\n", 1))
+    for content, message in ((None, "mine.py: cannot be read"), ("1 / 0", "mine.py: cannot be run (ZeroDiv")):
+        if content:
+            (tmp_path / "mine.py").write_text(content)
+        done = rds("status", "--profile", tmp_path / "mine.yaml", home=tmp_path)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_any_number_of_workers_end_in_the_same_files(tiny_home, tmp_path):
+    arguments = ["run", "--profile", "tiny", "--only", "fig1_pareto", "--out", tmp_path / "figures"]
+    done = rds(*arguments, "--workers", 1, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    mine, theirs = contents(tmp_path / "artifacts"), contents(tiny_home / "artifacts")
+    assert len(mine) > 100
+    assert mine == {name: theirs[name] for name in mine}
+
+
+def test_helpers_end_when_the_one_who_started_them_is_killed(tmp_path):
+    program = (
+        "import sys, time; from rdslib.pipeline.workers import helpers;"
+        "h = helpers(['--profile', 'tiny', '--only', 'fig1_pareto'], 1); h.__enter__();"
+        "time.sleep(5); print('up', flush=True); time.sleep(100)"
+    )
+    environment = {**os.environ, "RDSLIB_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+    children = psutil.Process(process.pid).children
+    process.stdout.readline()
+    (helper,) = children()
+    process.kill()
+    process.wait()
+    helper.wait(timeout=30)
+    assert not helper.is_running()
+
+
+def test_costs_are_the_tokens_each_method_has_processed(tiny):
+    """2N a token forward and 6N a token of training, selection included; beside it the paper's formula."""
+    counts = {
+        "lm": tiny.store.manifest(tiny.features(RDS, None))["counts"],
+        "ifd": tiny.store.manifest(tiny.features("ifd.ratio", None))["counts"],
+        "ifd prepared": tiny.store.manifest(tiny.preparation("ifd.ratio", "all"))["counts"],
+        "less": tiny.store.manifest(tiny.features("less.gradient", None, "small"))["counts"],
+        "less queries": tiny.store.manifest(tiny.features("less.gradient", "Sums", "small"))["counts"],
+        "less prepared": tiny.store.manifest(tiny.preparation("less.gradient", "small"))["counts"],
+    }
+    tokens = {name: each["tokens"] for name, each in counts.items()}
+    model = stages.model_folder(tiny.store.path(tiny.model))
+    parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
+    tokenizer = load_tokenizer(model)
+    messages = [list(row) for row in tiny.pool_table()["messages"]]
+    lengths = np.array([len(t.ids) for t in tokenize_chat(tokenizer, messages, 256)])
+    small = lengths[pool_subset(120, 60, 7)].sum()
+    assert tokens["lm"] == lengths.sum()
+    assert tokens["less"] == 2 * small  # two checkpoints
+    n = parameters
+    selection = {
+        ("random", "all", ()): 0,
+        ("mid_ppl", "all", ()): 2 * n * tokens["lm"],
+        ("mid_ppl", "small", ()): 2 * n * small,
+        # The prompts of the small pool are clustered; few are trained on; all is then read.
+        ("ifd", "all", ()): 2 * n * small + 6 * n * tokens["ifd prepared"] + 2 * n * tokens["ifd"],
+        ("less", "small", ("Sums",)): sum(6 * n * tokens[name] for name in tokens if "less" in name),
+    }
+    for (method, pool, targets), expected in selection.items():
+        run = Run(method, pool, 12, targets, 7)
+        trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
+        assert tiny.measured_flops(run) == pytest.approx(expected + 6 * n * trained, rel=1e-9), method
+        y = 60 if pool == "small" else 120
+        one_pass = 2 * n * 2048
+        formula = {
+            "random": 0,
+            "mid_ppl": one_pass * y,
+            "ifd": one_pass * 60 + 3 * one_pass * 4 * 3 + one_pass * y,
+            "less": 3 * one_pass * 12 + 9 * one_pass * y,
+        }[method]
+        assert tiny.formula_flops(run) == pytest.approx(3 * one_pass * 12 + formula, rel=1e-9), method
+
+
+def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny):
+    records = pd.read_csv(tiny_home / "figures" / "records.csv")
+    assert set(records["method"]) == {"untuned", *tiny.methods}
+    assert set(records["task"]) == {"Sums", "Reverse"}
+    assert (records["low"] <= records["bits_per_byte"]).all()
+    assert (records["bits_per_byte"] <= records["high"]).all()
+    assert records["accuracy"].notna().equals(records["task"] == "Sums")
+    for row in records.itertuples():
+        assert (tiny.store.folder / "evaluate" / row.evaluation / MANIFEST).is_file()
+
+
+def test_selection_equals_a_naive_reading(tiny):
+    run = Run("rds", "small", 12, ("Sums",), 7)
+    pool = features.read_all(tiny.store.path(tiny.features(RDS, None)), "weighted_all").astype(np.float32)
+    queries = features.read_all(tiny.store.path(tiny.features(RDS, "Sums")), "weighted_all").astype(
+        np.float32
+    )
+    keep = pool_subset(len(pool), 60, 7)
+    scores = queries @ pool[keep].T
+    order = [sorted(range(60), key=lambda d: (-row[d], d)) for row in scores]
+    picks = list(dict.fromkeys(order[q][rank] for rank in range(60) for q in range(len(queries))))[:12]
+    assert tiny.picks(run)["position"].tolist() == keep[picks].tolist()
+
+
+def test_every_method_and_seed_draws_from_the_same_smaller_pool(tmp_path):
+    tiny = Study.load("tiny", home=tmp_path)
+    keep = set(pool_subset(120, 60, 7).tolist())
+    for run in (Run("random", "small", 60, (), 8), Run("rds", "small", 60, ("Sums",), 8)):
+        assert set(tiny.picks(run)["position"]) == keep
+
+
+def test_one_random_run_serves_both_settings(tiny):
+    single = tiny.runs_of("random_balanced", "all", 12, multi=False)
+    multi = tiny.runs_of("random_balanced", "all", 12, multi=True)
+    assert [tiny.training(run).hash for run in single] == [tiny.training(run).hash for run in multi]
+
+
+def test_a_second_run_computes_nothing(tiny_home, tiny, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in tiny.store.folder.rglob(MANIFEST)}
+    arguments = ["run", "--profile", "tiny", "--only", "fig6_sources_by_task", "--out", tmp_path]
+    done = rds(*arguments, home=tiny_home)
+    assert done.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in tiny.store.folder.rglob(MANIFEST)} == before
+
+
+def test_status_tells_what_exists_and_what_is_missing(tiny_home, tmp_path):
+    full = rds("status", "--profile", "tiny", home=tiny_home).stdout
+    assert "missing  " not in full
+    assert "nothing missing" in full
+    none = rds("status", "--profile", "tiny", home=tmp_path).stdout
+    assert "exists " not in none
+    assert "0 of " in none
+
+
+@pytest.mark.parametrize("stage", ["data", "prepare", "encode", "select", "train", "evaluate", "model"])
+def test_a_flipped_byte_anywhere_is_noticed_and_mended(tiny_home, tmp_path, stage):
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+    study = Study.load("tiny", home=home)
+    before = contents(study.store.folder)
+    rng = random.Random(stage)
+    files = [path for path in sorted((study.store.folder / stage).rglob("*")) if path.is_file()]
+    victim = rng.choice([path for path in files if path.suffix != ".lock"])
+    data = bytearray(victim.read_bytes())
+    data[rng.randrange(len(data))] ^= 0x10
+    victim.write_bytes(data)
+    assert damage(victim.parent) or damage(victim.parent.parent) or damage(victim.parent.parent.parent)
+    study.compute(all_steps(study))
+    assert contents(study.store.folder) == before
+
+
+def test_sigkills_at_random_moments_end_in_the_same_files(tiny_home, tmp_path):
+    program = (
+        "import sys; from rdslib.pipeline.study import Study; from rdslib.figures import specs;"
+        "from pathlib import Path;"
+        "s = Study.load('tiny', home=Path(sys.argv[1]));"
+        "s.compute([x for n in specs.FIGURES for x in specs.steps(s, n)])"
+    )
+    code, kills = run_with_kills([sys.executable, "-c", program, str(tmp_path)], 3, 4, 9)
+    assert code == 0
+    assert kills >= 1
+    assert contents(tmp_path / "artifacts") == contents(tiny_home / "artifacts")
+
+
+def test_another_token_budget_is_another_artifact_and_changes_few_picks(tiny, tmp_path):
+    raw = tiny.profile.model_copy(
+        update={
+            "experiment": tiny.experiment.model_copy(
+                update={"encode": tiny.experiment.encode.model_copy(update={"token_budget": 300})}
+            )
+        }
+    )
+    other = Study(raw, home=tmp_path)
+    run = Run("rds", "all", 24, ("Sums",), 7)
+    mine, theirs = tiny.picks(run)["id"], other.picks(run)["id"]
+    assert tiny.selection(run).hash != other.selection(run).hash
+    assert len(set(mine) & set(theirs)) >= 22
