@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -239,32 +240,44 @@ class Grid(Strict):
     seeds: tuple[int, ...] = Field(min_length=1)
 
 
-class Experiment(Strict):
-    """Everything that is computed under a profile."""
+class Settings(Strict):
+    """What methods need to select: the model, how samples are encoded, and the methods' parameters."""
 
     seed: int
     downloads: dict[str, Download] = {}
-    # Python files with methods of your own (see `rdslib.methods`), relative to the profile's folder.
-    plugins: tuple[str, ...] = ()
     model: Model
-    pool: Pool
-    tasks: tuple[Task, ...] = Field(min_length=1)
     encode: Encode
     embedders: dict[str, Embedder] = {}
     ifd: Ifd | None = None
     less: Less | None = None
+
+    def check_downloads(self, used: Iterable[str | None]) -> None:
+        """Raise ValueError, naming the first, if a download that is used is not listed."""
+        for name in used:
+            if name is not None and name not in self.downloads:
+                raise ValueError(f"names the download {name!r}, which downloads does not list")
+
+    @model_validator(mode="after")
+    def _downloads_listed(self) -> Settings:
+        self.check_downloads([self.model.download, *(each.download for each in self.embedders.values())])
+        return self
+
+
+class Experiment(Settings):
+    """Everything that is computed under a profile: settings, data, training, and the grid of runs."""
+
+    # Python files with methods of your own (see `rdslib.methods`), relative to the profile's folder.
+    plugins: tuple[str, ...] = ()
+    pool: Pool
+    tasks: tuple[Task, ...] = Field(min_length=1)
     train: Train
     evaluate: Evaluate
     grid: Grid
 
     @model_validator(mode="after")
     def _names_known(self) -> Experiment:
-        used = [self.model.download, *(source.download for source in self.pool.sources)]
-        used += [name for task in self.tasks for name in task.downloads]
-        used += [embedder.download for embedder in self.embedders.values()]
-        for name in used:
-            if name is not None and name not in self.downloads:
-                raise ValueError(f"names the download {name!r}, which downloads does not list")
+        self.check_downloads(source.download for source in self.pool.sources)
+        self.check_downloads(name for task in self.tasks for name in task.downloads)
         pools = ["all", *self.pool.subsets]
         named = [*self.grid.single_task, self.grid.ablation_pool, *([self.ifd.pool] if self.ifd else [])]
         for name in (*named, self.grid.second_pool):

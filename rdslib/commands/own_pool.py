@@ -15,6 +15,7 @@ from rdslib.data.dedup import Contamination
 from rdslib.data.pool import PoolFile, PoolWriter
 from rdslib.data.reader import Input, Rejected, Row, find_input, read_rows
 from rdslib.errors import UserError
+from rdslib.files import sha256_of
 from rdslib.methods import Scorer, ScoringInputs, get_scorer, load_plugins
 from rdslib.params import (
     Encode,
@@ -34,7 +35,7 @@ from rdslib.params import (
 )
 from rdslib.pipeline import steps as stages
 from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.store import Step, Work, sha256_of
+from rdslib.pipeline.store import Step, Work
 from rdslib.pipeline.study import Study
 from rdslib.selection.quota import per_source
 from rdslib.tasks import base as tasks

@@ -22,8 +22,8 @@ import filelock
 from tqdm import tqdm
 
 from rdslib.errors import UserError
+from rdslib.files import sha256_of
 from rdslib.params import Download
-from rdslib.pipeline.store import sha256_of
 
 if TYPE_CHECKING:
     from unearth.fetchers import Fetcher, PyPIClient

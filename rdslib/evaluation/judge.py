@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rdslib.errors import UserError
-from rdslib.pipeline.store import write_json
+from rdslib.files import write_json
 
 # The package's own judge of version 1: its prompt, and how it reads the answer.
 ANNOTATOR = "alpaca_eval_gpt4"

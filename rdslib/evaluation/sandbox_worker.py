@@ -1,8 +1,8 @@
 """What runs inside the cage (see `rdslib.evaluation.sandbox`): a program, with the standard library alone.
 
 Started as `python -I -S -B sandbox_worker.py ROLE READ WRITE LIMITS` with its source on standard input, it
-gives up everything but arithmetic before it looks at the source: Landlock leaves it the interpreter's files to read
-and nothing to write, a seccomp filter leaves it no other process, no socket, no signal to others and no way
+gives up everything but arithmetic before it looks at the source: Landlock leaves it the interpreter's files
+to read and nothing to write, a seccomp filter leaves it no other process, no socket, no signal to others and no way
 out of its limits. What it may not do fails with an OSError, and it cannot take any of this back.
 
 A `candidate` defines a function and answers calls to it. A `judge` runs a test against that function, which

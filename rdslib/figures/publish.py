@@ -15,9 +15,10 @@ from rdslib.figures import specs as tables
 from rdslib.figures import style as drawing
 from rdslib.figures.blocks import as_latex, as_markdown
 from rdslib.figures.table_drawing import TableFigure
+from rdslib.files import write_json
 from rdslib.params import Show
 from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.store import in_order, write_json
+from rdslib.pipeline.store import in_order
 from rdslib.pipeline.study import Study
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import numpy as np
 from rdslib.data.chat import Sample, format_chat
 from rdslib.data.download import Archives, cache_dir
 from rdslib.errors import UserError
+from rdslib.files import write_json
 from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
 from rdslib.models.flops import FORWARD
 from rdslib.params import Embedder, Experiment
-from rdslib.pipeline.store import write_json
 
 if TYPE_CHECKING:
     import torch

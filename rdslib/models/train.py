@@ -14,10 +14,10 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, Train
 
 from rdslib.data.chat import Sample, tokenize_chat
 from rdslib.errors import UserError
+from rdslib.files import write_json
 from rdslib.models.device import compute_dtype, device
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.params import Train
-from rdslib.pipeline.store import write_json
 from rdslib.seeds import generator
 
 if TYPE_CHECKING:

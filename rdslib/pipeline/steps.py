@@ -28,6 +28,7 @@ from rdslib.data import pool
 from rdslib.data.chat import Sample
 from rdslib.data.pool import PoolFile, write_pool
 from rdslib.errors import UserError
+from rdslib.files import write_json
 from rdslib.methods import (
     COST,
     Extracted,
@@ -41,7 +42,7 @@ from rdslib.methods import (
 )
 from rdslib.params import Download, Evaluate, Experiment, Model, Train
 from rdslib.pipeline.executors import Engine
-from rdslib.pipeline.store import Work, write_json
+from rdslib.pipeline.store import Work
 from rdslib.selection import quota
 from rdslib.selection import round_robin as selectors
 from rdslib.tasks import base as tasks

@@ -25,6 +25,7 @@ from typing import Any
 
 import filelock
 
+from rdslib.files import sha256_of, write_json
 from rdslib.pipeline.progress import Progress
 
 MANIFEST = "manifest.json"
@@ -256,23 +257,6 @@ def damage(path: Path) -> list[str]:
         elif not _sound(path / name, entry):
             problems.append(f"{name} is damaged (its checksum differs)")
     return problems
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON in the order given, whole or not at all."""
-    temporary = path.with_name(f"tmp-{path.name}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -20,11 +20,12 @@ from rdslib.data.chat import Sample, format_chat, tokenize_chat, tokenize_query,
 from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
 from rdslib.figures import specs as tables
+from rdslib.files import sha256_of
 from rdslib.methods import COST, SCORERS, features, get_scorer
 from rdslib.models import flops
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.params import ROOT
-from rdslib.pipeline.store import in_order, sha256_of
+from rdslib.pipeline.store import in_order
 from rdslib.pipeline.study import Study
 from rdslib.seeds import generator
 from tests.methods.test_embed import tiny_bert  # noqa: F401  # a fixture

@@ -11,12 +11,12 @@ import torch
 
 from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.errors import UserError
+from rdslib.files import sha256_of
 from rdslib.methods import features
 from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.methods.embed import EMBED_MINILM, GTR, MINILM, NV, SentenceEmbedding, unpack
 from rdslib.models.flops import FORWARD
 from rdslib.params import Download, Embedder, Experiment, load_profile
-from rdslib.pipeline.store import sha256_of
 
 CUT = 50
 INSTRUCTION = "find what is near: "
