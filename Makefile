@@ -1,8 +1,9 @@
-# make figures: set up, compute the mini profile, draw its figures.   make test: set up, run the tests.
+# make figures: set up, compute the mini profile, draw its figures.
+# make test: set up, run the fast tests.   make test-all: all of them.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup figures test lint bench lab lock clean
+.PHONY: setup figures test test-all lint bench lab lock clean
 
 setup: .venv/ready
 
@@ -19,12 +20,16 @@ figures: setup
 	$(BIN)/rds run --profile $(PROFILE)
 
 test: setup
+	$(BIN)/python -m pytest -m "not slow and not real"
+
+test-all: setup
 	$(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # Ratios of speed, as tables; nothing here can fail for being slow.
 bench: setup

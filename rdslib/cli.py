@@ -57,7 +57,7 @@ def run(
     from rdslib.figures.notebooks import run_notebook
     from rdslib.models import device
     from rdslib.pipeline.study import Study
-    from rdslib.pipeline.workers import helpers
+    from rdslib.pipeline.executors import helpers
 
     profile = _resolved(profile)
     study = Study.load(profile, engine=engine)
@@ -88,7 +88,7 @@ def help_out(profile: str = "mini", only: list[str] = [], show: str = "both") ->
     """Compute steps beside an `rds run`, for as long as it lasts."""
     from rdslib.figures import specs as tables
     from rdslib.pipeline.study import Study
-    from rdslib.pipeline.workers import end_with_parent
+    from rdslib.pipeline.executors import end_with_parent
 
     end_with_parent()
     study = Study.load(profile)

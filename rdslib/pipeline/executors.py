@@ -1,13 +1,24 @@
 """Where shards are computed: in this process, or (`rdslib.pipeline.ray_executor`) on a Ray cluster.
 
-An engine makes features of shards, and ranks a pool by a method's scores. What comes out is the same
-whatever the engine, sample by sample.
+An executor makes features of shards, and ranks a pool by a method's scores. What comes out is the same
+whatever the executor, sample by sample.
+
+Beside that, more processes on this machine can compute steps (`helpers`). The store's locks are all that they
+share: each goes through the same steps in the same order, makes what nobody else is making, and passes over
+the rest. So any number of them ends in the same artifacts, and one that is killed costs no more than its own
+step.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from rdslib.data.chat import Sample
@@ -20,7 +31,7 @@ Shards = Iterator[tuple[int, Sequence[Sample]]]
 Done = Callable[[int], object]
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """What can compute shards."""
 
     def extract(
@@ -53,3 +64,43 @@ class Local:
     def ranker(self, scorer: Scorer, inputs: ScoringInputs) -> Ranker:
         """Ranks blocks as they are made."""
         return over(lambda: scorer.blocks(inputs))
+
+
+def executor(name: str, plugins: Sequence[Path] = ()) -> Executor:
+    """The executor that goes by a name: `local` or `ray`. `plugins`: files with methods of the user's."""
+    if name == "local":
+        return Local()
+    from rdslib.pipeline.ray_executor import RayExecutor
+
+    return RayExecutor(plugins)
+
+
+@contextmanager
+def helpers(arguments: Sequence[str], count: int) -> Iterator[None]:
+    """Run `count` processes `rds help ARGUMENTS` in the meantime.
+
+    They end when this process does, however it ends: each reads from a pipe that then breaks.
+    """
+    command = [sys.executable, "-m", "rdslib.cli", "help", *arguments]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def end_with_parent() -> None:
+    """End this process, whatever it is doing, when the one that started it ends."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -13,21 +13,26 @@ from tqdm import tqdm
 
 
 class Planned(Protocol):
-    """What is told of a step: its stage, what it goes by, and its expected share of its stage's time."""
+    """What is told of a step: its name, what it goes by, and its expected share of the time of its name."""
 
     @property
-    def stage(self) -> str: ...
+    def name(self) -> str:
+        """What steps of its kind have in common."""
+
     @property
-    def hash(self) -> str: ...
+    def hash(self) -> str:
+        """What it goes by."""
+
     @property
-    def weight(self) -> float: ...
+    def weight(self) -> float:
+        """Its expected share of the time of its name."""
 
 
 class Progress:
     """Progress bars on standard error, one a step, with the time left for all the steps in front.
 
     The time left for the whole is the weight that is still to do, at the seconds per weight that steps
-    of the same stage have taken in this run (before the first of a stage is done, those of all stages).
+    of the same name have taken in this run (before the first of a name is done, those of all names).
     """
 
     def __init__(self) -> None:
@@ -53,13 +58,14 @@ class Progress:
         self._todo.pop(step.hash, None)
 
     @contextmanager
-    def step(self, step: Planned) -> Iterator[None]:
-        """Around the computation of one step."""
+    def step(self, steps: Sequence[Planned]) -> Iterator[None]:
+        """Time what is within, in which steps of one name are computed together."""
         started = time.monotonic()
         yield
-        self._seconds[step.stage] += time.monotonic() - started
-        self._weight[step.stage] += step.weight
-        self.drop(step)
+        self._seconds[steps[0].name] += time.monotonic() - started
+        for step in steps:
+            self._weight[step.name] += step.weight
+            self.drop(step)
 
     def bar(self, label: str, total: int, unit: str, initial: int = 0) -> tqdm[Any]:
         """A progress bar: `unit` per second and the time left of this step, then of all steps."""
@@ -87,7 +93,7 @@ class Progress:
             return ""
         total = 0.0
         for step in self._todo.values():
-            known = self._weight[step.stage] > 0
-            rate = self._seconds[step.stage] / self._weight[step.stage] if known else seconds / weight
+            known = self._weight[step.name] > 0
+            rate = self._seconds[step.name] / self._weight[step.name] if known else seconds / weight
             total += step.weight * rate / self.workers
         return f"about {total / 60:.1f} min" if total >= 60 else f"about {total:.0f} s"

@@ -38,7 +38,7 @@ AHEAD = 1
 TRIES = 5
 
 
-class RayEngine:
+class RayExecutor:
     """Workers of a Ray cluster: that of `RAY_ADDRESS`, or one started on this machine."""
 
     def __init__(self, plugins: Sequence[Path] = ()) -> None:
@@ -51,8 +51,8 @@ class RayEngine:
         self.plugins = [str(path.resolve()) for path in plugins]
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS", "local")
-            _knock(address)
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run that does not ask
+            _check_address(address)
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that nobody asked for
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -155,7 +155,7 @@ def _rank(
     return over(lambda: get_scorer(scorer).blocks(inputs), HELD // workers)(k, maximum, after)
 
 
-def _knock(address: str) -> None:
+def _check_address(address: str) -> None:
     """Raise UserError if nobody listens at HOST:PORT, which Ray would wait for, for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:

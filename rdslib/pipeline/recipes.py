@@ -84,9 +84,9 @@ class Recipes:
         """Where shards are computed; what they are does not depend on it."""
         if self.profile.engine == "local":
             return Local()
-        from rdslib.pipeline.ray_executor import RayEngine
+        from rdslib.pipeline.ray_executor import RayExecutor
 
-        return RayEngine(self.plugins)
+        return RayExecutor(self.plugins)
 
     @property
     def experiment(self) -> Experiment:

@@ -1,15 +1,14 @@
-"""What each stage of the study does: from the folders of its inputs to the files of its artifact.
+"""The steps from data to a selection: what each makes, of what.
 
-    data -> prepare, encode -> select -> train -> evaluate
+    task, pool -> prepare, features -> select
 
-Each function builds one step (`rdslib.pipeline.store`) and returns its counts. How the steps hang together,
-and which there are, is `rdslib.pipeline.study`'s to say.
+Every function is a step (`rdslib.pipeline.step`): its arguments are the key of what it makes, apart from
+those that `Pipeline` and `Study` give beside the key.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import gc
 import json
 import sys
@@ -17,73 +16,71 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdslib.data import download as fetch
-from rdslib.data import pool
 from rdslib.data.chat import Sample
-from rdslib.data.pool import PoolFile, write_pool
+from rdslib.data.download import Archives, cache_dir
+from rdslib.data.pool import PoolFile, build_pool, subset, wanted_members, write_pool
 from rdslib.errors import UserError
 from rdslib.files import write_json
 from rdslib.methods import (
     COST,
     Extracted,
     Extraction,
-    Extractor,
     Preparation,
-    Scorer,
     ScoringInputs,
-    features,
     get_extractor,
+    get_scorer,
+    split_feature,
 )
-from rdslib.params import Download, Evaluate, Experiment, Model, Train
-from rdslib.pipeline.executors import Engine
+from rdslib.methods import features as shards
+from rdslib.params import Download, Model, Pool, Settings, Task
+from rdslib.pipeline.executors import Executor
+from rdslib.pipeline.step import step
 from rdslib.pipeline.store import Work
-from rdslib.selection import quota
-from rdslib.selection import round_robin as selectors
+from rdslib.selection import quota, round_robin
 from rdslib.tasks import base as tasks
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from rdslib.models.cache import Resident
 
 # A smaller pool: how many samples it has, and the seed with which they are drawn. None: the whole pool.
 Draw = tuple[int, int] | None
 
-# Tokens that a prompt and its response take, roughly: as many as go into a batch are generated at a time.
-RESPONSE = 256
+# The file of a pool's artifact that has its samples.
+POOL = "pool.parquet"
 
 # Torch and transformers are imported where a model runs, so that drawing a figure needs neither.
 
 
-def build_model(work: Work, model: Model, downloads: dict[str, Download], seed: int) -> dict[str, Any]:
-    """A plain model folder: converted from a download, random, or a pointer to the user's own."""
-    from rdslib.models import loading as models
+@step(version=1)
+def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int) -> dict[str, Any]:
+    """Make a plain model folder: converted from a download, random, or a pointer to the user's model.
 
-    if model.path is not None and model.path.lower().endswith(".gguf"):
-        models.convert_gguf(Path(model.path), work.path)
-    elif model.path is not None:
-        write_json(work.path / "pointer.json", {"path": model.path})
-    elif model.random is not None:
-        models.make_random(model.random, seed, work.path)
+    `pinned` has the download, if the model is in one.
+    """
+    from rdslib.models import loading
+
+    if settings.path is not None and settings.path.lower().endswith(".gguf"):
+        loading.convert_gguf(Path(settings.path), work.path)
+    elif settings.path is not None:
+        write_json(work.path / "pointer.json", {"path": settings.path})
+    elif settings.random is not None:
+        loading.make_random(settings.random, seed, work.path)
     else:
-        assert model.download is not None
-        assert model.member is not None
-        archives = fetch.Archives(downloads, fetch.cache_dir())
+        assert settings.download is not None
+        assert settings.member is not None
+        archives = Archives(pinned, cache_dir())
         with work.progress.bar(work.label, 1, "model") as bar:
-            # Within the folder that is being built, where the store sweeps up what a killed run leaves.
+            # Within the folder that is being made, where the store sweeps up what a killed run leaves.
             with tempfile.TemporaryDirectory(dir=work.path, prefix="tmp-") as scratch:
                 file = Path(scratch, "model.gguf")
-                file.write_bytes(archives.members(model.download, [model.member])[model.member])
-                models.convert_gguf(file, work.path)
+                file.write_bytes(archives.members(settings.download, [settings.member])[settings.member])
+                loading.convert_gguf(file, work.path)
             bar.update()
-    loaded = models.load_causal_lm(model_folder(work.path))
-    return {"non_embedding_parameters": models.non_embedding_parameters(loaded)}
+    loaded = loading.load_causal_lm(model_folder(work.path))
+    return {"non_embedding_parameters": loading.non_embedding_parameters(loaded)}
 
 
 def model_folder(artifact: Path) -> Path:
@@ -92,87 +89,104 @@ def model_folder(artifact: Path) -> Path:
     return Path(json.loads(pointer.read_text())["path"]) if pointer.is_file() else artifact
 
 
-def build_data(work: Work, experiment: Experiment) -> dict[str, Any]:
-    """The tasks' query and test samples, and the pool without what the tests hold."""
-    archives = fetch.Archives(experiment.downloads, fetch.cache_dir())
-    with work.progress.bar(work.label, len(experiment.tasks) + 1, "part") as bar:
-        archives.prepare(pool.wanted_members(experiment.pool) + tasks.wanted_members(experiment.tasks))
-        held_out: list[Any] = []
-        for task in experiment.tasks:
-            data = tasks.build_task(task, archives, experiment.seed)
-            folder = work.path / "tasks" / task.name
-            folder.mkdir(parents=True, exist_ok=True)
-            tasks.write_task(data, folder)
-            held_out += data.test
-            bar.update()
-        samples, counts = pool.build_pool(experiment.pool, archives, experiment.seed, held_out)
-        write_pool(samples, work.path / "pool.parquet")
+@step(version=1)
+def task(work: Work, settings: Task, pinned: Mapping[str, Download], seed: int) -> dict[str, Any]:
+    """Read the query and test samples of a task."""
+    data = tasks.build_task(settings, Archives(pinned, cache_dir()), seed)
+    tasks.write_task(data, work.path)
+    return {"queries": len(data.queries), "test": len(data.test)}
+
+
+@step(version=1)
+def pool(
+    work: Work, settings: Pool, pinned: Mapping[str, Download], tests: Sequence[Path], seed: int
+) -> dict[str, Any]:
+    """Read the pool, and leave out what the tasks' test samples hold."""
+    archives = Archives(pinned, cache_dir())
+    with work.progress.bar(work.label, 1, "pool") as bar:
+        archives.prepare(wanted_members(settings))
+        held_out = [sample for folder in tests for sample in tasks.read_task(folder).test]
+        samples, counts = build_pool(settings, archives, seed, held_out)
+        write_pool(samples, work.path / POOL)
         bar.update()
     return {"samples": len(samples), "sources": counts}
 
 
-def task_folder(data: Path, task: str) -> Path:
-    """Where the data artifact keeps a task."""
-    return data / "tasks" / task
-
-
-@functools.lru_cache(maxsize=1)
-def _resident(folder: Path) -> Resident:
-    """The language model, which stays in memory from one training or evaluation to the next."""
-    from rdslib.models.cache import Resident
-
-    return Resident(folder)
-
-
-def build_preparation(
-    work: Work, extractor: Extractor, experiment: Experiment, on_pool: bool, draw: Draw
+@step(version=1)
+def prepare(
+    work: Work,
+    extractor: str,
+    model: Path,
+    pool: Path | None,
+    features: Mapping[str, Path],
+    draw: Sequence[int] | None,
+    settings: Settings,
 ) -> dict[str, Any]:
-    """What an extractor needs before it makes features, such as a model trained on samples of the pool."""
+    """Prepare what an extractor needs before it makes features, such as a model trained on pool samples."""
+    maker = get_extractor(extractor)
     samples: Sequence[Sample] = []
     rows: dict[str, np.ndarray] = {}
-    if on_pool:
-        samples = drawn = _pool(work.inputs["data"], draw)
-        for feature in extractor.prepare_features:
-            found = features.read_all(work.inputs[f"pool {feature}"], feature.partition(".")[2])
+    if pool is not None:
+        samples = drawn = pool_file(pool, draw)
+        for feature, folder in features.items():
+            found = shards.read_all(folder, split_feature(feature)[1])
             rows[feature] = found if drawn.kept is None else found[drawn.kept]
-    model = model_folder(work.inputs["model"])
     try:
         with work.progress.bar(work.label, 0, "token") as bar:
-            return dict(extractor.prepare(Preparation(experiment, model, samples, rows, work.path, bar)))
+            given = Preparation(settings, model_folder(model), samples, rows, work.path, bar)
+            return dict(maker.prepare(given))
     finally:
-        _give_back_memory()
+        give_back_memory()
 
 
-def build_features(
-    work: Work,
-    extractor: Extractor,
-    experiment: Experiment,
-    wanted: Sequence[str],
-    task: str | None,
-    draw: Draw,
-    engine: Engine,
-) -> dict[str, Any]:
-    """Features, shard by shard, of a pool (`task` None) or of a task's queries."""
-    data = work.inputs["data"]
-    samples: Sequence[Sample]
-    samples = _pool(data, draw) if task is None else tasks.read_task(task_folder(data, task)).queries
-    model = model_folder(work.inputs["model"])
-    given = Extraction(
-        experiment, model, work.inputs.get("prepared"), tuple(wanted), queries=task is not None
-    )
-    size = experiment.encode.shard_size
-    starts = [start for start in range(0, len(samples), size) if _shard_key(start) not in work.shards]
-    there = len(samples) - sum(min(size, len(samples) - start) for start in starts)
-    with work.progress.bar(work.label, len(samples), "sample", there) as bar:
+@step(version=1, joined_by="feature")
+def features(
+    works: Mapping[str, Work],
+    extractor: str,
+    model: Path,
+    prepared: Path | None,
+    samples: Path,
+    queries: bool,
+    draw: Sequence[int] | None,
+    shard_size: int,
+    settings: Settings,
+    executor: Executor,
+) -> dict[str, dict[str, Any]]:
+    """Make features of a pool's samples or of a task's queries, shard by shard, all in one pass.
+
+    Each feature is an artifact with the FLOPs of every sample (`COST`) beside it.
+    """
+    rows: Sequence[Sample]
+    rows = tasks.read_queries(samples) if queries else pool_file(samples, draw)
+    given = Extraction(settings, model_folder(model), prepared, tuple(works), queries)
+    # A shard that any feature lacks is passed through the model again.
+    starts = [
+        start
+        for start in range(0, len(rows), shard_size)
+        if any(_shard_key(start) not in work.shards for work in works.values())
+    ]
+    there = len(rows) - sum(min(shard_size, len(rows) - start) for start in starts)
+    first = next(iter(works.values()))
+    with first.progress.bar(first.label, len(rows), "sample", there) as bar:
         # Nothing is loaded where nothing is left to make.
-        shards = ((start, samples[start : start + size]) for start in starts)
-        for start, made in engine.extract(extractor, given, shards, bar.update) if starts else ():
+        todo = ((start, rows[start : start + shard_size]) for start in starts)
+        maker = get_extractor(extractor)
+        for start, made in executor.extract(maker, given, todo, bar.update) if starts else ():
+            for feature, work in works.items():
+                if _shard_key(start) not in work.shards:
+                    _write_shard(work, feature, start, made)
+    return {feature: _totals(work) for feature, work in works.items()}
 
-            def write(folder: Path, start: int = start, made: Extracted = made) -> None:
-                for name, rows in made.rows.items():
-                    features.write(folder / features.shard_name(name, start), rows)
 
-            work.shard(_shard_key(start), {"samples": len(made.rows[COST]), **made.counts}, write)
+def _write_shard(work: Work, feature: str, start: int, made: Extracted) -> None:
+    def write(folder: Path) -> None:
+        for name in (feature, COST):
+            shards.write(folder / shards.shard_name(name, start), made.rows[name])
+
+    work.shard(_shard_key(start), {"samples": len(made.rows[COST]), **made.counts}, write)
+
+
+def _totals(work: Work) -> dict[str, Any]:
     totals: Counter[str] = Counter()
     for shard in work.shards.values():
         totals.update(shard["counts"])
@@ -183,35 +197,41 @@ def _shard_key(start: int) -> str:
     return f"{start:09d}"
 
 
-def _pool(data: Path, draw: Draw) -> PoolFile:
-    """The pool, or a smaller one drawn from it."""
-    path = data / "pool.parquet"
-    return PoolFile(path) if draw is None else PoolFile(path, pool.subset(len(PoolFile(path)), *draw))
+def pool_file(pool: Path, draw: Sequence[int] | None = None) -> PoolFile:
+    """The pool of an artifact, or a smaller one drawn from it."""
+    whole = PoolFile(pool / POOL)
+    return whole if draw is None else PoolFile(pool / POOL, subset(len(whole), *draw))
 
 
-def build_selection(
+@step(version=1)
+def select(
     work: Work,
-    scorer: Scorer,
-    k: int,
-    draw: Draw,
+    method: str,
+    pool: Path,
+    features: Mapping[str, Path],
+    queries: Sequence[Mapping[str, Path]],
     targets: Sequence[str],
-    seed: int,
-    engine: Engine,
+    k: int,
+    draw: Sequence[int] | None,
+    seed: int | None,
     limits: Mapping[str, Any],
+    executor: Executor,
 ) -> dict[str, Any]:
-    """`selection.parquet`: position, id, source, score and taker of each pick, in order of picking.
+    """Select `k` samples: position, id, source, score and picked_by of each, in order of picking.
 
-    One target: round-robin over queries; several: over tasks; without queries: by score, from the
-    method's percentile on. `seed` is the method's own; `limits` are `quota.per_source`'s, if any. The count
-    `never_offered` is of the samples that the method passes over whatever the budget is.
+    One task: round-robin over its queries; several: over tasks; without queries: by score, from the
+    method's percentile on. `limits` are `quota.per_source`'s, if any. The count `never_offered` is of the
+    samples that the method passes over whatever the budget is.
     """
-    samples = _pool(work.inputs["data"], draw)
-
+    scorer, samples = get_scorer(method), pool_file(pool, draw)
     try:
         limit = quota.per_source(samples.sources, k, **limits) if limits else None
-        inputs = [scoring_inputs(work.inputs, scorer, samples, seed, each) for each in targets or (None,)]
-        rankers = [engine.ranker(scorer, each) for each in inputs]
-        picked = selectors.choose(rankers, k, int(scorer.skip * len(samples)), limit)
+        inputs = [
+            scoring_inputs(method, samples, features, found, seed)
+            for found in queries or [{}]
+        ]
+        rankers = [executor.ranker(scorer, each) for each in inputs]
+        picked = round_robin.choose(rankers, k, int(scorer.skip * len(samples)), limit)
     except ValueError as error:
         raise UserError(f"{work.label}: {error}; ask for fewer") from error
     table = pa.table(
@@ -220,7 +240,7 @@ def build_selection(
             "id": samples.ids.take(pa.array(picked.indices)),
             "source": [samples.sources[i] for i in picked.indices],
             "score": picked.scores,
-            "taker": takers_of(picked, scorer, targets),
+            "picked_by": picked_by(picked, method, targets),
         }
     )
     pq.write_table(table, work.path / "selection.parquet")
@@ -228,25 +248,23 @@ def build_selection(
 
 
 def scoring_inputs(
-    inputs: Mapping[str, Path], scorer: Scorer, samples: PoolFile, seed: int, target: str | None
+    method: str,
+    samples: PoolFile,
+    features: Mapping[str, Path],
+    queries: Mapping[str, Path],
+    seed: int | None,
 ) -> ScoringInputs:
-    """What a method reads to score a pool for a target, from the folders of a selection's inputs."""
-    return ScoringInputs(
-        samples.sources,
-        seed,
-        {feature: inputs[f"pool {feature}"] for feature in scorer.features},
-        {feature: inputs[f"queries {target} {feature}"] for feature in scorer.features if target},
-        {}
-        if samples.kept is None
-        else {f: samples.kept for f in scorer.features if not get_extractor(f).per_pool},
-    )
+    """What a method reads to score a pool for one task, from the folders of features by name."""
+    shared = [] if samples.kept is None else [f for f in features if not get_extractor(f).per_pool]
+    kept = {feature: samples.kept for feature in shared if samples.kept is not None}
+    return ScoringInputs(samples.sources, seed or 0, features, queries, kept)
 
 
-def takers_of(picked: selectors.Selection, scorer: Scorer, targets: Sequence[str]) -> list[str]:
-    """What took each pick: a task by its name, or a query by its number; nothing where a window did."""
-    if len(targets) > 1:
-        return [targets[i] for i in picked.takers]
-    return ["" if scorer.skip else str(i) for i in picked.takers]
+def picked_by(picked: round_robin.Selection, method: str, tasks: Sequence[str]) -> list[str]:
+    """What picked each sample: a task by its name, or a query by its number; nothing where a window did."""
+    if len(tasks) > 1:
+        return [tasks[i] for i in picked.picked_by]
+    return ["" if get_scorer(method).skip else str(i) for i in picked.picked_by]
 
 
 def read_selection(artifact: Path) -> pa.Table:
@@ -254,92 +272,8 @@ def read_selection(artifact: Path) -> pa.Table:
     return pq.read_table(artifact / "selection.parquet")
 
 
-def build_training(work: Work, params: Train, seed: int) -> dict[str, Any]:
-    """The model fine-tuned on a selection."""
-    from rdslib.models.train import train
-
-    picked = _pool(work.inputs["data"], None).take(
-        read_selection(work.inputs["selection"])["position"].to_numpy()
-    )
-    folder = model_folder(work.inputs["model"])
-    resident = _resident(folder)
-    if params.method == "full":
-        resident.forget()
-    base = resident.base() if params.method == "lora" else None
-    try:
-        with work.progress.bar(work.label, 0, "token") as bar:
-            return train(folder, picked, params, seed, work.path, bar, base=base)
-    finally:
-        _give_back_memory()
-
-
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Free what a trainer leaves: its objects refer to one another, and glibc holds on to what was freed."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _run_model(work: Work) -> tuple[Resident, PreTrainedModel]:
-    """The model that a run has left, or the one that there was before it, and what keeps it in memory."""
-    resident = _resident(model_folder(work.inputs["model"]))
-    trained = work.inputs.get("trained")
-    return resident, resident.base() if trained is None else resident.trained(trained)
-
-
-def build_evaluation(work: Work, params: Evaluate, task: str) -> dict[str, Any]:
-    """`scores.parquet`: bits, bytes and correctness of each test sample of a task."""
-    from rdslib.evaluation.likelihood import evaluate
-
-    samples = tasks.read_task(task_folder(work.inputs["data"], task)).test
-    resident, model = _run_model(work)
-    with work.progress.bar(work.label, len(samples), "sample") as bar:
-        scores = evaluate(
-            model,
-            resident.tokenizer,
-            samples,
-            params.max_length,
-            params.token_budget,
-            lambda batch: bar.update(len(batch)),
-            resident.frozen,
-        )
-    table = pa.table(
-        {
-            "id": [s.id for s in samples],
-            "subtask": [s.subtask for s in samples],
-            "bits": scores.bits,
-            "bytes": scores.bytes,
-            "correct": scores.correct,
-        }
-    )
-    pq.write_table(table, work.path / "scores.parquet")
-    return {"samples": len(samples)}
-
-
-def build_measurement(work: Work, params: Evaluate, task: str, protocol: str, seed: int) -> dict[str, Any]:
-    """`measured.parquet`: of each test sample what was asked, what the model responded, and its score."""
-    from rdslib.evaluation.harness import measure
-
-    samples = tasks.read_task(task_folder(work.inputs["data"], task)).test
-    resident, model = _run_model(work)
-    measured = measure(
-        model,
-        resident.tokenizer,
-        protocol,
-        samples,
-        params.max_length,
-        max(1, params.token_budget // RESPONSE),
-        seed,
-        params.max_response or None,
-    )
-    table = pa.table(
-        {
-            "id": [s.id for s in samples],
-            "subtask": [s.subtask for s in samples],
-            "score": measured.scores,
-            "prompt": measured.prompts,
-            "responses": measured.responses,
-        }
-    )
-    pq.write_table(table, work.path / "measured.parquet", compression="zstd")
-    return {"samples": len(samples), "metric": measured.metric}

@@ -1,25 +1,22 @@
-"""Artifacts: folders named by the hash of what makes them, written whole or not at all.
+"""Artifacts: folders named by the hash of the step that makes them, written whole or not at all.
 
-A `Step` is a recipe: a stage, its version, its parameters, the steps it reads and the function that
-builds it. Its hash follows from the recipe alone, so the whole study can be laid out, looked up and
-counted before anything is computed. `Store.make` builds what is missing:
+`Store.make` computes what is missing:
 
 - it works in `<hash>.part`, and renames that to `<hash>` when the artifact is whole;
-- a long stage writes shard by shard (`Work.shard`), and a killed one goes on after its last shard;
+- a long step writes shard by shard (`Work.shard`), and a killed one goes on after its last shard;
 - every file's checksum is in `manifest.json`. A damaged or missing file is named and recomputed, and
   the shards that are sound are kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,67 +24,20 @@ import filelock
 
 from rdslib.files import sha256_of, write_json
 from rdslib.pipeline.progress import Progress
+from rdslib.pipeline.step import File, Step, canonical, in_order, map_arguments
 
 MANIFEST = "manifest.json"
 # Of an artifact in the making: one line a shard that is whole, so that a shard costs a line, not a list.
 SHARDS = "shards.jsonl"
 
 
-@dataclass(frozen=True)
-class Step:
-    """The recipe of one artifact. Two steps with equal hashes are the same artifact.
-
-    `label` is what a person reads while the step runs; `weight` is its expected share of the time, in
-    any unit that is common to the steps of one stage. Neither is part of the hash.
-    """
-
-    stage: str
-    version: int
-    params: Mapping[str, Any]
-    inputs: Mapping[str, Step]
-    build: Callable[[Work], Mapping[str, Any]] = field(compare=False, repr=False)
-    label: str = field(default="", compare=False)
-    weight: float = field(default=1.0, compare=False)
-
-    @cached_property
-    def hash(self) -> str:
-        """16 hexadecimal digits that stand for the recipe and, through the inputs, for all before it."""
-        return hashlib.sha256(_canonical(self.recipe).encode()).hexdigest()[:16]
-
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """What the hash is made of."""
-        return {
-            "stage": self.stage,
-            "version": self.version,
-            "params": dict(self.params),
-            "inputs": {name: step.hash for name, step in self.inputs.items()},
-        }
-
-    def upstream(self) -> Iterator[Step]:
-        """This step and all it rests on, inputs first; a step may come more than once."""
-        for step in self.inputs.values():
-            yield from step.upstream()
-        yield self
-
-
-def in_order(steps: Iterator[Step] | list[Step]) -> list[Step]:
-    """The steps and all they rest on, inputs first, each once."""
-    ordered: dict[str, Step] = {}
-    for step in steps:
-        for each in step.upstream():
-            ordered.setdefault(each.hash, each)
-    return list(ordered.values())
-
-
 class Work:
-    """The folder in which a step is being built, with what it reads."""
+    """The folder in which a step's artifact is being made."""
 
     def __init__(self, store: Store, step: Step, path: Path) -> None:
         self.path = path
         self.progress = store.progress
-        self.label = step.label or step.stage
-        self.inputs = {name: store.path(each) for name, each in step.inputs.items()}
+        self.label = step.label or step.name
         # What an earlier run has left; the last line may be half written.
         self.shards = {
             key: shard
@@ -114,7 +64,7 @@ class Work:
         self._since = now
         self.shards[key] = shard
         with (self.path / SHARDS).open("a", encoding="utf-8") as stream:
-            stream.write(_canonical({key: shard}) + "\n")
+            stream.write(canonical({key: shard}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -134,90 +84,144 @@ class Store:
 
     def path(self, step: Step) -> Path:
         """Where the step's artifact is, or will be."""
-        return self.folder / step.stage / step.hash
+        return self.folder / step.name / step.hash
 
     def has(self, step: Step) -> bool:
         """Whether the artifact is there. Its bytes are checked when it is made use of, by `make`."""
         return (self.path(step) / MANIFEST).is_file()
 
     def manifest(self, step: Step) -> dict[str, Any]:
-        """What made an artifact that exists: recipe, files, counts and seconds."""
+        """What made an artifact that exists: key, files, counts and seconds."""
         manifest = _read_json(self.path(step) / MANIFEST)
         if manifest is None:
             raise FileNotFoundError(self.path(step) / MANIFEST)
         return manifest
 
+    def file(self, step: Step, name: str) -> File:
+        """A file of a step's artifact, to key other steps by what it holds."""
+        return File(step, name, self._checksum)
+
+    def _checksum(self, step: Step, name: str) -> str | None:
+        return self.manifest(step)["files"][name]["sha256"] if self.has(step) else None
+
+    def missing(self, steps: Iterable[Step]) -> list[Step]:
+        """Of the steps and all they rest on, those without an artifact, in the order to make them."""
+        return [each for each in in_order(steps) if not self.has(each)]
+
     def forget(self, *steps: Step) -> None:
         """Remove the artifacts of some steps, whole or in the making; `make` then starts from nothing."""
-        for step in steps:
-            path = self.path(step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(path.with_name(f"{step.hash}.lock")):
-                for each in (path, path.with_name(f"{step.hash}.part")):
-                    shutil.rmtree(each, ignore_errors=True)
-            self._verified.discard(step.hash)
+        for each in steps:
+            path = self.path(each)
+            with self._locked([each], wait=True):
+                for place in (path, path.with_name(f"{each.hash}.part")):
+                    shutil.rmtree(place, ignore_errors=True)
+            self._verified.discard(each.hash)
 
     def make(self, step: Step) -> Path:
-        """Return the artifact's folder, with every byte as its manifest says; build it if it is not so."""
-        self._make(step, wait=True)
+        """Return the artifact's folder, with every byte as its manifest says; make it if it is not so."""
+        self._make([step], wait=True)
         return self.path(step)
 
-    def try_make(self, step: Step) -> bool:
-        """As `make`, unless another process is making the step, or one that it rests on: then False."""
+    def try_make(self, steps: Sequence[Step]) -> bool:
+        """Make the steps of one group as `make` does.
+
+        Returns:
+            Whether they are made: False where another process is making one of them, or of their inputs.
+        """
         try:
-            self._make(step, wait=False)
+            self._make(steps, wait=False)
         except filelock.Timeout:
             return False
         return True
 
-    def _make(self, step: Step, wait: bool) -> None:
-        path = self.path(step)
-        if step.hash in self._verified:
+    def _make(self, steps: Sequence[Step], wait: bool) -> None:
+        for each in steps[0].unsettled:
+            self._make([each], wait)
+        left = [each for each in steps if each.hash not in self._verified]
+        if not left:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f"{step.hash}.lock"), blocking=wait):
-            if path.exists():
-                problems = damage(path)
-                if not problems:
-                    self._verified.add(step.hash)
-                    self.progress.drop(step)
-                    return
-                self.progress.note(f"{step.stage}/{step.hash}: {'; '.join(problems)}; recomputing")
-                self._take_apart(path)
-            for each in step.inputs.values():
-                self._make(each, wait)
-            with self.progress.step(step):
-                self._build(step, path)
-        self._verified.add(step.hash)
+        with self._locked(left, wait):
+            broken = [each for each in left if not self._is_there(each)]
+            if broken:
+                for each in broken[0].inputs:
+                    self._make([each], wait)
+                with self.progress.step(broken):
+                    self._call(broken)
+        self._verified |= {each.hash for each in left}
 
-    def _build(self, step: Step, path: Path) -> None:
-        part = path.with_name(f"{step.hash}.part")
+    @contextlib.contextmanager
+    def _locked(self, steps: Sequence[Step], wait: bool) -> Iterator[None]:
+        # In one order everywhere, so that no two processes wait for each other.
+        with contextlib.ExitStack() as locks:
+            for path in sorted(self.path(each) for each in steps):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(filelock.FileLock(path.with_name(f"{path.name}.lock"), blocking=wait))
+            yield
+
+    def _is_there(self, step: Step) -> bool:
+        """Whether a step's artifact is whole; a damaged one is named and taken apart."""
+        path = self.path(step)
+        if not path.exists():
+            return False
+        problems = damage(path)
+        if problems:
+            self.progress.note(f"{step.name}/{step.hash}: {'; '.join(problems)}; recomputing")
+            self._take_apart(path)
+            return False
+        self.progress.drop(step)
+        return True
+
+    def _call(self, steps: Sequence[Step]) -> None:
+        """Call the function of one group's steps, and keep what it made of each."""
+        started = time.monotonic()
+        works = [self._work(each) for each in steps]
+        before = [work.shard_seconds for work in works]
+        first = steps[0]
+        arguments = {**map_arguments(first.arguments, self._folder), **first.given}
+        if first.joined_by is None:
+            all_counts = [first.function(works[0], **arguments)]
+        else:
+            values = [each.arguments[first.joined_by] for each in steps]
+            del arguments[first.joined_by]
+            found = first.function(dict(zip(values, works, strict=True)), **arguments)
+            all_counts = [found[value] for value in values]
+        seconds = time.monotonic() - started
+        for each, work, counts, shards in zip(steps, works, all_counts, before, strict=True):
+            self._finish(each, work, counts, seconds + shards)
+
+    def _folder(self, value: Any) -> Any:
+        if isinstance(value, File):
+            return self.path(value.step)
+        return self.path(value) if isinstance(value, Step) else value
+
+    def _work(self, step: Step) -> Work:
+        part = self.path(step).with_name(f"{step.hash}.part")
         part.mkdir(exist_ok=True)
         for leftover in part.glob("tmp-*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        started = time.monotonic()
-        work = Work(self, step, part)
-        shards_before = work.shard_seconds
-        counts = dict(step.build(work))
-        seconds = time.monotonic() - started + shards_before
+        return Work(self, step, part)
+
+    def _finish(self, step: Step, work: Work, counts: Mapping[str, Any], seconds: float) -> None:
+        """Write the manifest, and give the folder its name."""
+        part = work.path
         (part / SHARDS).unlink(missing_ok=True)
         names = sorted(
             str(f.relative_to(part)) for f in part.rglob("*") if f.is_file() and f.name != MANIFEST
         )
         manifest = {
-            **step.recipe,
+            **step.key,
             "label": step.label,
             "shards": {
                 key: {"files": sorted(entry["files"]), "counts": entry["counts"]}
                 for key, entry in work.shards.items()
             },
             "files": {name: _describe(part / name) for name in names},
-            "counts": counts,
+            "counts": dict(counts),
             "seconds": round(seconds, 3),
         }
         manifest["checksum"] = _checksum(manifest)
         write_json(part / MANIFEST, manifest)
-        os.replace(part, path)
+        os.replace(part, self.path(step))
 
     def _take_apart(self, path: Path) -> None:
         """Turn a damaged artifact back into work in progress that keeps its sound files."""
@@ -242,7 +246,7 @@ class Store:
             for key, shard in manifest["shards"].items()
             if all(name in sound for name in shard["files"])
         }
-        (part / SHARDS).write_text("".join(f"{_canonical({key: shard})}\n" for key, shard in kept.items()))
+        (part / SHARDS).write_text("".join(f"{canonical({key: shard})}\n" for key, shard in kept.items()))
 
 
 def damage(path: Path) -> list[str]:
@@ -284,13 +288,9 @@ def _read_shards(path: Path) -> dict[str, Any]:
     return shards
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def _checksum(manifest: Mapping[str, Any]) -> str:
     body = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(_canonical(body).encode()).hexdigest()
+    return hashlib.sha256(canonical(body).encode()).hexdigest()
 
 
 def _describe(path: Path) -> dict[str, Any]:

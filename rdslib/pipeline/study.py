@@ -1,48 +1,97 @@
-"""A profile's study: which runs it is made of, what it computes, and its records as a tidy table."""
+"""A profile's study: which runs it is made of, the steps of each, and what they cost and score."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from rdslib.data import download as fetch
-from rdslib.data import pool
+from rdslib.data import download
+from rdslib.errors import UserError
+from rdslib.evaluation import harness
 from rdslib.evaluation.bootstrap import Estimate, estimate_difference, estimate_mean
-from rdslib.methods import COST, features, get_extractor, get_scorer
-from rdslib.methods.embed import SentenceEmbedding
+from rdslib.methods import get_scorer, load_plugins
 from rdslib.models import flops
-from rdslib.models.device import share_threads
-from rdslib.params import ROOT, Profile, load_profile, profile_path
-from rdslib.pipeline import steps as stages
+from rdslib.models.device import device_kind, share_threads, token_budget
+from rdslib.params import ROOT, Experiment, Profile, Task, load_profile, profile_path
+from rdslib.pipeline import costs, steps, train_steps
+from rdslib.pipeline.executors import executor
+from rdslib.pipeline.pipeline import ALL, Pipeline, Request
 from rdslib.pipeline.progress import Progress
-from rdslib.pipeline.recipes import UNTUNED, Recipes, Run
-from rdslib.pipeline.store import Step, Store, in_order
-from rdslib.tasks import base as tasks
+from rdslib.pipeline.step import Step
+from rdslib.pipeline.store import Store
+from rdslib.tasks.base import TEST, TaskData, read_task
+
+UNTUNED = "untuned"
 
 
-class Study(Recipes):
-    """A profile's steps and runs, with the store where its artifacts are."""
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning: `method` picks `budget` samples of `pool` for `targets`, trained with `seed`.
+
+    Query-free methods have no targets: one run serves every task. The model as it is, before any
+    fine-tuning, is the run with method `untuned` and budget 0.
+    """
+
+    method: str
+    pool: str
+    budget: int
+    targets: tuple[str, ...]
+    seed: int
+
+    @property
+    def request(self) -> Request:
+        """The selection that the run is trained on."""
+        return Request(self.method, self.budget, self.targets, self.pool, self.seed)
+
+    def __str__(self) -> str:
+        if self.method == UNTUNED:
+            return "the untuned model"
+        of = (
+            "" if not self.targets else f" for {self.targets[0] if len(self.targets) == 1 else 'all tasks'}"
+        )
+        return f"{self.method} {self.budget} of {self.pool}{of}"
+
+
+class Study:
+    """A profile's runs: a pipeline up to their selections, and the training and evaluation of each.
+
+    Args:
+        profile: The profile.
+        home: The folder of downloads and artifacts; by default `RDSLIB_HOME`.
+        root: Where notebooks and figures are.
+        folder: That of the profile's file, to which the paths of its plug-ins are relative.
+    """
 
     def __init__(
         self, profile: Profile, home: Path | None = None, root: Path = ROOT, folder: Path | None = None
     ) -> None:
-        super().__init__(profile, folder or root / "params")
-        self.root = root
-        self.store = Store((home or fetch.home()) / "artifacts", Progress())
+        self.profile, self.root = profile, root
+        self.store = Store((home or download.home()) / "artifacts", Progress())
+        self.plugins: list[Path] = []
+        if profile.experiment is not None:
+            self.plugins = [(folder or root / "params") / each for each in profile.experiment.plugins]
+            load_plugins(self.plugins)
 
     @classmethod
     def load(
         cls, profile: str, home: Path | None = None, root: Path = ROOT, engine: str | None = None
     ) -> Study:
-        """The study of a profile, by its name or the path of a YAML file; raises UserError.
+        """The study of a profile, by its name or the path of a YAML file.
 
-        `engine`: `local` or `ray`, in place of the profile's.
+        Args:
+            profile: Its name or path.
+            home: As of the class.
+            root: As of the class.
+            engine: `local` or `ray`, in place of the profile's.
+
+        Raises:
+            UserError: There is no such profile, or it has a mistake.
         """
         share_threads()
         folder = profile_path(profile, root).resolve().parent
@@ -52,9 +101,72 @@ class Study(Recipes):
         return cls(loaded, home, root, folder)
 
     @property
+    def experiment(self) -> Experiment:
+        """What is computed under this profile; raises UserError if it shows published numbers alone."""
+        if self.profile.experiment is None:
+            raise UserError(
+                f"profile {self.profile.name}: has no experiment, only published numbers; use show=published"
+            )
+        return self.profile.experiment
+
+    # Data, and the pipeline over it.
+
+    @cached_property
+    def tasks(self) -> dict[str, Step]:
+        """The step of each task: its query and test samples."""
+        e = self.experiment
+        return {
+            each.name: steps.task.step(
+                label=f"task {each.name}",
+                weight=20,
+                settings=each.model_copy(update={"note": "", "protocol": None}),
+                pinned={name: e.downloads[name] for name in each.downloads},
+                seed=e.seed,
+            )
+            for each in e.tasks
+        }
+
+    @cached_property
+    def pool(self) -> Step:
+        """The step of the pool, which leaves out what the tasks' test samples hold."""
+        e = self.experiment
+        used = [each.download for each in e.pool.sources if each.download is not None]
+        return steps.pool.step(
+            label="the pool",
+            weight=200,
+            settings=e.pool.model_copy(update={"subsets": {}}),
+            pinned={name: e.downloads[name] for name in used},
+            tests=[self.store.file(each, TEST) for each in self.tasks.values()],
+            seed=e.seed,
+        )
+
+    @property
+    def data_steps(self) -> list[Step]:
+        """The steps of the tasks and of the pool."""
+        return [*self.tasks.values(), self.pool]
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The steps up to the selections of runs."""
+        e = self.experiment
+        return Pipeline(
+            e,
+            self.pool,
+            self.tasks,
+            self.store,
+            executor(self.profile.engine, self.plugins),
+            {name: (size, e.seed) for name, size in e.pool.subsets.items()},
+            sum(source.samples for source in e.pool.sources),
+        )
+
+    @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks of the study, in order."""
         return tuple(task.name for task in self.experiment.tasks)
+
+    def task(self, name: str) -> Task:
+        """A task's parameters."""
+        return next(task for task in self.experiment.tasks if task.name == name)
 
     # The runs.
 
@@ -84,7 +196,7 @@ class Study(Recipes):
             run
             for budget in grid.multi_task_budgets
             for method in grid.multi_task_methods
-            for run in self.runs_of(method, "all", budget, multi=True)
+            for run in self.runs_of(method, ALL, budget, multi=True)
         ]
 
     def second_pool_runs(self) -> list[Run]:
@@ -97,6 +209,17 @@ class Study(Recipes):
             for method in grid.multi_task_methods
             for run in self.runs_of(method, grid.second_pool, max(grid.multi_task_budgets), multi=True)
         ]
+
+    def all_runs(self) -> list[Run]:
+        """Every run, each once, the model before fine-tuning first."""
+        runs = [
+            self.untuned(),
+            *self.single_task_runs(),
+            *self.ablation_runs(),
+            *self.multi_task_runs(),
+            *self.second_pool_runs(),
+        ]
+        return list(dict.fromkeys(runs))
 
     def runs_of(self, method: str, pool_name: str, budget: int, multi: bool) -> list[Run]:
         """A method's runs at one budget, over targets and seeds."""
@@ -111,37 +234,81 @@ class Study(Recipes):
 
     def untuned(self) -> Run:
         """The model before fine-tuning."""
-        return Run(UNTUNED, "all", 0, (), self.experiment.seed)
-
-    def evaluations(self, runs: Iterable[Run]) -> list[Step]:
-        """Every run on the tasks it is for: a single-task run on its own task, others on all."""
-        return [self.evaluation(run, task) for run in runs for task in self.tasks_of(run)]
+        return Run(UNTUNED, ALL, 0, (), self.experiment.seed)
 
     def tasks_of(self, run: Run) -> tuple[str, ...]:
         """The tasks on which a run is evaluated."""
         return run.targets or self.task_names
 
-    # Computing.
+    # Their steps.
 
-    def missing(self, steps: Iterable[Step]) -> list[Step]:
+    def selection(self, run: Run) -> Step:
+        """What a run is trained on."""
+        return self.pipeline.selection(run.request)
+
+    def training(self, run: Run) -> Step | None:
+        """The fine-tuned model of a run; None for the untuned model."""
+        if run.method == UNTUNED:
+            return None
+        e = self.experiment
+        return train_steps.train.step(
+            label=f"train {run}",
+            weight=4.0 * run.budget * e.train.epochs,
+            marks={"device": device_kind()},
+            model=self.pipeline.model,
+            pool=self.store.file(self.pool, steps.POOL),
+            selection=self.selection(run),
+            settings=e.train,
+            seed=run.seed,
+        )
+
+    def evaluation(self, run: Run, task: str) -> Step:
+        """A run's model on a task's test samples."""
+        return train_steps.evaluate.step(
+            label=f"evaluate {run} on {task}",
+            weight=2.0 * self.task(task).test,
+            marks={"device": device_kind()},
+            model=self.pipeline.model,
+            trained=self.training(run),
+            task=self.store.file(self.tasks[task], TEST),
+            max_length=self.experiment.evaluate.max_length,
+            token_budget=self.experiment.evaluate.token_budget or token_budget(),
+        )
+
+    def evaluations(self, runs: Iterable[Run]) -> list[Step]:
+        """Every run on the tasks it is for: a single-task run on its task, others on all."""
+        return [self.evaluation(run, task) for run in runs for task in self.tasks_of(run)]
+
+    def measurement(self, run: Run, task: str) -> Step:
+        """A run's model on a task's test samples, by its protocol; raises UserError if it has none."""
+        e, protocol = self.experiment, self.task(task).protocol
+        if protocol is None:
+            raise UserError(
+                f"task {task}: has no protocol in this profile; give it one of {', '.join(harness.names())}"
+            )
+        return train_steps.measure.step(
+            label=f"{protocol} protocol: {run} on {task}",
+            weight=20.0 * self.task(task).test,
+            marks={"digest": harness.digest(protocol), "device": device_kind()},
+            model=self.pipeline.model,
+            trained=self.training(run),
+            task=self.store.file(self.tasks[task], TEST),
+            protocol=protocol,
+            max_length=e.evaluate.max_length,
+            token_budget=e.evaluate.token_budget or token_budget(),
+            max_response=e.evaluate.max_response,
+            seed=e.seed,
+        )
+
+    # Computing and reading.
+
+    def compute(self, wanted: Iterable[Step]) -> None:
+        """Make every step and all they rest on; what is there is checked, byte for byte, and kept."""
+        self.pipeline.compute(wanted)
+
+    def missing(self, wanted: Iterable[Step]) -> list[Step]:
         """Of the steps and all they rest on, those without an artifact, in the order to make them."""
-        return [step for step in in_order(list(steps)) if not self.store.has(step)]
-
-    def compute(self, steps: Iterable[Step]) -> None:
-        """Make every step and all they rest on; what is there is checked, byte for byte, and kept.
-
-        Other processes may be at the same steps (`rdslib.pipeline.workers`): what one of them is making is
-        left to it, and taken up once it is done, or once that process has ended.
-        """
-        # Features first: they take longest, and most of the rest waits for them.
-        left = sorted(in_order(list(steps)), key=lambda step: step.stage in ("select", "train", "evaluate"))
-        self.store.progress.plan(self.missing(left))
-        while left:
-            before, left = len(left), [step for step in left if not self.store.try_make(step)]
-            if len(left) == before:
-                time.sleep(0.2)
-
-    # Reading.
+        return self.store.missing(wanted)
 
     def table(self, step: Step, name: str) -> pd.DataFrame:
         """A Parquet file of a step's artifact, which is made if it is missing."""
@@ -150,19 +317,28 @@ class Study(Recipes):
 
     def pool_table(self) -> pd.DataFrame:
         """The pool: id, source, messages."""
-        return self.table(self.data, "pool.parquet")
+        return self.table(self.pool, steps.POOL)
 
-    def task_data(self, name: str) -> tasks.TaskData:
-        """A task's query and test samples."""
-        self.compute([self.data])
-        return tasks.read_task(stages.task_folder(self.store.path(self.data), name))
+    def pool_sources(self) -> pd.Series:
+        """The source of each sample of the pool."""
+        self.compute([self.pool])
+        return pd.Series(list(self.pipeline.pool_file().sources), name="source")
+
+    def task_data(self, name: str) -> TaskData:
+        """A task's query and test samples, with the profile's note before the task's."""
+        self.compute([self.tasks[name]])
+        data = read_task(self.store.path(self.tasks[name]))
+        note = " ".join(part for part in (self.task(name).note.strip(), data.note) if part)
+        return replace(data, note=note)
 
     def pool_size(self, name: str) -> int:
-        """How many samples a pool holds: all, or a named subset."""
-        return self.experiment.pool.subsets.get(name) or len(self.pool_table())
+        """How many samples a pool has: all, or a named subset."""
+        if name == ALL:
+            self.compute([self.pool])
+        return self.pipeline.pool_size(name)
 
     def picks(self, run: Run) -> pd.DataFrame:
-        """A run's selection: position, id, source, score, taker, in order of picking."""
+        """A run's selection: position, id, source, score, picked_by, in order of picking."""
         return self.table(self.selection(run), "selection.parquet")
 
     def scores(self, run: Run, task: str) -> pd.DataFrame:
@@ -172,6 +348,23 @@ class Study(Recipes):
     def measured(self, run: Run, task: str) -> pd.DataFrame:
         """A run on a task by the paper's protocol: id, subtask, score, prompt, responses."""
         return self.table(self.measurement(run, task), "measured.parquet")
+
+    # Costs and scores.
+
+    def measured_flops(self, run: Run) -> float:
+        """FLOPs of a run: selection and training, by the tokens that were really processed."""
+        training = self.training(run)
+        if training is None:
+            return 0.0
+        parameters = self.store.manifest(self.pipeline.model)["counts"]["non_embedding_parameters"]
+        tokens = self.store.manifest(training)["counts"]["training_tokens"]
+        return costs.measured(self.pipeline, run.request) + flops.TRAINING * parameters * tokens
+
+    def formula_flops(self, run: Run) -> float:
+        """What the paper's formula (Appendix E) gives for a run, with this model, pool and budget."""
+        if run.method == UNTUNED:
+            return 0.0
+        return costs.by_formula(self.pipeline, run.request, self.experiment.train.epochs)
 
     def bits_per_byte(self, run: Run, task: str) -> Estimate:
         """Bits per byte of the reference answers of a task, with its 95% interval."""
@@ -191,7 +384,7 @@ class Study(Recipes):
         return estimate_mean(self._bits_by_task(runs, task), e.evaluate.bootstrap, e.seed, base)
 
     def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
-        """`relative` of ours less that of theirs, paired by test sample."""
+        """`relative` of ours minus that of theirs, paired by test sample."""
         e = self.experiment
         base = self._bits_by_task([self.untuned()])
         return estimate_difference(
@@ -205,65 +398,6 @@ class Study(Recipes):
             return None
         e = self.experiment
         return estimate_mean({task: [(correct, np.ones_like(correct))]}, e.evaluate.bootstrap, e.seed)
-
-    def measured_flops(self, run: Run) -> float:
-        """FLOPs of a run: what its method's features took, of its pool and its targets' queries, what was
-        prepared for them, and training.
-
-        2N a token forward and 6N a token of training, with N the non-embedding parameters of the model
-        that did it, and the tokens that were really processed.
-        """
-        training = self.training(run)
-        if training is None:
-            return 0.0
-        parameters = self.store.manifest(self.model)["counts"]["non_embedding_parameters"]
-        tokens = self.store.manifest(training)["counts"]["training_tokens"]
-        # Features of one extractor come from one pass.
-        passes = {get_extractor(feature).name: feature for feature in get_scorer(run.method).features}
-        selection = sum(self._extraction_flops(feature, run) for feature in passes.values())
-        return selection + flops.TRAINING * parameters * tokens
-
-    def formula_flops(self, run: Run) -> float:
-        """What the paper's formula (Appendix E) gives for a run, with this model, pool and budget.
-
-        Every sample counts as 2,048 tokens, as in the paper; NaN for a method whose cost it does not give.
-        """
-        if run.method == UNTUNED:
-            return 0.0
-        e = self.experiment
-        parameters = self.store.manifest(self.model)["counts"]["non_embedding_parameters"]
-        cost = flops.CostModel(parameters=parameters, epochs=e.train.epochs)
-        if e.ifd is not None:
-            trained = e.ifd.clusters * e.ifd.per_cluster
-            cost = replace(cost, ifd_encoded=self.pool_size(e.ifd.pool), ifd_trained=trained)
-        for feature in get_scorer(run.method).features:
-            if isinstance(get_extractor(feature), SentenceEmbedding):
-                counts = self.store.manifest(self.preparation(feature, run.pool))["counts"]
-                cost = replace(cost, embedder_parameters=counts["parameters"])
-        try:
-            return flops.total_flops(run.method, run.budget, self.pool_size(run.pool), cost)
-        except ValueError:
-            return float("nan")
-
-    def _extraction_flops(self, feature: str, run: Run) -> float:
-        extractor = get_extractor(feature)
-        cost = self._cost(self.features(feature, None, run.pool), None if extractor.per_pool else run.pool)
-        for task in run.targets:
-            cost += self._cost(self.features(feature, task, run.pool), None)
-        if extractor.prepares:
-            cost += self.store.manifest(self.preparation(feature, run.pool))["counts"]["flops"]
-            on = extractor.prepare_pool(self.experiment, run.pool)
-            # What the preparation reads, of the pool that it prepares on.
-            for each in extractor.prepare_features:
-                cost += self._cost(self.features(each, None), on)
-        return cost
-
-    def _cost(self, step: Step, of: str | None) -> float:
-        """FLOPs of a step's features: of all its samples, or, of the whole pool's, of those of a smaller."""
-        cost = features.read_all(self.store.path(step), COST)
-        if of not in (None, "all"):
-            cost = cost[pool.subset(len(cost), self.pool_size(of), self.experiment.seed)]
-        return float(cost.sum())
 
     def _bits_by_task(
         self, runs: Sequence[Run], only: str | None = None

@@ -26,21 +26,29 @@ DEEPER = 8
 
 @dataclass(frozen=True)
 class Selection:
-    """`indices` (int64 [k]): pool positions in the order of picking; `scores` (float [k]): theirs;
-    `takers` (int64 [k]): the query, or task, that picked each, by its position; `refused`: how many samples
-    no query offers, whatever `k` is."""
+    """The picks, in the order of picking.
+
+    Attributes:
+        indices: Pool positions, int64 [k].
+        scores: Their scores, float [k].
+        picked_by: The position of the query, or task, that picked each, int64 [k].
+        refused: How many samples no query offers, whatever `k` is.
+    """
 
     indices: np.ndarray
     scores: np.ndarray
-    takers: np.ndarray
+    picked_by: np.ndarray
     refused: int
 
 
 def choose(rankers: Sequence[Ranker], k: int, skip: int = 0, limit: Limit | None = None) -> Selection:
-    """Pick `k` samples as the study does: round-robin over several tasks, a ranker each; of one, a window
-    where the method skips samples, else round-robin over its queries.
+    """Pick `k` samples as the study does.
 
-    Raises ValueError as those do.
+    Round-robin over several tasks, a ranker each; of one task, a window where the method skips samples, else
+    round-robin over its queries.
+
+    Raises:
+        ValueError: As those do.
     """
     if len(rankers) > 1:
         return round_robin_tasks(rankers, k, limit)
@@ -131,7 +139,7 @@ class Walk:
         self.allow = allow
         self._positions = np.empty(0, dtype=np.int64)
         self._scores = np.empty(0, dtype=np.float32)
-        self._takers = np.empty(0, dtype=np.int64)
+        self._picked_by = np.empty(0, dtype=np.int64)
 
     @property
     def found(self) -> int:
@@ -163,7 +171,7 @@ class Walk:
         first = new[np.sort(first)[: self.k - self.found]]
         self._positions = np.concatenate([self._positions, offered[first]])
         self._scores = np.concatenate([self._scores, given[first]])
-        self._takers = np.concatenate([self._takers, real[first] % len(lists)])
+        self._picked_by = np.concatenate([self._picked_by, real[first] % len(lists)])
         if self.smaller_score:
             # Offers up to the last pick; np.minimum.at folds the repeated ones into the first.
             until = first[-1] + 1 if self.found == self.k else offered.size
@@ -173,7 +181,7 @@ class Walk:
 
     def selection(self, refused: int) -> Selection:
         """What was found."""
-        return Selection(self._positions, self._scores, self._takers, refused)
+        return Selection(self._positions, self._scores, self._picked_by, refused)
 
 
 def _check_k(k: int) -> None:

@@ -111,7 +111,7 @@ def test_features_and_selections_are_those_of_one_process(cluster, tmp_path):
 
 
 def test_a_killed_worker_costs_its_shard(cluster, slow):
-    from rdslib.pipeline.ray_executor import RayEngine
+    from rdslib.pipeline.ray_executor import RayExecutor
 
     extractor, path, given = slow
     log = Path(given.model, "log")
@@ -126,7 +126,7 @@ def test_a_killed_worker_costs_its_shard(cluster, slow):
     killer = threading.Thread(target=kill)
     killer.start()
     shards = ((start, samples_of(start, start + 1)) for start in range(0, 24, 2))
-    found = dict(RayEngine([path]).extract(extractor, given, shards, lambda more: None))
+    found = dict(RayExecutor([path]).extract(extractor, given, shards, lambda more: None))
     killer.join()
     assert sorted(found) == list(range(0, 24, 2))
     for start, made in found.items():
@@ -141,16 +141,16 @@ def test_a_killed_worker_costs_its_shard(cluster, slow):
 
 
 def test_a_users_mistake_comes_back_as_one_line(cluster, slow):
-    from rdslib.pipeline.ray_executor import RayEngine
+    from rdslib.pipeline.ray_executor import RayExecutor
 
     extractor, path, given = slow
     with pytest.raises(UserError, match=r"^sample -1: is not to be had; leave it out$"):
-        list(RayEngine([path]).extract(extractor, given, iter([(0, samples_of(-1))]), lambda more: None))
+        list(RayExecutor([path]).extract(extractor, given, iter([(0, samples_of(-1))]), lambda more: None))
 
 
 def test_a_ranking_goes_deeper_on_a_cluster_too(cluster, tmp_path, monkeypatch):
     from rdslib.methods import features
-    from rdslib.pipeline.ray_executor import RayEngine
+    from rdslib.pipeline.ray_executor import RayExecutor
 
     rng = np.random.default_rng(0)
     for start in range(0, 90, 10):
@@ -165,7 +165,7 @@ def test_a_ranking_goes_deeper_on_a_cluster_too(cluster, tmp_path, monkeypatch):
     scorer = get_scorer("rds")
     whole = round_robin(Local().ranker(scorer, inputs), 60)
     monkeypatch.setattr("rdslib.pipeline.ray_executor.HELD", 2 * 6 * 7)
-    parts = round_robin(RayEngine().ranker(scorer, inputs), 60)
+    parts = round_robin(RayExecutor().ranker(scorer, inputs), 60)
     assert parts.indices.tolist() == whole.indices.tolist()
     assert parts.takers.tolist() == whole.takers.tolist()
     again = round_robin(over(lambda: scorer.blocks(inputs), 6 * 7), 60)
@@ -176,7 +176,7 @@ def test_no_cluster_at_the_address(monkeypatch):
     import subprocess
     import sys
 
-    program = "from rdslib.pipeline.ray_executor import RayEngine; RayEngine()"
+    program = "from rdslib.pipeline.ray_executor import RayExecutor; RayExecutor()"
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120

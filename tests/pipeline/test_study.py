@@ -188,7 +188,7 @@ def test_any_number_of_workers_end_in_the_same_files(tiny_home, tmp_path):
 
 def test_helpers_end_when_the_one_who_started_them_is_killed(tmp_path):
     program = (
-        "import sys, time; from rdslib.pipeline.workers import helpers;"
+        "import sys, time; from rdslib.pipeline.executors import helpers;"
         "h = helpers(['--profile', 'tiny', '--only', 'fig1_pareto'], 1); h.__enter__();"
         "time.sleep(5); print('up', flush=True); time.sleep(100)"
     )

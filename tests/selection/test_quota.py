@@ -81,7 +81,7 @@ def check(found, wanted, scores, smaller=False):
     picks, offers = wanted
     takers = [next(q for d, q in offers if d == pick) for pick in picks]
     assert found.indices.tolist() == picks
-    assert found.takers.tolist() == takers
+    assert found.picked_by.tolist() == takers
     if smaller:
         assert found.scores.tolist() == [min(scores[q, d] for d, q in offers if d == pick) for pick in picks]
     else:
@@ -152,7 +152,7 @@ def test_a_turn_is_spent_on_a_sample_of_a_full_source():
     scores = np.array([[3.0, 2.0, 1.0, 0.0], [2.0, 3.0, 0.0, 1.0]], dtype=np.float32)
     found = round_robin(over(lambda: [(0, scores)]), 2, per_source("aabb", 2, most=1))
     assert found.indices.tolist() == [0, 2]
-    assert found.takers.tolist() == [0, 0]
+    assert found.picked_by.tolist() == [0, 0]
 
 
 def test_what_does_not_divide_goes_to_the_first_sources_that_have_more():

@@ -55,7 +55,7 @@ def test_round_robin_equals_the_definition(scores, data):
     picks, offers = naive_walk(scores, k)
     takers = [next(q for d, q in offers if d == pick) for pick in picks]
     assert found.indices.tolist() == picks
-    assert found.takers.tolist() == takers
+    assert found.picked_by.tolist() == takers
     assert found.scores.tolist() == [scores[q, d] for d, q in zip(picks, takers, strict=True)]
 
 
@@ -132,7 +132,7 @@ def test_ties_go_to_the_smaller_position():
 def test_a_turn_is_spent_on_a_taken_sample():
     # Both want sample 0; the second query's turn is lost, so the first query picks again.
     scores = np.array([[3.0, 2.0, 1.0], [3.0, 0.0, 2.0]])
-    assert round_robin(over(lambda: [(0, scores)]), 3).takers.tolist() == [0, 0, 1]
+    assert round_robin(over(lambda: [(0, scores)]), 3).picked_by.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(

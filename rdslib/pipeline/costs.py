@@ -1,0 +1,53 @@
+"""What runs cost in FLOPs: as measured here, and by the paper's formula."""
+
+from __future__ import annotations
+
+from rdslib.data.pool import subset
+from rdslib.methods import COST, features, get_extractor, get_scorer, split_feature
+from rdslib.models.flops import CostModel
+from rdslib.pipeline.pipeline import ALL, Pipeline, Request
+from rdslib.pipeline.step import Step
+
+
+def measured(pipeline: Pipeline, request: Request) -> float:
+    """FLOPs that the features of a selection took, of its pool and its tasks' queries, and preparations.
+
+    2N a token forward and 6N a token of training, with N the non-embedding parameters of the model that did
+    it, and the tokens that were really processed.
+    """
+    # Features of one extractor come from one pass.
+    passes = {split_feature(feature)[0]: feature for feature in get_scorer(request.method).features}
+    return sum(_of_feature(pipeline, feature, request) for feature in passes.values())
+
+
+def _of_feature(pipeline: Pipeline, feature: str, request: Request) -> float:
+    maker = get_extractor(feature)
+    step = pipeline.features(feature, None, request.pool)
+    cost = _of_pool(pipeline, step, ALL if maker.per_pool else request.pool)
+    for task in request.targets:
+        cost += _of_pool(pipeline, pipeline.features(feature, task, request.pool), ALL)
+    if maker.prepares:
+        prepared = pipeline.preparation(feature, request.pool)
+        cost += pipeline.store.manifest(prepared)["counts"]["flops"]
+        on = maker.prepare_pool(pipeline.settings, request.pool)
+        # What the preparation reads, of the pool that it prepares on.
+        for each in maker.prepare_features:
+            cost += _of_pool(pipeline, pipeline.features(each), on or ALL)
+    return cost
+
+
+def _of_pool(pipeline: Pipeline, step: Step, pool: str) -> float:
+    """FLOPs of features: of all their samples, or, of the whole pool's, of those of a smaller one."""
+    cost = features.read_all(pipeline.store.path(step), COST)
+    draw = pipeline.draws[pool]
+    return float((cost if draw is None else cost[subset(len(cost), *draw)]).sum())
+
+
+def by_formula(pipeline: Pipeline, request: Request, epochs: int) -> float:
+    """What the paper's formula (Appendix E) gives for selection and training, with our model and pool.
+
+    Every sample counts as 2,048 tokens, as in the paper; NaN for a method whose cost it does not give.
+    """
+    counts = pipeline.store.manifest(pipeline.model)["counts"]
+    base = CostModel(parameters=counts["non_embedding_parameters"], epochs=epochs)
+    raise NotImplementedError(base)

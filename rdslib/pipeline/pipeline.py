@@ -1,0 +1,235 @@
+"""A pipeline: the steps up to a selection, for any pool, queries and methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rdslib.data.chat import Sample
+from rdslib.data.pool import PoolFile
+from rdslib.methods import ScoringInputs, digest_of, get_extractor, get_scorer, split_feature
+from rdslib.models.device import device_kind, token_budget
+from rdslib.params import Settings
+from rdslib.pipeline import steps
+from rdslib.pipeline.executors import Executor
+from rdslib.pipeline.step import Step, in_order
+from rdslib.pipeline.steps import POOL, Draw
+from rdslib.pipeline.store import Store
+from rdslib.tasks.base import QUERIES, read_queries
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One selection: `method` picks `k` samples of a pool for some tasks.
+
+    Args:
+        method: The method's name.
+        k: How many samples.
+        targets: The tasks, by name; none for methods without queries.
+        pool: The whole pool ("all"), or the name of a smaller one.
+        seed: For what is random in the method.
+        limits: What `rdslib.selection.quota.per_source` takes, where sources are limited.
+    """
+
+    method: str
+    k: int
+    targets: tuple[str, ...] = ()
+    pool: str = ALL
+    seed: int = 42
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Pipeline:
+    """The steps up to a selection. They are laid out here; `compute` makes them.
+
+    Args:
+        settings: What methods need.
+        pool: The step that makes `pool.parquet`.
+        queries: For each task, the step that makes `queries.parquet`.
+        store: Where artifacts are.
+        executor: Where shards are computed; what they are does not depend on it.
+        draws: How smaller pools are drawn from the whole, by name: size and seed.
+        size: How many samples the pool has, roughly, as weights of steps while it is not made.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Step,
+        queries: Mapping[str, Step],
+        store: Store,
+        executor: Executor,
+        draws: Mapping[str, Draw] | None = None,
+        size: int = 1,
+    ) -> None:
+        budget = settings.encode.token_budget or token_budget()
+        encode = settings.encode.model_copy(update={"token_budget": budget})
+        self.settings = settings.model_copy(update={"encode": encode})
+        self.pool, self.queries, self.store, self.executor = pool, queries, store, executor
+        self.draws: Mapping[str, Draw] = {ALL: None, **(draws or {})}
+        self.size = size
+
+    @cached_property
+    def model(self) -> Step:
+        """The language model."""
+        given, downloads = self.settings.model, self.settings.downloads
+        return steps.model.step(
+            label=f"model {given.title}",
+            weight=100,
+            marks={"files": _files(given.path)},
+            settings=given.model_copy(update={"title": "", "note": ""}),
+            pinned={given.download: downloads[given.download]} if given.download else {},
+            seed=self.settings.seed,
+        )
+
+    def features(self, feature: str, task: str | None = None, pool: str = ALL) -> Step:
+        """A feature of a pool's samples (`task` None) or of a task's queries.
+
+        Where all pools share an extractor's features, those of the whole pool serve each.
+        """
+        extractor, name = split_feature(feature)
+        maker = get_extractor(feature)
+        pool = pool if maker.per_pool else ALL
+        of = self.pool_name(pool) if task is None else f"{task} queries"
+        samples = self.pool if task is None else self.queries[task]
+        return steps.features.step(
+            label=f"{extractor} features of {of}",
+            weight=self.pool_size(pool) if task is None else 10,
+            marks=self._marks(extractor),
+            given={"settings": self.settings, "executor": self.executor},
+            extractor=extractor,
+            feature=name,
+            model=self.model,
+            prepared=self.preparation(feature, pool) if maker.prepares else None,
+            samples=self.store.file(samples, POOL if task is None else QUERIES),
+            queries=task is not None,
+            draw=self.draws[pool] if task is None else None,
+            shard_size=self.settings.encode.shard_size,
+        )
+
+    def preparation(self, feature: str, pool: str = ALL) -> Step:
+        """What the extractor of a feature prepares before it makes features of samples of `pool`."""
+        extractor, _ = split_feature(feature)
+        maker = get_extractor(feature)
+        on = maker.prepare_pool(self.settings, pool)
+        return steps.prepare.step(
+            label=f"prepare {extractor}{f' on {self.pool_name(on)}' if on else ''}",
+            weight=100,
+            marks=self._marks(extractor),
+            given={"settings": self.settings},
+            extractor=extractor,
+            model=self.model,
+            pool=self.store.file(self.pool, POOL) if on else None,
+            features={each: self.features(each) for each in maker.prepare_features},
+            draw=self.draws[on] if on else None,
+        )
+
+    def _marks(self, extractor: str) -> dict[str, Any]:
+        """What features depend on besides the model and the samples."""
+        maker = get_extractor(extractor)
+        return {
+            "version": maker.version,
+            "parameters": dict(maker.key(self.settings)),
+            "plugin": digest_of(extractor),
+            "device": device_kind(),
+        }
+
+    def selection(self, request: Request) -> Step:
+        """The picks of a request."""
+        scorer = get_scorer(request.method)
+        of = "" if not request.targets else request.targets[0] if len(request.targets) == 1 else "all tasks"
+        return steps.select.step(
+            label=f"select {request.method} {request.k} of {request.pool}{of and f' for {of}'}",
+            marks={"plugin": digest_of(request.method)},
+            given={"executor": self.executor},
+            method=request.method,
+            pool=self.store.file(self.pool, POOL),
+            features={each: self.features(each, None, request.pool) for each in scorer.features},
+            # A list, since tasks take turns in this order.
+            queries=[
+                {each: self.features(each, task, request.pool) for each in scorer.features}
+                for task in request.targets
+            ],
+            targets=request.targets,
+            k=request.k,
+            draw=self.draws[request.pool],
+            seed=request.seed if scorer.seeded else None,
+            limits=request.limits,
+        )
+
+    def compute(self, wanted: Iterable[Step]) -> None:
+        """Make every step and all they rest on; what is there is checked, byte for byte, and kept.
+
+        Other processes may be at the same steps (`executors.helpers`): what one of them is making is left to
+        it, and taken up once it is done, or once that process has ended.
+        """
+        laid_out = list(wanted)
+        # Others have a name only once these are made.
+        for first in dict.fromkeys(each for step in laid_out for each in step.unsettled):
+            self.store.make(first)
+        # Features first: they take longest, and most of the rest waits for them.
+        late = ("select", "train", "evaluate", "measure")
+        left = sorted(in_order(laid_out), key=lambda step: step.name in late)
+        self.store.progress.plan(self.store.missing(left))
+        while left:
+            before, left = len(left), self._go_round(left)
+            if len(left) == before:
+                time.sleep(0.2)
+
+    def _go_round(self, wanted: Sequence[Step]) -> list[Step]:
+        """Make what nobody else is making, a group in one pass; return what is left."""
+        groups: dict[str, list[Step]] = {}
+        for each in wanted:
+            groups.setdefault(each.group, []).append(each)
+        return [each for group in groups.values() if not self.store.try_make(group) for each in group]
+
+    # Reading.
+
+    def pool_size(self, name: str = ALL) -> int:
+        """How many samples a pool has; of the whole pool an expectation, before it is made."""
+        draw = self.draws[name]
+        if draw is not None:
+            return draw[0]
+        return len(self.pool_file()) if self.store.has(self.pool) else self.size
+
+    def pool_file(self, name: str = ALL) -> PoolFile:
+        """A pool, which must have been made."""
+        return steps.pool_file(self.store.path(self.pool), self.draws[name])
+
+    def query_samples(self, task: str) -> list[Sample]:
+        """A task's queries, which must have been made."""
+        return read_queries(self.store.path(self.queries[task]))
+
+    def picks(self, request: Request) -> pa.Table:
+        """The picks of a request, which must have been made: position, id, source, score, picked_by."""
+        return steps.read_selection(self.store.path(self.selection(request)))
+
+    def scoring_inputs(self, request: Request, task: str | None) -> ScoringInputs:
+        """What a method reads to score a pool for a task; its features must have been made."""
+        path = self.store.path
+        names = get_scorer(request.method).features
+        pool = {each: path(self.features(each, None, request.pool)) for each in names}
+        queries = {each: path(self.features(each, task, request.pool)) for each in names if task is not None}
+        samples = self.pool_file(request.pool)
+        return steps.scoring_inputs(request.method, samples, pool, queries, request.seed)
+
+    def pool_name(self, name: str) -> str:
+        """A pool, as people read it."""
+        return "the pool" if name == ALL else f"the {name} pool"
+
+
+def _files(path: str | None) -> list[list[Any]]:
+    """The files of a user's model, with sizes and times: another model may take its place."""
+    given = Path(path) if path else None
+    if given is None or not given.exists():
+        return []
+    files = sorted(given.iterdir()) if given.is_dir() else [given]
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
