@@ -105,7 +105,7 @@ def status(profile: ProfileOption = "mini") -> None:
     """Show what a profile's study is made of: what exists, and what is missing."""
     from rdslib.figures import publish
     from rdslib.figures import specs as tables
-    from rdslib.pipeline.store import in_order
+    from rdslib.pipeline.step import in_order
     from rdslib.pipeline.study import Study
 
     study = Study.load(profile)
@@ -114,7 +114,7 @@ def status(profile: ProfileOption = "mini") -> None:
     for step in steps:
         has = study.store.has(step)
         there += has
-        typer.echo(f"{'exists ' if has else 'missing'}  {step.stage:<9} {step.hash}  {step.label}")
+        typer.echo(f"{'exists ' if has else 'missing'}  {step.name:<9} {step.hash}  {step.label}")
     for name in tables.FIGURES:
         missing = len(study.missing(tables.steps(study, name)))
         drawn = (publish.folder_of(study) / f"{name}.png").is_file()

@@ -26,7 +26,7 @@ from rdslib.methods.lm import LanguageModel, tokenize
 from rdslib.models.device import compute_dtype, device
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import Experiment, Train
-from rdslib.pipeline.store import Step
+from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Study
 
 if TYPE_CHECKING:

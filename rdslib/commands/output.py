@@ -26,7 +26,7 @@ from rdslib.data.pool import PoolFile, rows_at
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
 from rdslib.models.device import CHOICE, choose
-from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.study import Run
 from rdslib.pipeline.steps import read_selection
 
 # What is added to each picked row.

@@ -34,7 +34,7 @@ from rdslib.params import (
     profile_path,
 )
 from rdslib.pipeline import steps as stages
-from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import Step, Work
 from rdslib.pipeline.study import Study
 from rdslib.selection.quota import per_source

@@ -35,7 +35,7 @@ from rdslib.models.device import compute_dtype, device_kind
 from rdslib.models.flops import FORWARD, PAPER, selection_flops, training_flops
 from rdslib.params import Profile, load_profile
 from rdslib.pipeline import steps as stages
-from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import Step, Store, in_order
 from rdslib.pipeline.study import Study
 from rdslib.selection.topk import HELD

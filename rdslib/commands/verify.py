@@ -14,7 +14,7 @@ from rdslib.errors import UserError
 from rdslib.figures import publish
 from rdslib.figures import specs as tables
 from rdslib.params import Profile
-from rdslib.pipeline.store import in_order
+from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Study
 
 

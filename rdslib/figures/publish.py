@@ -17,8 +17,8 @@ from rdslib.figures.blocks import as_latex, as_markdown
 from rdslib.figures.table_drawing import TableFigure
 from rdslib.files import write_json
 from rdslib.params import Show
-from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.store import in_order
+from rdslib.pipeline.study import Run
+from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Study
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def publish(
             "origins": sorted(set(table["origin"])),
             "records": [asdict(run) for run in tables.runs(study, name, show)],
             "artifacts": [
-                {"stage": step.stage, "hash": step.hash, "what": step.label}
+                {"step": step.name, "hash": step.hash, "what": step.label}
                 for step in in_order(tables.steps(study, name, show))
             ],
             "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},

@@ -106,7 +106,7 @@ def _section(name: str, folder: Path, described: dict[str, Any], root: Path) -> 
         alt = html.escape(f"{heading} {_plain(shows)}", quote=True)
         picture = _data("image/svg+xml", (folder / f"{name}.svg").read_bytes())
         shown = f'<figure>{region}<img src="{picture}" alt="{alt}"></div></figure>'
-    artifacts = [(f"{each['stage']} {each['hash']}", each["what"]) for each in described["artifacts"]]
+    artifacts = [(f"{each['step']} {each['hash']}", each["what"]) for each in described["artifacts"]]
     behind = f"{len(described['records'])} records, {len(artifacts)} artifacts"
     origins = ", ".join(described["origins"]) or "nothing"
     download = _data("text/csv;charset=utf-8", csv)

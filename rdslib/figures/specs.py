@@ -17,8 +17,8 @@ from rdslib.errors import UserError
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures import published
 from rdslib.params import Show
-from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.store import Step
+from rdslib.pipeline.study import Run
+from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Study
 
 METRIC = "bits per byte, relative to untuned"
@@ -371,7 +371,7 @@ def _picked(study: Study, runs: list[Run]) -> list[Step]:
 
 
 def _data(study: Study, _: list[Run]) -> list[Step]:
-    return [study.data]
+    return study.data_steps
 
 
 def _no_runs(_: Study) -> list[Run]:

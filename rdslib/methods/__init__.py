@@ -33,7 +33,7 @@ from rdslib.methods.rds import ABLATIONS, RDS
 __all__ = [
     "COST", "EXTRACTORS", "SCORERS", "Extract", "Extracted", "Extraction", "Extractor", "InnerProduct",
     "Preparation", "Scorer", "ScoringInputs", "digest_of", "get_extractor", "get_scorer", "load_plugins",
-    "register",
+    "register", "split_feature",
 ]  # fmt: skip
 
 SCORERS: dict[str, Scorer] = {}
@@ -72,6 +72,12 @@ def get_extractor(feature: str) -> Extractor:
     if name not in EXTRACTORS:
         raise UserError(f"unknown extractor of {feature!r}; extractors: {', '.join(sorted(EXTRACTORS))}")
     return EXTRACTORS[name]
+
+
+def split_feature(feature: str) -> tuple[str, str]:
+    """The extractor's name and the feature's, of `lm.nll`."""
+    extractor, _, name = feature.partition(".")
+    return extractor, name
 
 
 def load_plugins(paths: Sequence[Path]) -> None:

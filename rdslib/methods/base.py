@@ -19,7 +19,7 @@ import numpy as np
 
 from rdslib.data.chat import Sample
 from rdslib.methods.features import read_all, read_shards
-from rdslib.params import Experiment
+from rdslib.params import Settings
 from rdslib.selection.topk import Block
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Preparation:
     `out`: the empty folder to write into. `bar`: a progress bar, in samples.
     """
 
-    experiment: Experiment
+    settings: Settings
     model: Path
     samples: Sequence[Sample]
     features: Mapping[str, np.ndarray]
@@ -145,7 +145,7 @@ class Extraction:
     extractor's name. `queries`: whether the samples are queries rather than pool samples.
     """
 
-    experiment: Experiment
+    settings: Settings
     model: Path
     prepared: Path | None
     wanted: tuple[str, ...]
@@ -188,11 +188,11 @@ class Extractor(ABC):
     # Whether each pool has its own features of a sample; they are then extracted for each pool apart.
     per_pool: bool = False
 
-    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+    def key(self, settings: Settings) -> Mapping[str, Any]:
         """The parameters on which the prepared model and the features depend."""
         return {}
 
-    def prepare_pool(self, experiment: Experiment, pool: str) -> str | None:
+    def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Which pool it prepares on when samples of `pool` are to be had; None if on none."""
         return None
 

@@ -16,7 +16,7 @@ from rdslib.errors import UserError
 from rdslib.files import write_json
 from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
 from rdslib.models.flops import FORWARD
-from rdslib.params import Embedder, Experiment
+from rdslib.params import Embedder, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -46,27 +46,27 @@ class SentenceEmbedding(Extractor):
         self.add_eos = add_eos
         self.own_code = own_code
 
-    def params(self, experiment: Experiment) -> Embedder:
+    def params(self, settings: Settings) -> Embedder:
         """The embedding model, and how it is used."""
-        given = experiment.embedders.get(self.name)
+        given = settings.embedders.get(self.name)
         if given is None:
             return self.default
         if "query_instruction" in given.model_fields_set:
             return given
         return given.model_copy(update={"query_instruction": self.default.query_instruction})
 
-    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+    def key(self, settings: Settings) -> Mapping[str, Any]:
         """The embedding model and how it is used; nothing of the language model."""
-        params = self.params(experiment)
-        pinned = experiment.downloads[params.download].model_dump() if params.download else None
+        params = self.params(settings)
+        pinned = settings.downloads[params.download].model_dump() if params.download else None
         return {"embedder": params.model_dump(mode="json"), "download": pinned}
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
         """Unpack the model from its download, or point to it, and load it once to see that it works."""
-        params = self.params(given.experiment)
+        params = self.params(given.settings)
         if params.download is not None:
             assert params.members is not None
-            archives = Archives(given.experiment.downloads, cache_dir())
+            archives = Archives(given.settings.downloads, cache_dir())
             unpack(archives.members(params.download, [params.members]), given.out)
         else:
             write_json(given.out / POINTER, {"path": params.path})
@@ -74,7 +74,7 @@ class SentenceEmbedding(Extractor):
 
     def open(self, given: Extraction) -> Extract:
         """Load the embedding model."""
-        params = self.params(given.experiment)
+        params = self.params(given.settings)
         assert given.prepared is not None
         model = self._load(params, given.prepared)
         prompt = params.query_instruction if given.queries else ""

@@ -26,7 +26,7 @@ from rdslib.methods.base import (
     ScoringInputs,
 )
 from rdslib.models.flops import FORWARD, TRAINING
-from rdslib.params import Experiment, Ifd
+from rdslib.params import Settings, Ifd
 from rdslib.seeds import generator
 from rdslib.selection.topk import Block
 
@@ -65,24 +65,24 @@ class PreExperienced(Extractor):
     # The prompts to cluster: means of the base model's last hidden states, float16, of length 1.
     prepare_features = ("lm.uniform_prompt",)
 
-    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+    def key(self, settings: Settings) -> Mapping[str, Any]:
         """How the model is trained, and how samples are cut and batched."""
         return {
-            "ifd": _params(experiment).model_dump(mode="json"),
-            "encode": experiment.encode.model_dump(exclude={"shard_size"}),
-            "seed": experiment.seed,
+            "ifd": _params(settings).model_dump(mode="json"),
+            "encode": settings.encode.model_dump(exclude={"shard_size"}),
+            "seed": settings.seed,
         }
 
-    def prepare_pool(self, experiment: Experiment, pool: str) -> str | None:
+    def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """One pool for all: the model is the same wherever it is used."""
-        return _params(experiment).pool
+        return _params(settings).pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
         """Train the pre-experienced model; counts are those of training, with the FLOPs."""
         from rdslib.models.loading import load_causal_lm, non_embedding_parameters
         from rdslib.models.train import train
 
-        params, seed = _params(given.experiment), given.experiment.seed
+        params, seed = _params(given.settings), given.settings.seed
         (feature,) = self.prepare_features
         picked = near_centres(given.features[feature], params.clusters, params.per_cluster, seed)
         parameters = non_embedding_parameters(load_causal_lm(given.model))
@@ -99,7 +99,7 @@ class PreExperienced(Extractor):
 
         assert given.prepared is not None
         model, tokenizer = load_trained(given.model, given.prepared), load_tokenizer(given.model)
-        cut, budget = given.experiment.encode.max_length, given.experiment.encode.token_budget
+        cut, budget = given.settings.encode.max_length, given.settings.encode.token_budget
         parameters = non_embedding_parameters(model)
 
         def read(samples: Sequence[Sample]) -> _Read:
@@ -131,13 +131,13 @@ class PreExperienced(Extractor):
         return Extract(read, make)
 
 
-def _params(experiment: Experiment) -> Ifd:
+def _params(settings: Settings) -> Ifd:
     """The parameters of IFD; raises UserError if the profile has none."""
-    if experiment.ifd is None:
+    if settings.ifd is None:
         raise UserError(
             "the method 'ifd' needs parameters; add `ifd` (with `train`) to the profile's experiment"
         )
-    return experiment.ifd
+    return settings.ifd
 
 
 def near_centres(prompts: np.ndarray, clusters: int, per_cluster: int, seed: int) -> list[int]:

@@ -19,7 +19,7 @@ from rdslib.errors import UserError
 from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
 from rdslib.methods.lm import tokenize
 from rdslib.models.flops import TRAINING
-from rdslib.params import Experiment, Less
+from rdslib.params import Settings, Less
 from rdslib.seeds import generator
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ class LessGradients(Extractor):
     prepares = True
     per_pool = True
 
-    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+    def key(self, settings: Settings) -> Mapping[str, Any]:
         """How the model is warmed up, how samples are cut and batched, and the seed."""
         return {
-            "less": _params(experiment).model_dump(mode="json"),
-            "encode": experiment.encode.model_dump(exclude={"shard_size"}),
-            "seed": experiment.seed,
+            "less": _params(settings).model_dump(mode="json"),
+            "encode": settings.encode.model_dump(exclude={"shard_size"}),
+            "seed": settings.seed,
         }
 
-    def prepare_pool(self, experiment: Experiment, pool: str) -> str | None:
+    def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Each pool has a warm-up of its own."""
         return pool
 
@@ -63,7 +63,7 @@ class LessGradients(Extractor):
         from rdslib.models.loading import load_causal_lm, non_embedding_parameters
         from rdslib.models.train import train
 
-        params, seed = _params(given.experiment), given.experiment.seed
+        params, seed = _params(given.settings), given.settings.seed
         parameters = non_embedding_parameters(load_causal_lm(given.model))
         share = max(1, round(params.warmup_share * len(given.samples)))
         drawn = generator(seed, "less warm-up").choice(len(given.samples), share, replace=False)
@@ -92,8 +92,8 @@ class LessGradients(Extractor):
         adapters = [checkpoint.adapter for checkpoint in checkpoints]
         rates = np.array([checkpoint.learning_rate for checkpoint in checkpoints])
         roots = np.sqrt(rates / rates.sum())
-        encode, dimension = given.experiment.encode, _params(given.experiment).dimension
-        project = Projection(len(checkpoints[0].exp_avg), dimension, given.experiment.seed)
+        encode, dimension = given.settings.encode, _params(given.settings).dimension
+        project = Projection(len(checkpoints[0].exp_avg), dimension, given.settings.seed)
 
         def read(samples: Sequence[Sample]) -> list[Tokens]:
             return tokenize(tokenizer, samples, encode.max_length, given.queries)
@@ -132,12 +132,12 @@ class LessGradients(Extractor):
         return Extract(read, make)
 
 
-def _params(experiment: Experiment) -> Less:
+def _params(settings: Settings) -> Less:
     """The parameters of LESS; raises UserError if the profile has none, or does not train LoRA matrices."""
-    if experiment.less is None:
+    if settings.less is None:
         raise UserError(
             "the method 'less' needs parameters; add `less` (with `train`) to the profile's experiment"
         )
-    if experiment.less.train.method != "lora":
+    if settings.less.train.method != "lora":
         raise UserError("less.train.method: LESS takes the gradients of LoRA matrices; set it to lora")
-    return experiment.less
+    return settings.less

@@ -10,7 +10,7 @@ import numpy as np
 from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
 from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor
 from rdslib.models.flops import FORWARD
-from rdslib.params import Experiment
+from rdslib.params import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,9 +24,9 @@ class LanguageModel(Extractor):
 
     name = "lm"
 
-    def recipe(self, experiment: Experiment) -> Mapping[str, Any]:
+    def key(self, settings: Settings) -> Mapping[str, Any]:
         """How samples are cut and batched."""
-        return experiment.encode.model_dump(exclude={"shard_size"})
+        return settings.encode.model_dump(exclude={"shard_size"})
 
     def open(self, given: Extraction) -> Extract:
         """Load the language model."""
@@ -34,7 +34,7 @@ class LanguageModel(Extractor):
         from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 
         model, tokenizer = load_causal_lm(given.model), load_tokenizer(given.model)
-        params = given.experiment.encode
+        params = given.settings.encode
         parameters = non_embedding_parameters(model)
 
         def read(samples: Sequence[Sample]) -> list[Tokens]:

@@ -87,7 +87,7 @@ def layers_below_lora(model: torch.nn.Module) -> list[torch.nn.Module]:
     return []
 
 
-class Resident:
+class ModelCache:
     """A language model, as it is or with the LoRA matrices of one run at a time.
 
     A run that trained all weights has a model of its own, which then stays until another is asked for.
@@ -97,7 +97,7 @@ class Resident:
         self.folder = folder
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         # What the layers below the LoRA matrices made of test samples, for all runs.
-        self.frozen = FrozenLayers()
+        self.layers = FrozenLayers()
         self._base: PreTrainedModel | None = None
         self._adapted: PeftModel | None = None
         self._trained: Path | None = None

@@ -119,7 +119,7 @@ class File:
 
 
 class Kind:
-    """A function that makes artifacts, with its version: raised when it makes others of the same arguments."""
+    """A function that makes artifacts, with its version, to be raised when it makes others."""
 
     def __init__(self, function: Callable[..., Any], version: int, joined_by: str | None) -> None:
         self.function, self.version, self.joined_by = function, version, joined_by

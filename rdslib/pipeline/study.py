@@ -164,6 +164,13 @@ class Study:
         """The tasks of the study, in order."""
         return tuple(task.name for task in self.experiment.tasks)
 
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of the study, each once: those of its grid, and RDS+, which figures 5 and 6 show."""
+        grid = self.experiment.grid
+        named = [("rds",), *grid.single_task.values(), grid.ablation_methods, grid.multi_task_methods]
+        return tuple(dict.fromkeys(name for group in named for name in group))
+
     def task(self, name: str) -> Task:
         """A task's parameters."""
         return next(task for task in self.experiment.tasks if task.name == name)

@@ -25,6 +25,8 @@ __all__ = ["TaskData", "TaskSample", "build_task", "read_task", "stratified", "w
 
 READERS: dict[str, TaskReader] = {"bbh": BBH, **PLAIN_READERS, **FULL_READERS}
 
+# The files of a task's artifact.
+QUERIES, TEST = "queries.parquet", "test.parquet"
 EXEMPLAR = pa.struct([(name, pa.string()) for name in ("question", "context", "response")])
 TEST_SCHEMA = pa.schema(
     [
@@ -114,6 +116,11 @@ def write_task(data: TaskData, folder: Path) -> None:
     pq.write_table(table, folder / "test.parquet", compression="zstd")
     about = {"name": data.name, "note": data.note}
     (folder / "task.json").write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def read_queries(folder: Path) -> list[Sample]:
+    """The query samples of what `write_task` wrote."""
+    return from_rows(pq.read_table(folder / QUERIES, schema=SCHEMA).to_pylist())
 
 
 def read_task(folder: Path) -> TaskData:

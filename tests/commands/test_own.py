@@ -19,7 +19,7 @@ from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.encode import encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
 from rdslib.params import RandomModel
-from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.study import Run
 
 
 def row(prompt, response, **extra):

@@ -25,7 +25,7 @@ from rdslib.methods import COST, SCORERS, features, get_scorer
 from rdslib.models import flops
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.params import ROOT
-from rdslib.pipeline.store import in_order
+from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Study
 from rdslib.seeds import generator
 from tests.methods.test_embed import tiny_bert  # noqa: F401  # a fixture

@@ -16,7 +16,7 @@ from rdslib.methods import Extraction, ScoringInputs, get_extractor, get_scorer,
 from rdslib.models.device import threads
 from rdslib.params import Encode, Experiment, load_profile
 from rdslib.pipeline.executors import Local
-from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import MANIFEST
 from rdslib.pipeline.study import Study
 from rdslib.selection.round_robin import round_robin

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from rdslib.params import Encode, load_profile
-from rdslib.pipeline.recipes import Run
+from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import MANIFEST
 from rdslib.pipeline.study import Study
 
