@@ -226,10 +226,7 @@ def select(
     scorer, samples = get_scorer(method), pool_file(pool, draw)
     try:
         limit = quota.per_source(samples.sources, k, **limits) if limits else None
-        inputs = [
-            scoring_inputs(method, samples, features, found, seed)
-            for found in queries or [{}]
-        ]
+        inputs = [scoring_inputs(method, samples, features, found, seed) for found in queries or [{}]]
         rankers = [executor.ranker(scorer, each) for each in inputs]
         picked = round_robin.choose(rankers, k, int(scorer.skip * len(samples)), limit)
     except ValueError as error:

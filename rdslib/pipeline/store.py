@@ -92,9 +92,7 @@ class Store:
 
     def manifest(self, step: Step) -> dict[str, Any]:
         """What made an artifact that exists: key, files, counts and seconds."""
-        manifest = _read_json(self.path(step) / MANIFEST)
-        if manifest is None:
-            raise FileNotFoundError(self.path(step) / MANIFEST)
+        manifest: dict[str, Any] = json.loads((self.path(step) / MANIFEST).read_text(encoding="utf-8"))
         return manifest
 
     def file(self, step: Step, name: str) -> File:
@@ -102,7 +100,8 @@ class Store:
         return File(step, name, self._checksum)
 
     def _checksum(self, step: Step, name: str) -> str | None:
-        return self.manifest(step)["files"][name]["sha256"] if self.has(step) else None
+        manifest = _read_manifest(self.path(step))
+        return None if manifest is None else manifest["files"][name]["sha256"]
 
     def missing(self, steps: Iterable[Step]) -> list[Step]:
         """Of the steps and all they rest on, those without an artifact, in the order to make them."""
@@ -228,9 +227,9 @@ class Store:
         part = path.with_name(f"{path.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         os.replace(path, part)
-        manifest = _read_json(part / MANIFEST)
+        manifest = _read_manifest(part)
         (part / MANIFEST).unlink(missing_ok=True)
-        if manifest is None or manifest.get("checksum") != _checksum(manifest):
+        if manifest is None:
             shutil.rmtree(part)  # without a manifest to trust, no file can be trusted
             return
         sound = {name: entry for name, entry in manifest["files"].items() if _sound(part / name, entry)}
@@ -251,8 +250,8 @@ class Store:
 
 def damage(path: Path) -> list[str]:
     """What is wrong with an artifact's files, one phrase each; empty if all is as the manifest says."""
-    manifest = _read_json(path / MANIFEST)
-    if manifest is None or manifest.get("checksum") != _checksum(manifest):
+    manifest = _read_manifest(path)
+    if manifest is None:
         return [f"{MANIFEST} is missing or damaged"]
     problems = []
     for name, entry in manifest["files"].items():
@@ -263,12 +262,14 @@ def damage(path: Path) -> list[str]:
     return problems
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an artifact; None if it is missing or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    sound = isinstance(value, dict) and value.get("checksum") == _checksum(value)
+    return value if sound else None
 
 
 def _read_shards(path: Path) -> dict[str, Any]:

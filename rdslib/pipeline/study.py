@@ -52,9 +52,7 @@ class Run:
     def __str__(self) -> str:
         if self.method == UNTUNED:
             return "the untuned model"
-        of = (
-            "" if not self.targets else f" for {self.targets[0] if len(self.targets) == 1 else 'all tasks'}"
-        )
+        of = "" if not self.targets else f" for {self.targets[0] if len(self.targets) == 1 else 'all tasks'}"
         return f"{self.method} {self.budget} of {self.pool}{of}"
 
 

@@ -36,9 +36,7 @@ def _cached(folder: Path) -> ModelCache:
 
 
 @step(version=1)
-def train(
-    work: Work, model: Path, pool: Path, selection: Path, settings: Train, seed: int
-) -> dict[str, Any]:
+def train(work: Work, model: Path, pool: Path, selection: Path, settings: Train, seed: int) -> dict[str, Any]:
     """Fine-tune the model on a selection."""
     from rdslib.models.train import train as fine_tune
 

@@ -9,9 +9,10 @@ import textwrap
 import pytest
 
 from rdslib.params import Encode, load_profile
-from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import MANIFEST
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
+
+pytestmark = pytest.mark.slow
 
 SHARDS, KILLS = 200, 20
 
@@ -24,22 +25,22 @@ PROGRAM = textwrap.dedent(
     from rdslib.models import encode
     from rdslib.models import loading as models
     from rdslib.models import train
-    from tests.test_resume import KILLS, study
+    from tests.pipeline.test_resume import KILLS, features, study
     home = Path(sys.argv[1])
 
     def shards():
         # Lines of the journal, in which each whole shard has one.
-        return sum(path.read_bytes().count(b"\\n") for path in home.glob("artifacts/encode/*/shards.jsonl"))
+        return sum(path.read_bytes().count(b"\\n") for path in home.glob("artifacts/features/*/shards.jsonl"))
 
     made = study(home)
-    made.compute([made.model, made.data])
+    made.compute([made.pipeline.model, made.pool])
     rng = random.Random(0)
     kills = 0
     while True:
         child = os.fork()
         if child == 0:
             child_study = study(home)
-            child_study.compute([child_study.features("lm.nll", None)])
+            child_study.compute(features(child_study))
             os._exit(0)
         if kills < KILLS:
             until = shards() + rng.randint(1, 8)
@@ -71,9 +72,14 @@ def study(home):
     return Study(profile.model_copy(update={"experiment": experiment}), home)
 
 
+def features(made):
+    """Two features of one pass."""
+    return [made.pipeline.features(name) for name in ("lm.nll", "lm.weighted_all")]
+
+
 def files(made):
-    folder = made.store.path(made.features("lm.nll", None))
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
+    paths = [path for step in features(made) for path in made.store.path(step).iterdir()]
+    return {f"{path.parent}/{path.name}"[-60:]: path.read_bytes() for path in paths if path.name != MANIFEST}
 
 
 @pytest.fixture(scope="module")
@@ -85,23 +91,23 @@ def homes(tmp_path_factory):
     )
     assert done.stdout.split() == [str(KILLS), "0"], done.stderr[-2000:]
     calm = study(whole)
-    calm.compute([calm.features("lm.nll", None)])
+    calm.compute(features(calm))
     return killed, whole
 
 
 def test_twenty_kills_leave_no_trace(homes):
     killed, whole = homes
-    step = study(whole).features("lm.nll", None)
-    shards = study(whole).store.manifest(step)["shards"]
-    assert len(shards) > SHARDS * 0.9  # a few samples are duplicates, and left out
     assert files(study(killed)) == files(study(whole))
-    assert study(killed).store.manifest(step)["files"] == study(whole).store.manifest(step)["files"]
+    for one, other in zip(features(study(killed)), features(study(whole)), strict=True):
+        manifest = study(whole).store.manifest(other)
+        assert len(manifest["shards"]) > SHARDS * 0.9  # a few samples are duplicates, and left out
+        assert study(killed).store.manifest(one)["files"] == manifest["files"]
     assert not list(killed.rglob("*.part"))
 
 
 def test_damaged_shards_are_found_before_their_scores_are_used(homes, capsys):
     home, whole = homes
-    step = study(home).features("lm.nll", None)
+    step = study(home).pipeline.features("lm.weighted_all")
     shards = sorted(study(home).store.path(step).glob("weighted_all-*.npy"))
     flipped = bytearray(shards[3].read_bytes())
     flipped[-5] ^= 64
@@ -111,8 +117,8 @@ def test_damaged_shards_are_found_before_their_scores_are_used(homes, capsys):
     mended, calm = study(home), study(whole)
     for each in (mended, calm):
         each.compute([each.selection(run)])
-    told = capsys.readouterr().err
-    assert f"{shards[3].name} is damaged" in told
-    assert f"{shards[9].name} is damaged" in told
+    printed = capsys.readouterr().err
+    assert f"{shards[3].name} is damaged" in printed
+    assert f"{shards[9].name} is damaged" in printed
     assert files(study(home)) == files(calm)
     assert mended.picks(run).equals(calm.picks(run))

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from rdslib.pipeline.store import MANIFEST, Step, Store, damage
+from rdslib.pipeline.step import Kind, in_order, step
+from rdslib.pipeline.store import MANIFEST, Store, damage
 from tests.killing import run_with_kills
 
 SHARDS = 6
@@ -20,13 +21,15 @@ SHARDS = 6
 def make_steps(calls):
     """A small chain: a base, and shards computed from it; `calls` collects what is computed."""
 
-    def base(work):
+    @step(version=1)
+    def base(work, a):
         calls.append("base")
         (work.path / "base.txt").write_text("7")
         return {"n": 1}
 
-    def shards(work):
-        factor = int((work.inputs["base"] / "base.txt").read_text())
+    @step(version=1)
+    def shards(work, base, b):
+        factor = int((base / "base.txt").read_text())
         total = 0
         for i in range(SHARDS):
 
@@ -40,8 +43,8 @@ def make_steps(calls):
             total += work.shards[str(i)]["counts"]["value"]
         return {"total": total}
 
-    first = Step("base", 1, {"a": 1}, {}, base)
-    return first, Step("shards", 1, {"b": 2}, {"base": first}, shards)
+    first = base.step("base", a=1)
+    return first, shards.step("shards", base=first, b=2)
 
 
 @pytest.fixture
@@ -57,34 +60,124 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_hash_follows_the_recipe_alone():
-    _, step = make_steps([])
-    same = Step("shards", 1, {"b": 2}, dict(step.inputs), lambda work: {}, label="another", weight=3)
-    assert same.hash == step.hash
+def test_the_hash_follows_function_version_arguments_and_marks_alone():
+    first, second = make_steps([])
+
+    def laid_out(version=1, name="shards", marks=None, given=None, label="", **arguments):
+        def function(work):
+            return {}
+
+        function.__name__ = name
+        return Kind(function, version, None).step(label, 3, marks, given, **arguments)
+
+    same = laid_out(base=first, b=2, label="another", given={"executor": object()})
+    assert same.hash == second.hash
     changes = [
-        Step("shards", 2, {"b": 2}, step.inputs, step.build),
-        Step("shards", 1, {"b": 3}, step.inputs, step.build),
-        Step("shards", 1, {"b": 2}, {}, step.build),
-        Step("shards", 1, {"b": 2}, {"base": Step("base", 1, {"a": 9}, {}, step.build)}, step.build),
+        laid_out(2, base=first, b=2),
+        laid_out(base=first, b=3),
+        laid_out(b=2),
+        laid_out(name="other", base=first, b=2),
+        laid_out(base=first, b=2, marks={"device": "cuda"}),
+        laid_out(base=laid_out(name="base", a=9), b=2),
     ]
-    assert len({step.hash, *(change.hash for change in changes)}) == 5
+    assert len({second.hash, *(change.hash for change in changes)}) == 7
+
+
+def test_steps_in_nested_arguments_are_inputs_and_arrive_as_folders(tmp_path):
+    first, second = make_steps([])
+    found = {}
+
+    @step(version=1)
+    def reads(work, folders, pairs, other):
+        found.update(folders=folders, pairs=pairs, other=other)
+        return {}
+
+    last = reads.step("", folders={"x": first}, pairs=[{"y": second}], other=None)
+    assert in_order([last]) == [first, second, last]
+    store = Store(tmp_path)
+    store.make(last)
+    assert found == {
+        "folders": {"x": store.path(first)},
+        "pairs": [{"y": store.path(second)}],
+        "other": None,
+    }
+
+
+def test_what_is_keyed_by_a_file_stays_when_the_file_comes_out_the_same(tmp_path):
+    calls = []
+
+    @step(version=1)
+    def source(work, text, comment):
+        calls.append(f"source {comment}")
+        (work.path / "text.txt").write_text(text)
+        return {"comment": comment}
+
+    @step(version=1)
+    def length(work, text):
+        calls.append("length")
+        return {"length": len((text / "text.txt").read_text())}
+
+    def chain(text, comment):
+        store = Store(tmp_path)
+        return store, length.step(
+            "", text=store.file(source.step("", text=text, comment=comment), "text.txt")
+        )
+
+    store, last = chain("abc", 1)
+    assert not store.has(last)
+    store.make(last)
+    store, last = chain("abc", 2)
+    assert [each.name for each in store.missing([last])] == ["source", "length"]
+    store.make(last)
+    assert calls == ["source 1", "length", "source 2"]
+    assert store.missing([last]) == []
+    store, last = chain("abcd", 2)
+    store.make(last)
+    assert store.manifest(last)["counts"] == {"length": 4}
+
+
+def test_steps_of_one_group_are_made_in_one_call_and_only_those_that_are_missing(tmp_path):
+    calls = []
+
+    @step(version=1, joined_by="feature")
+    def features(works, model):
+        calls.append(sorted(works))
+        for feature, work in works.items():
+            (work.path / "rows.txt").write_text(feature)
+        return {feature: {"letters": len(feature)} for feature in works}
+
+    each = {name: features.step(name, feature=name, model="m") for name in ("nll", "states", "last")}
+    other = features.step("", feature="nll", model="another")
+    assert len({one.group for one in each.values()}) == 1
+    assert other.group != each["nll"].group
+    store = Store(tmp_path)
+    assert store.try_make([each["nll"], each["states"]])
+    assert store.try_make(list(each.values()))
+    assert calls == [["nll", "states"], ["last"]]
+    for name, one in each.items():
+        assert (store.path(one) / "rows.txt").read_text() == name
+        assert store.manifest(one)["counts"] == {"letters": len(name)}
+    (store.path(each["states"]) / "rows.txt").write_text("x")
+    store = Store(tmp_path)
+    assert store.try_make(list(each.values()))
+    assert calls[-1] == ["states"]
 
 
 def test_made_once_and_described(made):
-    folder, calls, _, step, path = made
+    folder, calls, _, last, path = made
     assert calls == ["base", *(f"shard {i}" for i in range(SHARDS))]
-    manifest = Store(folder).manifest(step)
+    manifest = Store(folder).manifest(last)
     assert manifest["counts"] == {"total": 7 * 15}
     assert len(manifest["files"]) == 2 * SHARDS
     assert damage(path) == []
-    assert Store(folder).make(step) == path
+    assert Store(folder).make(last) == path
     assert len(calls) == 1 + SHARDS, "a second run computes nothing"
     assert not list(folder.rglob("*.part"))
 
 
 @pytest.mark.parametrize("how", ["flip", "delete", "truncate"])
 def test_damage_is_named_and_only_the_damaged_shard_is_recomputed(made, how, capsys):
-    folder, calls, _, step, path = made
+    folder, calls, _, last, path = made
     before = contents(path)
     victim = path / "value-3.txt"
     data = bytearray(victim.read_bytes())
@@ -95,11 +188,11 @@ def test_damage_is_named_and_only_the_damaged_shard_is_recomputed(made, how, cap
         victim.write_bytes(data if how == "flip" else data[:50])
     assert len(damage(path)) == 1
     calls.clear()
-    Store(folder).make(step)
+    Store(folder).make(last)
     assert calls == ["shard 3"]
-    told = capsys.readouterr().err
-    assert "value-3.txt is" in told
-    assert step.hash in told
+    printed = capsys.readouterr().err
+    assert "value-3.txt is" in printed
+    assert last.hash in printed
     after = contents(path)
     before.pop(MANIFEST)
     after.pop(MANIFEST)
@@ -108,42 +201,45 @@ def test_damage_is_named_and_only_the_damaged_shard_is_recomputed(made, how, cap
 
 @pytest.mark.parametrize("change", [b"", b"{", b'{"files": {}, "counts": {}}'])
 def test_a_damaged_manifest_is_not_trusted(made, change):
-    folder, calls, _, step, path = made
+    folder, calls, _, last, path = made
     (path / MANIFEST).write_bytes(change)
     calls.clear()
-    Store(folder).make(step)
+    Store(folder).make(last)
     assert len(calls) == SHARDS
     assert damage(path) == []
 
 
 def test_a_digit_changed_in_the_manifest_is_noticed(made):
-    folder, _, _, step, path = made
+    folder, _, _, last, path = made
     manifest = json.loads((path / MANIFEST).read_text())
     manifest["counts"]["total"] = 1
     (path / MANIFEST).write_text(json.dumps(manifest))
     assert damage(path) == [f"{MANIFEST} is missing or damaged"]
-    Store(folder).make(step)
-    assert Store(folder).manifest(step)["counts"]["total"] == 105
+    Store(folder).make(last)
+    assert Store(folder).manifest(last)["counts"]["total"] == 105
 
 
 def test_nothing_half_written_when_a_build_fails(tmp_path):
-    def build(work):
+    @step(version=1)
+    def fails(work):
         (work.path / "half.txt").write_text("half")
         raise RuntimeError("no")
 
-    step = Step("fails", 1, {}, {}, build)
+    one = fails.step("")
     with pytest.raises(RuntimeError):
-        Store(tmp_path).make(step)
-    assert not Store(tmp_path).has(step)
-    assert not (tmp_path / "fails" / step.hash).exists()
+        Store(tmp_path).make(one)
+    assert not Store(tmp_path).has(one)
+    assert not (tmp_path / "fails" / one.hash).exists()
 
 
 PROGRAM = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from rdslib.pipeline.store import Step, Store
-    def build(work):
+    from rdslib.pipeline.step import step
+    from rdslib.pipeline.store import Store
+    @step(version=1)
+    def long(work):
         for i in range(40):
             def write(folder, i=i):
                 time.sleep(0.01)
@@ -152,11 +248,12 @@ PROGRAM = textwrap.dedent(
             if str(i) not in work.shards:
                 work.shard(str(i), {}, write)
         return {}
-    Store(Path(sys.argv[1])).make(Step("long", 1, {}, {}, build))
+    Store(Path(sys.argv[1])).make(long.step("long"))
     """
 )
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_loses_at_most_the_shard_in_work(tmp_path):
     log = tmp_path / "log"
     log.touch()
@@ -175,6 +272,7 @@ def test_sigkill_at_random_moments_loses_at_most_the_shard_in_work(tmp_path):
     assert files("killed") == files("whole")
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_of_one(tmp_path):
     log = tmp_path / "log"
     log.touch()

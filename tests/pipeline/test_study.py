@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from rdslib.errors import UserError
 from rdslib.figures import specs as tables
 from rdslib.methods import features
 from rdslib.models.loading import load_tokenizer
-from rdslib.params import ROOT
-from rdslib.pipeline import steps as stages
+from rdslib.params import ROOT, Download
+from rdslib.pipeline.steps import model_folder
 from rdslib.pipeline.store import MANIFEST, damage
 from rdslib.pipeline.study import Run, Study
 from tests.command import rds
 from tests.killing import run_with_kills
+
+pytestmark = pytest.mark.slow
 
 RDS = "lm.weighted_all"
 
@@ -65,11 +68,11 @@ def test_every_notebook_runs_and_leaves_its_figure(tiny_home):
 def test_provenance_names_the_artifacts_behind_a_figure(tiny_home, tiny):
     record = json.loads((tiny_home / "figures" / "fig1_pareto.json").read_text())
     assert record["origins"] == ["measured", "published"]
-    assert {"data", "prepare", "encode", "select", "train", "evaluate", "model"} == {
-        artifact["stage"] for artifact in record["artifacts"]
+    assert {"task", "pool", "prepare", "features", "select", "train", "evaluate", "model"} == {
+        artifact["step"] for artifact in record["artifacts"]
     }
     for artifact in record["artifacts"]:
-        assert damage(tiny.store.folder / artifact["stage"] / artifact["hash"]) == []
+        assert damage(tiny.store.folder / artifact["step"] / artifact["hash"]) == []
 
 
 def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
@@ -86,11 +89,11 @@ def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
         values.append(after["bits"] / after["bytes"] / (before["bits"] / before["bytes"]))
     assert table.loc[("rds", 120), "score"] == pytest.approx(np.mean(values), rel=1e-5)
     # FLOPs: 2N for each token of the pool and the task's queries, 6N for each token trained on.
-    parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
-    pool_tokens = tiny.store.manifest(tiny.features(RDS, None))["counts"]["tokens"]
+    parameters = tiny.store.manifest(tiny.pipeline.model)["counts"]["non_embedding_parameters"]
+    pool_tokens = tiny.store.manifest(tiny.pipeline.features(RDS))["counts"]["tokens"]
     costs = []
     for run in runs:
-        query = tiny.store.manifest(tiny.features(RDS, run.targets[0]))["counts"]["tokens"]
+        query = tiny.store.manifest(tiny.pipeline.features(RDS, run.targets[0]))["counts"]["tokens"]
         trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
         costs.append(2 * parameters * (pool_tokens + query) + 6 * parameters * trained)
     assert table.loc[("rds", 120), "flops"] == pytest.approx(np.mean(costs), rel=1e-5)
@@ -205,17 +208,19 @@ def test_helpers_end_when_the_one_who_started_them_is_killed(tmp_path):
 
 def test_costs_are_the_tokens_each_method_has_processed(tiny):
     """2N a token forward and 6N a token of training, selection included; beside it the paper's formula."""
-    counts = {
-        "lm": tiny.store.manifest(tiny.features(RDS, None))["counts"],
-        "ifd": tiny.store.manifest(tiny.features("ifd.ratio", None))["counts"],
-        "ifd prepared": tiny.store.manifest(tiny.preparation("ifd.ratio", "all"))["counts"],
-        "less": tiny.store.manifest(tiny.features("less.gradient", None, "small"))["counts"],
-        "less queries": tiny.store.manifest(tiny.features("less.gradient", "Sums", "small"))["counts"],
-        "less prepared": tiny.store.manifest(tiny.preparation("less.gradient", "small"))["counts"],
+    of = tiny.pipeline
+    made = {
+        "lm": of.features(RDS),
+        "ifd": of.features("ifd.ratio"),
+        "ifd prepared": of.preparation("ifd.ratio", "all"),
+        "less": of.features("less.gradient", None, "small"),
+        "less queries": of.features("less.gradient", "Sums", "small"),
+        "less prepared": of.preparation("less.gradient", "small"),
     }
+    counts = {name: tiny.store.manifest(step)["counts"] for name, step in made.items()}
     tokens = {name: each["tokens"] for name, each in counts.items()}
-    model = stages.model_folder(tiny.store.path(tiny.model))
-    parameters = tiny.store.manifest(tiny.model)["counts"]["non_embedding_parameters"]
+    model = model_folder(tiny.store.path(tiny.pipeline.model))
+    parameters = tiny.store.manifest(tiny.pipeline.model)["counts"]["non_embedding_parameters"]
     tokenizer = load_tokenizer(model)
     messages = [list(row) for row in tiny.pool_table()["messages"]]
     lengths = np.array([len(t.ids) for t in tokenize_chat(tokenizer, messages, 256)])
@@ -259,8 +264,8 @@ def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny)
 
 def test_selection_equals_a_naive_reading(tiny):
     run = Run("rds", "small", 12, ("Sums",), 7)
-    pool = features.read_all(tiny.store.path(tiny.features(RDS, None)), "weighted_all").astype(np.float32)
-    queries = features.read_all(tiny.store.path(tiny.features(RDS, "Sums")), "weighted_all").astype(
+    pool = features.read_all(tiny.store.path(tiny.pipeline.features(RDS)), "weighted_all").astype(np.float32)
+    queries = features.read_all(tiny.store.path(tiny.pipeline.features(RDS, "Sums")), "weighted_all").astype(
         np.float32
     )
     keep = pool_subset(len(pool), 60, 7)
@@ -300,14 +305,16 @@ def test_status_tells_what_exists_and_what_is_missing(tiny_home, tmp_path):
     assert "0 of " in none
 
 
-@pytest.mark.parametrize("stage", ["data", "prepare", "encode", "select", "train", "evaluate", "model"])
-def test_a_flipped_byte_anywhere_is_noticed_and_mended(tiny_home, tmp_path, stage):
+@pytest.mark.parametrize(
+    "name", ["task", "pool", "prepare", "features", "select", "train", "evaluate", "model"]
+)
+def test_a_flipped_byte_anywhere_is_noticed_and_repaired(tiny_home, tmp_path, name):
     home = tmp_path / "home"
     shutil.copytree(tiny_home / "artifacts", home / "artifacts")
     study = Study.load("tiny", home=home)
     before = contents(study.store.folder)
-    rng = random.Random(stage)
-    files = [path for path in sorted((study.store.folder / stage).rglob("*")) if path.is_file()]
+    rng = random.Random(name)
+    files = [path for path in sorted((study.store.folder / name).rglob("*")) if path.is_file()]
     victim = rng.choice([path for path in files if path.suffix != ".lock"])
     data = bytearray(victim.read_bytes())
     data[rng.randrange(len(data))] ^= 0x10
@@ -328,6 +335,77 @@ def test_sigkills_at_random_moments_end_in_the_same_files(tiny_home, tmp_path):
     assert code == 0
     assert kills >= 1
     assert contents(tmp_path / "artifacts") == contents(tiny_home / "artifacts")
+
+
+def changed(study, home, **changes):
+    """The study with another experiment, on the same home."""
+    experiment = study.experiment.model_copy(update=changes)
+    return Study(study.profile.model_copy(update={"experiment": experiment}), home)
+
+
+def to_compute(study):
+    """What is missing of a study: the names of its steps, with the methods or tasks in their labels."""
+    return [step.label for step in study.missing(all_steps(study))]
+
+
+def grid_of(study, **changes):
+    return {"grid": study.experiment.grid.model_copy(update=changes)}
+
+
+def test_one_more_method_computes_its_own_feature_selections_and_what_follows(tiny_home, tiny):
+    small = (*tiny.experiment.grid.single_task["small"], "embed_nv")
+    more = {**tiny.experiment.grid.single_task, "small": small}
+    assert "embed_nv" not in tiny.methods
+    labels = to_compute(changed(tiny, tiny_home, **grid_of(tiny, single_task=more)))
+    assert labels
+    assert all("embed_nv" in label or re.match("(prepare nv|nv features)", label) for label in labels)
+
+
+def test_one_more_ablation_computes_the_new_feature_alone_in_a_pass_of_its_own(tiny_home, tiny):
+    fewer = changed(tiny, tiny_home, **grid_of(tiny, ablation_methods=("rds_eos",)))
+    assert to_compute(fewer) == []
+    step = tiny.pipeline.features("lm.last_prompt")
+    assert tiny.missing([step]) == [step]
+
+
+def test_one_more_budget_or_seed_computes_its_own_runs(tiny_home, tiny):
+    budgets = (*tiny.experiment.grid.multi_task_budgets, 13)
+    labels = to_compute(changed(tiny, tiny_home, **grid_of(tiny, multi_task_budgets=budgets)))
+    assert labels
+    assert all(" 13 of " in label for label in labels)
+    seeds = (*tiny.experiment.grid.seeds, 99)
+    missing = changed(tiny, tiny_home, **grid_of(tiny, seeds=seeds))
+    steps = missing.missing(all_steps(missing))
+    assert {step.name for step in steps} == {"select", "train", "evaluate"}
+    assert {step.arguments["seed"] for step in steps if step.name != "evaluate"} == {99}
+
+
+def test_one_more_download_that_nothing_reads_computes_nothing(tiny_home, tiny):
+    unread = Download(uri="file:unread", sha256="0" * 64)
+    assert to_compute(changed(tiny, tiny_home, downloads={"unread": unread})) == []
+
+
+def test_one_more_task_computes_the_task_and_the_runs_that_are_for_it(tiny_home, tiny, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+    third = tiny.experiment.tasks[1].model_copy(update={"name": "Third"})
+    more = changed(tiny, home, tasks=(*tiny.experiment.tasks, third))
+    more.compute(more.data_steps)
+    # Its tests leave the pool as it was, so that nothing that was made of the pool is made again.
+    labels = to_compute(more)
+    assert labels
+    assert all("Third" in label or "all tasks" in label for label in labels)
+
+
+def test_more_test_samples_leave_selections_and_training_as_they_are(tiny_home, tiny, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+    first, *rest = tiny.experiment.tasks
+    more = changed(tiny, home, tasks=(first.model_copy(update={"test": first.test + 2}), *rest))
+    more.compute(more.data_steps)
+    labels = to_compute(more)
+    assert labels
+    assert all(label.startswith("evaluate") and label.endswith(first.name) for label in labels)
 
 
 def test_another_token_budget_is_another_artifact_and_changes_few_picks(tiny, tmp_path):

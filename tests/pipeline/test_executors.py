@@ -1,4 +1,4 @@
-"""Engines: features and selections from a real Ray cluster of two nodes are those of one process."""
+"""Executors: features and selections from a real Ray cluster of two nodes are those of one process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 from rdslib.errors import UserError
 from rdslib.methods import Extraction, ScoringInputs, get_extractor, get_scorer, load_plugins
 from rdslib.models.device import threads
-from rdslib.params import Encode, Experiment, load_profile
+from rdslib.params import Encode, Settings, load_profile
 from rdslib.pipeline.executors import Local
-from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import MANIFEST
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
 from rdslib.selection.round_robin import round_robin
 from rdslib.selection.topk import over
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 PLUGIN = """
 import os, time
@@ -76,8 +76,8 @@ def slow(tmp_path_factory):
     path = folder / "slow.py"
     path.write_text(PLUGIN.replace("\\\\n", "\\n"))
     load_plugins([path])
-    experiment = Experiment.model_construct(encode=Encode(max_length=8, token_budget=8, shard_size=1))
-    return get_extractor("slow.square"), path, Extraction(experiment, folder, None, ("square",), False)
+    settings = Settings.model_construct(encode=Encode(max_length=8, token_budget=8, shard_size=1))
+    return get_extractor("slow.square"), path, Extraction(settings, folder, None, ("square",), False)
 
 
 def samples_of(*ids):
@@ -101,11 +101,11 @@ def test_features_and_selections_are_those_of_one_process(cluster, tmp_path):
     runs.append(Run("random_balanced", "all", 20, (), 7))
     for study in (whole, parts):
         study.compute([study.selection(run) for run in runs])
-    assert parts.engine.workers == 2
+    assert parts.pipeline.executor.workers == 2
     for run in runs:
         assert files(parts, parts.selection(run)) == files(whole, whole.selection(run))
-    step = whole.features("lm.nll", None)
-    assert files(parts, parts.features("lm.nll", None)) == files(whole, step)
+    step = whole.pipeline.features("lm.nll")
+    assert files(parts, parts.pipeline.features("lm.nll")) == files(whole, step)
     counts = [study.store.manifest(step)["counts"] for study in (whole, parts)]
     assert counts[0] == counts[1]
 
@@ -167,7 +167,7 @@ def test_a_ranking_goes_deeper_on_a_cluster_too(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("rdslib.pipeline.ray_executor.HELD", 2 * 6 * 7)
     parts = round_robin(RayExecutor().ranker(scorer, inputs), 60)
     assert parts.indices.tolist() == whole.indices.tolist()
-    assert parts.takers.tolist() == whole.takers.tolist()
+    assert parts.picked_by.tolist() == whole.picked_by.tolist()
     again = round_robin(over(lambda: scorer.blocks(inputs), 6 * 7), 60)
     assert again.indices.tolist() == whole.indices.tolist()
 
