@@ -200,7 +200,7 @@ class Recipes:
         return {
             "extractor": name,
             "version": extractor.version,
-            "recipe": dict(extractor.recipe(self.experiment)),
+            "recipe": dict(extractor.key(self.experiment)),
             "plugin": digest_of(name),
             "device": device_kind(),
         }

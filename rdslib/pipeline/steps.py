@@ -50,7 +50,7 @@ from rdslib.tasks import base as tasks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from rdslib.models.cache import Resident
+    from rdslib.models.cache import ModelCache
 
 # A smaller pool: how many samples it has, and the seed with which they are drawn. None: the whole pool.
 Draw = tuple[int, int] | None
@@ -117,11 +117,11 @@ def task_folder(data: Path, task: str) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def _resident(folder: Path) -> Resident:
+def _resident(folder: Path) -> ModelCache:
     """The language model, which stays in memory from one training or evaluation to the next."""
-    from rdslib.models.cache import Resident
+    from rdslib.models.cache import ModelCache
 
-    return Resident(folder)
+    return ModelCache(folder)
 
 
 def build_preparation(
@@ -138,7 +138,8 @@ def build_preparation(
     model = model_folder(work.inputs["model"])
     try:
         with work.progress.bar(work.label, 0, "token") as bar:
-            return dict(extractor.prepare(Preparation(experiment, model, samples, rows, work.path, bar)))
+            given = Preparation(experiment, model, samples, rows, work.path, bar, fetch.cache_dir())
+            return dict(extractor.prepare(given))
     finally:
         _give_back_memory()
 
@@ -280,7 +281,7 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _run_model(work: Work) -> tuple[Resident, PreTrainedModel]:
+def _run_model(work: Work) -> tuple[ModelCache, PreTrainedModel]:
     """The model that a run has left, or the one that there was before it, and what keeps it in memory."""
     resident = _resident(model_folder(work.inputs["model"]))
     trained = work.inputs.get("trained")
@@ -301,7 +302,7 @@ def build_evaluation(work: Work, params: Evaluate, task: str) -> dict[str, Any]:
             params.max_length,
             params.token_budget,
             lambda batch: bar.update(len(batch)),
-            resident.frozen,
+            resident.layers,
         )
     table = pa.table(
         {

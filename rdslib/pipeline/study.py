@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from rdslib.data import download as fetch
 from rdslib.data import pool
 from rdslib.evaluation.bootstrap import Estimate, estimate_difference, estimate_mean
 from rdslib.methods import COST, features, get_extractor, get_scorer
-from rdslib.methods.embed import SentenceEmbedding
 from rdslib.models import flops
 from rdslib.models.device import share_threads
 from rdslib.params import ROOT, Profile, load_profile, profile_path
@@ -233,17 +231,15 @@ class Study(Recipes):
         e = self.experiment
         parameters = self.store.manifest(self.model)["counts"]["non_embedding_parameters"]
         cost = flops.CostModel(parameters=parameters, epochs=e.train.epochs)
-        if e.ifd is not None:
-            trained = e.ifd.clusters * e.ifd.per_cluster
-            cost = replace(cost, ifd_encoded=self.pool_size(e.ifd.pool), ifd_trained=trained)
-        for feature in get_scorer(run.method).features:
-            if isinstance(get_extractor(feature), SentenceEmbedding):
+        scorer = get_scorer(run.method)
+        for feature in scorer.features:
+            extractor = get_extractor(feature)
+            if extractor.prepares:
                 counts = self.store.manifest(self.preparation(feature, run.pool))["counts"]
-                cost = replace(cost, embedder_parameters=counts["parameters"])
-        try:
-            return flops.total_flops(run.method, run.budget, self.pool_size(run.pool), cost)
-        except ValueError:
-            return float("nan")
+                on = extractor.prepare_pool(e, run.pool)
+                cost = extractor.cost_model(cost, e, counts, self.pool_size(on) if on else 0)
+        selection = scorer.paper_flops(self.pool_size(run.pool), run.budget, cost)
+        return flops.training_flops(run.budget, cost) + selection
 
     def _extraction_flops(self, feature: str, run: Run) -> float:
         extractor = get_extractor(feature)
