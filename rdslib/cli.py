@@ -56,8 +56,8 @@ def run(
     from rdslib.figures import specs as tables
     from rdslib.figures.notebooks import run_notebook
     from rdslib.models import device
-    from rdslib.pipeline.study import Study
     from rdslib.pipeline.executors import helpers
+    from rdslib.pipeline.study import Study
 
     profile = _resolved(profile)
     study = Study.load(profile, engine=engine)
@@ -87,8 +87,8 @@ def run(
 def help_out(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
     """Compute steps beside an `rds run`, for as long as it lasts."""
     from rdslib.figures import specs as tables
-    from rdslib.pipeline.study import Study
     from rdslib.pipeline.executors import end_with_parent
+    from rdslib.pipeline.study import Study
 
     end_with_parent()
     study = Study.load(profile)

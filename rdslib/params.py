@@ -49,8 +49,10 @@ class Download(Strict):
     """A file and where it comes from.
 
     `pip:NAME==VERSION/FILE`, `github:OWNER/REPO@COMMIT/PATH`, `hf:REPO@REVISION/PATH`,
-    `hf-dataset:REPO@REVISION/PATH` or `file:PATH`. Or a folder of files: `uri` ends
-    in `/`, and `files` maps the path of each below it to its SHA-256. A profile gives `files` as the path of a `sha256sum` listing, relative to its own folder; the listing is
+    `hf-dataset:REPO@REVISION/PATH` or `file:PATH`.
+
+    Or a folder of files: `uri` ends in `/`, and `files` maps the path of each below it to its SHA-256.
+    A profile gives `files` as the path of a `sha256sum` listing, relative to the profile's folder; the listing is
     read when the profile is, so that a profile's hash follows from the checksums.
     """
 

@@ -38,7 +38,8 @@ SPREAD = ("min", "25%", "median", "75%", "max")
 @dataclass(frozen=True)
 class Side:
     """One of two selections: its file, the method that its record names (or None), how many samples it has,
-    and how many different texts. `common_rank`: the mean rank of those that are ranked in both, or None."""
+    and how many different texts. `common_rank`: the mean rank of those that are ranked in both, or None.
+    """
 
     path: Path
     method: str | None

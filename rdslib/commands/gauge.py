@@ -19,10 +19,11 @@ from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.data.download import Archives, cache_dir
 from rdslib.errors import UserError
 from rdslib.methods import COST, Extraction, Extractor, Preparation, features, get_extractor
+from rdslib.methods.base import tokenize
 from rdslib.methods.embed import SentenceEmbedding, unpack
 from rdslib.methods.ifd import PreExperienced, turns_alone
 from rdslib.methods.less import LessGradients
-from rdslib.methods.lm import LanguageModel, tokenize
+from rdslib.methods.lm import LanguageModel
 from rdslib.models.device import compute_dtype, device
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import Experiment, Train
@@ -40,7 +41,8 @@ BY_TOKENS = (LanguageModel, PreExperienced, LessGradients)
 
 class Measured(NamedTuple):
     """Of each repeat FLOPs and tokens a second, and of the measured rows, the first of the sample, the FLOPs
-    of each (float64 [m]), how many tokens they had, and the bytes of features that a row takes."""
+    of each (float64 [m]), how many tokens they had, and the bytes of features that a row takes.
+    """
 
     flops: list[float]
     tokens: list[float]
@@ -291,7 +293,7 @@ class Gauge:
         if isinstance(extractor, SentenceEmbedding):
             params = extractor.params(e)
             if params.download is None:
-                extractor.prepare(Preparation(e, self.model, [], {}, out, bar))
+                extractor.prepare(Preparation(e, self.model, [], {}, out, bar, cache_dir()))
             else:
                 archives = Archives(e.downloads, self._downloads())
                 unpack(archives.members(params.download, [params.members or "*"]), out)
@@ -311,7 +313,7 @@ class Gauge:
         )
         sample = Sample("", "", user_assistant("Yes?", "Yes."))
         rows = {feature: np.ones((1, 1)) for feature in extractor.prepare_features}
-        extractor.prepare(Preparation(quick, self.model, [sample], rows, out, bar))
+        extractor.prepare(Preparation(quick, self.model, [sample], rows, out, bar, cache_dir()))
         return out
 
     def _downloads(self) -> Path:

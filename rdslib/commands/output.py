@@ -26,8 +26,8 @@ from rdslib.data.pool import PoolFile, rows_at
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
 from rdslib.models.device import CHOICE, choose
-from rdslib.pipeline.study import Run
 from rdslib.pipeline.steps import read_selection
+from rdslib.pipeline.study import Run
 
 # What is added to each picked row.
 FIELDS = ("rds_score", "rds_rank", "rds_task", "rds_query")

@@ -34,9 +34,8 @@ from rdslib.params import (
     profile_path,
 )
 from rdslib.pipeline import steps as stages
-from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import Step, Work
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
 from rdslib.selection.quota import per_source
 from rdslib.tasks import base as tasks
 

@@ -31,13 +31,13 @@ from rdslib.data.reader import Row
 from rdslib.errors import UserError
 from rdslib.figures import published
 from rdslib.figures import specs as tables
+from rdslib.methods import get_scorer
 from rdslib.models.device import compute_dtype, device_kind
-from rdslib.models.flops import FORWARD, PAPER, selection_flops, training_flops
+from rdslib.models.flops import FORWARD, PAPER, training_flops
 from rdslib.params import Profile, load_profile
 from rdslib.pipeline import steps as stages
-from rdslib.pipeline.study import Run
 from rdslib.pipeline.store import Step, Store, in_order
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
 from rdslib.selection.topk import HELD
 from rdslib.tasks import base as tasks
 
@@ -207,7 +207,7 @@ def _paper(profile: Profile) -> Plan:
     ]  # fmt: skip
     for method, size, note in zip(table["method"], table["pool_size"], table["note"], strict=True):
         name = f"select {method} from {size:,}" + (f" ({note} in the paper)" if note else "")
-        parts.append(Part(name, None, exactly(selection_flops(method, size, budget)), None))
+        parts.append(Part(name, None, exactly(get_scorer(method).paper_flops(size, budget, PAPER)), None))
     facts = {"parameters": exactly(PAPER.parameters), "tokens a sample": exactly(tokens)}
     note = (
         f"by the paper's formulas: Llama-2-7B counted as {PAPER.parameters:.0e} parameters, each sample as "

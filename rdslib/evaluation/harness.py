@@ -35,7 +35,8 @@ TEMPLATE = (
 @dataclass(frozen=True)
 class Measured:
     """One row a test sample: `scores` (float [n]: 0 to 1, or NaN where a judge gives them), what the model
-    was asked (`prompts`), and what it responded, once or several times; of choices, the likeliest."""
+    was asked (`prompts`), and what it responded, once or several times; of choices, the likeliest.
+    """
 
     metric: str
     scores: np.ndarray

@@ -12,7 +12,7 @@ import torch
 
 from rdslib.data.chat import tokenize_query
 from rdslib.errors import UserError
-from rdslib.models.cache import FrozenLayers
+from rdslib.models.cache import LayerCache
 from rdslib.models.encode import nll, pack, pad
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Scores:
     """One row a test sample: `bits` (float [n]) of the gold response, its UTF-8 `bytes` (int [n]), and
-    `correct` (float [n]: 1, 0, or NaN where the task has no choices)."""
+    `correct` (float [n]: 1, 0, or NaN where the task has no choices).
+    """
 
     bits: np.ndarray
     bytes: np.ndarray
@@ -39,7 +40,7 @@ def evaluate(
     max_length: int,
     token_budget: int,
     done: Callable[[list[int]], object] = lambda batch: None,
-    frozen: FrozenLayers | None = None,
+    frozen: LayerCache | None = None,
 ) -> Scores:
     """Score the gold response of each test sample, given its prompt in the Tulu chat format.
 
@@ -63,7 +64,7 @@ def evaluate(
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
     for batch in pack(sizes, token_budget):
         ids = pad([tokens[i].ids for i in batch], model.device)
-        with autocast, (frozen or FrozenLayers()).over(model):
+        with autocast, (frozen or LayerCache()).over(model):
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             rows, targets, owner = [], [], []
             for row, i in enumerate(batch):

@@ -38,7 +38,8 @@ class Cell:
 @dataclass(frozen=True)
 class Block:
     """A table: its title, the lines of `details` under it, its header, rows of cells, the widths of its
-    columns in inches, and the rows that have a thin rule before them."""
+    columns in inches, and the rows that have a thin rule before them.
+    """
 
     title: str
     details: str

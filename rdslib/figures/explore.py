@@ -23,8 +23,8 @@ from rdslib.figures.plain_text import shortened
 from rdslib.figures.style import human, method_name, styled
 from rdslib.methods import ScoringInputs, features, get_extractor, get_scorer
 from rdslib.methods.rds import RDS
-from rdslib.pipeline.steps import takers_of
 from rdslib.pipeline.step import Step
+from rdslib.pipeline.steps import takers_of
 from rdslib.pipeline.study import Study
 from rdslib.selection import round_robin as selectors
 from rdslib.selection.topk import Block, Ranker, over

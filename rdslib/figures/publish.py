@@ -17,9 +17,8 @@ from rdslib.figures.blocks import as_latex, as_markdown
 from rdslib.figures.table_drawing import TableFigure
 from rdslib.files import write_json
 from rdslib.params import Show
-from rdslib.pipeline.study import Run
 from rdslib.pipeline.step import in_order
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

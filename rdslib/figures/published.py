@@ -13,7 +13,8 @@ import math
 
 import pandas as pd
 
-from rdslib.models.flops import total_flops
+from rdslib.methods import get_scorer
+from rdslib.models.flops import PAPER, training_flops
 
 ORIGIN = "published"
 NAN = math.nan
@@ -176,7 +177,7 @@ def fig1() -> pd.DataFrame:
     for method, scores in _FIG1.items():
         for pool_size, score in zip((SMALL_POOL, TULU2_POOL), scores, strict=True):
             row = {"method": method, "pool_size": pool_size, "budget": 10_000, **_score(score, "ref")}
-            row["flops"] = total_flops(method, 10_000, pool_size)
+            row["flops"] = _total_flops(method, 10_000, pool_size)
             if math.isnan(score):
                 row |= {"note": "not run", "source": ""}
             rows.append(row)
@@ -203,7 +204,7 @@ def fig4() -> pd.DataFrame:
             row = {"method": method, "budget": budget, "pool_size": TULU2_POOL}
             row |= _score(point[column], "fig")
             row["percent"] = 100 * budget / TULU2_POOL
-            row["flops"] = total_flops(method, budget, TULU2_POOL)
+            row["flops"] = _total_flops(method, budget, TULU2_POOL)
             rows.append(row)
     return _tidy(rows, SCALING_COLUMNS)
 
@@ -275,6 +276,11 @@ def tab6_rds_ablation() -> pd.DataFrame:
         for method, score in _ABLATION.items()
     ]
     return _tidy(rows, ABLATION_COLUMNS)
+
+
+def _total_flops(method: str, samples: int, pool_size: int) -> float:
+    """FLOPs of selecting `samples` of a pool and fine-tuning on them, by the paper's formulas."""
+    return training_flops(samples) + get_scorer(method).paper_flops(pool_size, samples, PAPER)
 
 
 def _score(value: float, source: str) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """What Figures 2 and 5 to 7 and Table 5 show, in words: of scores and sources of what was selected, and
-of pools. See `findings.py`."""
+of pools. See `findings.py`.
+"""
 
 from __future__ import annotations
 

@@ -17,9 +17,8 @@ from rdslib.errors import UserError
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures import published
 from rdslib.params import Show
-from rdslib.pipeline.study import Run
 from rdslib.pipeline.step import Step
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
 
 METRIC = "bits per byte, relative to untuned"
 # What the other methods are compared with, on the same test samples.
@@ -29,7 +28,8 @@ BASELINE = "random_balanced"
 @dataclass(frozen=True)
 class Spec:
     """A figure: its published rows (None where the paper gives no numbers), its measured rows, the runs
-    behind those, and what of these runs they rest on."""
+    behind those, and what of these runs they rest on.
+    """
 
     published: Callable[[], pd.DataFrame] | None
     measured: Callable[[Study], pd.DataFrame]

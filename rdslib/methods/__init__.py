@@ -1,12 +1,13 @@
 """Methods: each is a scorer, which turns features of the pool into score blocks (see `base`).
 
-`SCORERS` and `EXTRACTORS` hold what there is, by name; `load_plugins` adds those of a user's own files.
+`SCORERS` and `EXTRACTORS` hold what there is, by name; `load_plugins` adds those of a user's files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from rdslib.methods.base import (
     Extraction,
     Extractor,
     InnerProduct,
+    ModelUse,
     Preparation,
     Scorer,
     ScoringInputs,
 )
 from rdslib.methods.embed import EMBED_GTR, EMBED_MINILM, EMBED_NV, GTR, MINILM, NV
+from rdslib.methods.features import split_feature
 from rdslib.methods.ifd import IFD, PreExperienced
 from rdslib.methods.less import LESS, LessGradients
 from rdslib.methods.lm import LanguageModel
@@ -32,10 +35,11 @@ from rdslib.methods.rds import ABLATIONS, RDS
 
 __all__ = [
     "COST", "EXTRACTORS", "SCORERS", "Extract", "Extracted", "Extraction", "Extractor", "InnerProduct",
-    "Preparation", "Scorer", "ScoringInputs", "digest_of", "get_extractor", "get_scorer", "load_plugins",
-    "register", "split_feature",
+    "ModelUse", "Preparation", "Scorer", "ScoringInputs", "digest_of", "get_extractor", "get_scorer",
+    "load_plugins", "register",
 ]  # fmt: skip
 
+# Figures and tables show methods in the order of this registry.
 SCORERS: dict[str, Scorer] = {}
 EXTRACTORS: dict[str, Extractor] = {}
 # Of a method from a plugin: the checksum of its file, so that a change of it is another method.
@@ -44,40 +48,43 @@ _LOADED: dict[Path, str] = {}
 
 
 def register(method: Scorer | Extractor) -> None:
-    """Let a method, or an extractor of features, be used by its name; raises UserError if it is taken."""
-    there: dict[str, Scorer] | dict[str, Extractor]
-    there = SCORERS if isinstance(method, Scorer) else EXTRACTORS
-    if method.name in there:
-        raise UserError(f"{type(method).__name__}: there is a {method.name!r} already; choose another name")
-    there[method.name] = method  # type: ignore[assignment]
+    """Let a method, or an extractor of features, be used by its name.
+
+    Raises:
+        UserError: The name is taken, or the colour is none.
+    """
+    what = type(method).__name__
+    if method.name in (SCORERS if isinstance(method, Scorer) else EXTRACTORS):
+        raise UserError(f"{what}: there is a {method.name!r} already; choose another name")
+    if isinstance(method, Scorer):
+        if method.colour is not None and not re.fullmatch("#[0-9A-Fa-f]{6}", method.colour):
+            raise UserError(f"{what}: its colour is {method.colour!r}; write it as #RRGGBB")
+        method.title = method.title or method.name
+        SCORERS[method.name] = method
+    else:
+        EXTRACTORS[method.name] = method
 
 
 for _each in (
-    Random(), BalancedRandom(), RDS, *ABLATIONS, TOP_PPL, MID_PPL, IFD(), LESS, EMBED_GTR,
-    EMBED_NV, EMBED_MINILM, LanguageModel(), PreExperienced(), LessGradients(), GTR, NV, MINILM,
+    Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD(), RDS,
+    *ABLATIONS, LanguageModel(), PreExperienced(), LessGradients(), GTR, NV, MINILM,
 ):  # fmt: skip
     register(_each)
 
 
 def get_scorer(name: str) -> Scorer:
-    """The method that goes by a name; raises UserError with the names there are."""
+    """Return the method that goes by a name; raises UserError with the names there are."""
     if name not in SCORERS:
         raise UserError(f"unknown method {name!r}; methods: {', '.join(sorted(SCORERS))}")
     return SCORERS[name]
 
 
 def get_extractor(feature: str) -> Extractor:
-    """The extractor that makes a feature such as `lm.nll`; raises UserError if there is none."""
-    name = feature.partition(".")[0]
+    """Return the extractor that makes a feature such as `lm.nll`; raises UserError if there is none."""
+    name, _ = split_feature(feature)
     if name not in EXTRACTORS:
         raise UserError(f"unknown extractor of {feature!r}; extractors: {', '.join(sorted(EXTRACTORS))}")
     return EXTRACTORS[name]
-
-
-def split_feature(feature: str) -> tuple[str, str]:
-    """The extractor's name and the feature's, of `lm.nll`."""
-    extractor, _, name = feature.partition(".")
-    return extractor, name
 
 
 def load_plugins(paths: Sequence[Path]) -> None:
@@ -107,5 +114,5 @@ def load_plugins(paths: Sequence[Path]) -> None:
 
 
 def digest_of(name: str) -> str | None:
-    """The checksum of the file that a method of the user's own came from; None for the library's."""
+    """Return the checksum of the file that a method was loaded from; None for the library's."""
     return _DIGESTS.get(name)

@@ -3,12 +3,13 @@
 A *feature* is named `extractor.feature`, such as `lm.nll`: one row a sample, in shards on disk. An
 *extractor* makes features out of samples, sometimes with a model that it has prepared first; a *scorer*
 makes score blocks out of features. Everything else (shards, resuming, selection, training, figures) is
-the study's. To add a method, subclass `Scorer` in a file of your own, subclass `Extractor` too if no
-feature that there is will do, and name the file under `plugins` in a profile.
+the study's. To add a method, subclass `Scorer` in a file of yours, subclass `Extractor` too if no feature
+that there is will do, and name the file under `plugins` in a profile.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdslib.data.chat import Sample
-from rdslib.methods.features import read_all, read_shards
-from rdslib.params import Settings
+from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
+from rdslib.methods.features import read_all, read_shards, split_feature
+from rdslib.models.flops import CostModel
+from rdslib.params import Settings, Train
 from rdslib.selection.topk import Block
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 # Scores are made for up to this many samples at a time, whatever the size of a shard.
 TILE = 8192
@@ -36,10 +39,15 @@ COST = "cost"
 class ScoringInputs:
     """What a scorer may read. Positions are those of the pool that is selected from.
 
-    `sources`: the source of each pool sample, by position. `seed`: for what is random in a method.
-    `pool_folders`, `query_folders`: where the shards of each feature lie. `kept`, by feature: which rows
-    of the shards are the pool's (int64, sorted), where they were made for a larger pool. `part`, (i, n): of
-    every n shards the i-th, from 0, where the blocks of a pool are made in several places.
+    Attributes:
+        sources: The source of each pool sample, by position.
+        seed: For what is random in a method.
+        pool_folders: Where the shards of each feature of the pool lie.
+        query_folders: Where those of the target task's queries lie.
+        kept: By feature, which rows of the shards are the pool's (int64, sorted), where they were made for
+            a larger pool.
+        part: (i, n): of every n shards the i-th, from 0, where the blocks of a pool are made in several
+            places.
     """
 
     sources: Sequence[str]
@@ -50,9 +58,10 @@ class ScoringInputs:
     part: tuple[int, int] = (0, 1)
 
     def pool(self, feature: str) -> Iterator[tuple[int, np.ndarray]]:
-        """(start, rows) of each shard of the pool, in order, memory-mapped."""
+        """Yield (start, rows) of each shard of the pool, in order, memory-mapped."""
         kept = self.kept.get(feature)
-        for start, rows in read_shards(self.pool_folders[feature], feature.partition(".")[2], self.part):
+        _, name = split_feature(feature)
+        for start, rows in read_shards(self.pool_folders[feature], name, self.part):
             if kept is None:
                 yield start, rows
                 continue
@@ -61,8 +70,9 @@ class ScoringInputs:
                 yield int(first), rows[kept[first:end] - start]
 
     def queries(self, feature: str) -> np.ndarray:
-        """The feature of all query samples of the target task: [queries, ...]."""
-        return read_all(self.query_folders[feature], feature.partition(".")[2])
+        """Read the feature of all query samples of the target task: [queries, ...]."""
+        _, name = split_feature(feature)
+        return read_all(self.query_folders[feature], name)
 
 
 class Scorer(ABC):
@@ -70,27 +80,42 @@ class Scorer(ABC):
 
     Those without queries give one row; balanced random gives one row a source. A sample at minus infinity
     is never offered.
+
+    Attributes:
+        name: What it goes by, in profiles, tables and commands.
+        title: What figures call it; where it is empty, `register` puts the name there.
+        colour: What figures draw it in, as `#RRGGBB`; None for one that follows from the name.
+        needs_queries: Whether the scores depend on the target task's query samples.
+        needs_response: Whether a query must have a response; without, a prompt alone will do.
+        seeded: Whether the scores depend on the seed.
+        features: What it reads, of pool samples and (if it needs queries) of query samples.
+        by_shard: Whether a shard's block follows from that shard (`ScoringInputs.pool`) and the queries
+            alone: then the blocks of different shards can be made in different places.
+        skip: The share of the pool, from the best score down, that is passed over before the first pick.
     """
 
-    # What it goes by, in profiles, tables and commands.
     name: str
-    # Whether the scores depend on the target task's query samples.
+    title: str = ""
+    colour: str | None = None
     needs_queries: bool = False
-    # Whether a query must have a response; without, a prompt alone will do.
     needs_response: bool = False
-    # Whether they depend on the seed.
     seeded: bool = False
-    # The features that it reads, of pool samples and (if it needs queries) of query samples.
     features: tuple[str, ...] = ()
-    # Whether a shard's block follows from that shard (`ScoringInputs.pool`) and the queries alone: then the
-    # blocks of different shards can be made in different places.
     by_shard: bool = False
-    # The share of the pool, from the best score down, that is passed over before the first pick.
     skip: float = 0.0
 
     @abstractmethod
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """Score blocks that cover every pool position, or those of `inputs.part`, once."""
+        """Yield score blocks that cover every pool position, or those of `inputs.part`, once."""
+
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """FLOPs of selecting `samples` of `pool_size` by the paper's count (Appendix E).
+
+        Training on the selection is not part of it (`rdslib.models.flops.training_flops`). NaN where the
+        paper gives no formula. A method of one forward pass over the pool returns
+        `one_pass_flops(pool_size, cost)`.
+        """
+        return math.nan
 
 
 class InnerProduct(Scorer):
@@ -103,13 +128,22 @@ class InnerProduct(Scorer):
     needs_queries = True
     by_shard = True
 
-    def __init__(self, name: str, feature: str, needs_response: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        feature: str,
+        needs_response: bool = False,
+        title: str = "",
+        colour: str | None = None,
+    ) -> None:
         self.name = name
         self.features = (feature,)
         self.needs_response = needs_response
+        self.title = title
+        self.colour = colour
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """Blocks of up to `TILE` samples of a shard: float32 [queries, samples]."""
+        """Yield blocks of up to `TILE` samples of a shard: float32 [queries, samples]."""
         (feature,) = self.features
         queries = inputs.queries(feature).astype(np.float32)
         for start, shard in inputs.pool(feature):
@@ -124,9 +158,14 @@ class InnerProduct(Scorer):
 class Preparation:
     """What an extractor may read when it prepares.
 
-    `model`: the folder of the language model. `samples`: those of the pool that it prepares on (empty if
-    it needs none). `features`: rows of its `prepare_features`, by name, for these samples.
-    `out`: the empty folder to write into. `bar`: a progress bar, in samples.
+    Attributes:
+        settings: The model, and the parameters of encoding and of each method.
+        model: The folder of the language model.
+        samples: Those of the pool that it prepares on; empty if it needs none.
+        features: Rows of its `prepare_features`, by name, for these samples.
+        out: The empty folder to write into.
+        bar: A progress bar.
+        downloads: The folder where downloads are kept.
     """
 
     settings: Settings
@@ -135,14 +174,19 @@ class Preparation:
     features: Mapping[str, np.ndarray]
     out: Path
     bar: tqdm[Any]
+    downloads: Path
 
 
 @dataclass(frozen=True)
 class Extraction:
     """What an extractor may read when it makes features.
 
-    `prepared`: the folder that its `prepare` has filled. `wanted`: the features asked for, without the
-    extractor's name. `queries`: whether the samples are queries rather than pool samples.
+    Attributes:
+        settings: The model, and the parameters of encoding and of each method.
+        model: The folder of the language model.
+        prepared: The folder that its `prepare` has filled; None if it prepares nothing.
+        wanted: The features asked for, without the extractor's name.
+        queries: Whether the samples are queries rather than pool samples.
     """
 
     settings: Settings
@@ -154,8 +198,12 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features of some samples: `rows` by feature, each [samples, ...], with `COST` among them, and
-    `counts` for the manifest (tokens, what was dropped, ...), which are summed over shards."""
+    """Features of some samples.
+
+    Attributes:
+        rows: By feature, [samples, ...], with `COST` among them.
+        counts: For the manifest (tokens, what was dropped, ...), summed over shards.
+    """
 
     rows: Mapping[str, np.ndarray]
     counts: Mapping[str, int]
@@ -165,35 +213,71 @@ class Extracted:
 class Extract:
     """Makes features of some samples, in two parts.
 
-    `read` turns samples into what the model takes (tokens); it runs on a thread of its own, while the model
-    is busy with the samples before. `make` turns that into features; the function that it is given is to be
-    called with the positions of each batch that is through.
+    Attributes:
+        read: Turns samples into what the model takes (tokens); it runs on another thread, while the model
+            is busy with the samples before.
+        make: Turns that into features; the function that it is given is to be called with the positions of
+            each batch that is through.
     """
 
     read: Callable[[Sequence[Sample]], Any]
     make: Callable[[Any, Callable[[Sequence[int]], object]], Extracted]
 
 
-class Extractor(ABC):
-    """Makes features out of samples."""
+@dataclass(frozen=True)
+class ModelUse:
+    """How an extractor uses the language model, from which `rds plan` tells its cost without running it.
 
-    # The part of a feature's name before the dot.
+    Attributes:
+        operations: FLOPs a parameter and token: `FORWARD` or `TRAINING` of `rdslib.models.flops`.
+        row_bytes: Bytes of the wanted features of one sample, without `COST`.
+        layers: How many layers' activations are in memory at once.
+        logits: Whether vocabulary logits are taken.
+    """
+
+    operations: int
+    row_bytes: int
+    layers: int = 1
+    logits: bool = False
+
+
+class Extractor(ABC):
+    """Makes features out of samples.
+
+    A new one needs `name` and `open` alone. `rds plan` then measures it on a few samples; `model_use` and
+    the methods after it are for those whose cost follows from the language model's tokens, or whose
+    preparation takes long.
+
+    Attributes:
+        name: The part of a feature's name before the dot.
+        version: To be raised when what it writes changes for the same parameters.
+        prepares: Whether there is something to prepare (a model to train or to unpack), once for all samples.
+        prepare_features: Features of other extractors that `prepare` reads.
+        per_pool: Whether features of a sample depend on the pool that it is in; they are then made for each
+            pool apart. Else those of the whole pool serve every smaller one.
+    """
+
     name: str
-    # To be raised when what it writes changes for the same parameters.
     version: int = 1
-    # Whether there is something to prepare (a model to train or to unpack), once for all samples.
     prepares: bool = False
-    # Features of other extractors that `prepare` reads.
     prepare_features: tuple[str, ...] = ()
-    # Whether each pool has its own features of a sample; they are then extracted for each pool apart.
     per_pool: bool = False
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
-        """The parameters on which the prepared model and the features depend."""
+        """Return the parameters on which the prepared model and the features depend."""
         return {}
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
-        """Which pool it prepares on when samples of `pool` are to be had; None if on none."""
+        """Name the pool whose samples `prepare` reads before it makes features of samples of `pool`.
+
+        Args:
+            settings: The settings of the study.
+            pool: A pool by the study's name for it: "all", or that of a smaller one.
+
+        Returns:
+            `pool` where each pool is prepared on apart, another name where one pool serves all, and None if
+            `prepare` reads no samples.
+        """
         return None
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
@@ -206,3 +290,75 @@ class Extractor(ABC):
 
         What it makes of a sample must not depend on which samples come with it.
         """
+
+    def cost_model(
+        self, base: CostModel, settings: Settings, counts: Mapping[str, Any], pool_size: int
+    ) -> CostModel:
+        """Return the numbers of the paper's formula, with what was prepared in place of the paper's.
+
+        Args:
+            base: The numbers so far.
+            settings: The settings of the study.
+            counts: What `prepare` returned.
+            pool_size: How many samples the pool has that it prepared on; 0 if on none.
+        """
+        return base
+
+    def model_use(
+        self, settings: Settings, wanted: Sequence[str], config: PretrainedConfig
+    ) -> ModelUse | None:
+        """Say how the wanted features use the language model; None if that is known by measuring alone."""
+        return None
+
+    def tokens(
+        self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
+    ) -> np.ndarray:
+        """Count the tokens of each sample that pass through the language model: float64 [samples]."""
+        return token_counts(tokenizer, samples, settings.encode.max_length, queries)
+
+    def cut(self, settings: Settings) -> int:
+        """Return how many tokens of a sample are read; what comes after them is cut off."""
+        return settings.encode.max_length
+
+    def least(self, settings: Settings, mean_length: float) -> int:
+        """Return how many samples a measurement must have to tell how fast it is.
+
+        Args:
+            settings: The settings of the study.
+            mean_length: Tokens of a sample, on average.
+        """
+        return 2
+
+    def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train] | None:
+        """Say on how many samples of a pool `prepare` trains a model, and how; None if on none."""
+        return None
+
+    def rehearse(self, given: Preparation) -> Path:
+        """Prepare what is as fast to use as what `prepare` gives, and return its folder.
+
+        `given` has one short sample, and features of one row of ones; what `prepare` makes of them will
+        often do.
+        """
+        self.prepare(given)
+        return given.out
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
+) -> list[Tokens]:
+    """Turn pool samples, or query samples, into tokens (paper, section 4)."""
+    how = tokenize_query if queries else tokenize_chat
+    return how(tokenizer, [sample.messages for sample in samples], max_length)
+
+
+def token_counts(
+    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
+) -> np.ndarray:
+    """Count the tokens of each sample, as far as it is not cut: float64 [samples]."""
+    tokens = tokenize(tokenizer, samples, max_length, queries) if samples else []
+    return np.array([len(each.ids) for each in tokens], dtype=np.float64)
+
+
+def samples_of_a_batch(settings: Settings, mean_length: float) -> int:
+    """How many samples of `mean_length` tokens fill a batch of the language model."""
+    return max(1, round(settings.encode.token_budget / mean_length))

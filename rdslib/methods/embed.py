@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os.path
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdslib.data.chat import Sample, format_chat
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.download import Archives
 from rdslib.errors import UserError
 from rdslib.files import write_json
 from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
-from rdslib.models.flops import FORWARD
+from rdslib.models.flops import FORWARD, CostModel, one_pass_flops
 from rdslib.params import Embedder, Settings
 
 if TYPE_CHECKING:
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
 
 # Names the folder or hub name of a model that is used where it lies, rather than unpacked from a download.
 POINTER = "pointer.json"
+
+
+class Embed(InnerProduct):
+    """Samples by the cosine of their sentence embeddings with a query's."""
+
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """One forward pass over the pool by the embedding model."""
+        return one_pass_flops(pool_size, replace(cost, parameters=cost.embedder_parameters))
+
+
+class LargeEmbed(InnerProduct):
+    """The same with an embedding model that is as large as the language model."""
+
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """One forward pass over the pool."""
+        return one_pass_flops(pool_size, cost)
 
 
 class SentenceEmbedding(Extractor):
@@ -35,19 +52,22 @@ class SentenceEmbedding(Extractor):
 
     prepares = True
 
-    def __init__(self, name: str, default: Embedder, add_eos: bool = False, own_code: bool = False) -> None:
-        """`default`: the model, where a profile's `embedders` names none (its instruction holds there too).
+    def __init__(self, name: str, default: Embedder, add_eos: bool = False, runs_code: bool = False) -> None:
+        """Describe a model.
 
-        `add_eos`: whether the model wants its end-of-sequence token at the end of every text. `own_code`:
-        whether the default model runs code that comes with it.
+        Args:
+            name: That of the extractor, and of the model in a profile's `embedders`.
+            default: The model where `embedders` names none. Its instruction holds there too.
+            add_eos: Whether the model wants its end-of-sequence token at the end of every text.
+            runs_code: Whether the default model runs code that comes with it.
         """
         self.name = name
         self.default = default
         self.add_eos = add_eos
-        self.own_code = own_code
+        self.runs_code = runs_code
 
     def params(self, settings: Settings) -> Embedder:
-        """The embedding model, and how it is used."""
+        """Return the embedding model, and how it is used."""
         given = settings.embedders.get(self.name)
         if given is None:
             return self.default
@@ -56,7 +76,7 @@ class SentenceEmbedding(Extractor):
         return given.model_copy(update={"query_instruction": self.default.query_instruction})
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
-        """The embedding model and how it is used; nothing of the language model."""
+        """Return the embedding model and how it is used; nothing of the language model."""
         params = self.params(settings)
         pinned = settings.downloads[params.download].model_dump() if params.download else None
         return {"embedder": params.model_dump(mode="json"), "download": pinned}
@@ -66,11 +86,25 @@ class SentenceEmbedding(Extractor):
         params = self.params(given.settings)
         if params.download is not None:
             assert params.members is not None
-            archives = Archives(given.settings.downloads, cache_dir())
+            archives = Archives(given.settings.downloads, given.downloads)
             unpack(archives.members(params.download, [params.members]), given.out)
         else:
             write_json(given.out / POINTER, {"path": params.path})
         return {"parameters": parameters(self._load(params, given.out)), "flops": 0}
+
+    def cost_model(
+        self, base: CostModel, settings: Settings, counts: Mapping[str, Any], pool_size: int
+    ) -> CostModel:
+        """Put the embedding model's size in."""
+        return replace(base, embedder_parameters=counts["parameters"])
+
+    def cut(self, settings: Settings) -> int:
+        """Return the embedding model's limit."""
+        return self.params(settings).max_length
+
+    def least(self, settings: Settings, mean_length: float) -> int:
+        """Return what fills a batch; one sample alone would give no interval."""
+        return max(2, self.params(settings).batch_size)
 
     def open(self, given: Extraction) -> Extract:
         """Load the embedding model."""
@@ -123,7 +157,7 @@ class SentenceEmbedding(Extractor):
         from rdslib.models.device import compute_dtype, device
 
         logging.disable_progress_bar()
-        if self.own_code and params.path == self.default.path and not params.trust_remote_code:
+        if self.runs_code and params.path == self.default.path and not params.trust_remote_code:
             raise self._needs_trust(params)  # without asking the hub first
         pointer = folder / POINTER
         where = json.loads(pointer.read_text())["path"] if pointer.is_file() else str(folder)
@@ -135,7 +169,7 @@ class SentenceEmbedding(Extractor):
                 trust_remote_code=params.trust_remote_code,
                 model_kwargs={"use_safetensors": True, "dtype": dtype},
             )
-        # With code of its own, a model may fail in any way.
+        # A model that runs code may fail in any way.
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise self._needs_trust(params) from error
@@ -145,8 +179,8 @@ class SentenceEmbedding(Extractor):
                 f"a sentence-transformers model with safetensors weights under embedders.{self.name}, or a "
                 "hub name while online"
             ) from error
-        own = model.max_seq_length
-        model.max_seq_length = params.max_length if own is None else min(own, params.max_length)
+        limit = model.max_seq_length
+        model.max_seq_length = params.max_length if limit is None else min(limit, params.max_length)
         return model.to(dtype).eval()
 
     def _needs_trust(self, params: Embedder) -> UserError:
@@ -179,7 +213,7 @@ def unpack(members: Mapping[str, bytes], folder: Path) -> None:
 
 
 def parameters(model: torch.nn.Module) -> int:
-    """N of the cost model: all parameters but the word embeddings, the largest table there is."""
+    """Count N of the cost model: all parameters but the word embeddings, the largest table there is."""
     import torch
 
     tables = [table.weight.numel() for table in model.modules() if isinstance(table, torch.nn.Embedding)]
@@ -206,9 +240,9 @@ NV = SentenceEmbedding(
         batch_size=4,
     ),
     add_eos=True,
-    own_code=True,
+    runs_code=True,
 )
 
-EMBED_MINILM = InnerProduct("embed_minilm", "minilm.sentence")
-EMBED_GTR = InnerProduct("embed_gtr", "gtr.sentence")
-EMBED_NV = InnerProduct("embed_nv", "nv.sentence")
+EMBED_MINILM = Embed("embed_minilm", "minilm.sentence", title="Embed (MiniLM)", colour="#882255")
+EMBED_GTR = Embed("embed_gtr", "gtr.sentence", title="Embed (GTR)", colour="#009E73")
+EMBED_NV = LargeEmbed("embed_nv", "nv.sentence", title="Embed (NV)", colour="#56B4E9")

@@ -8,17 +8,26 @@ from pathlib import Path
 import numpy as np
 
 
+def split_feature(feature: str) -> tuple[str, str]:
+    """Split a feature's name, such as `lm.nll`, into those of its extractor and of what that gives."""
+    extractor, _, name = feature.partition(".")
+    return extractor, name
+
+
 def shard_name(feature: str, start: int) -> str:
-    """The file of the shard whose first row is the sample at position `start`."""
+    """Name the file of the shard whose first row is the sample at position `start`."""
     return f"{feature}-{start:09d}.npy"
 
 
 def read_shards(
     folder: Path, feature: str, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, rows) of each shard in order, memory-mapped: [samples of the shard, ...].
+    """Yield (start, rows) of each shard in order, memory-mapped: [samples of the shard, ...].
 
-    Of the `part` (i, n): of every n shards the i-th, from 0.
+    Args:
+        folder: Where the shards are.
+        feature: The feature, without its extractor's name.
+        part: (i, n): of every n shards the i-th, from 0.
     """
     index, parts = part
     for path in sorted(folder.glob(f"{feature}-*.npy"))[index::parts]:
@@ -26,7 +35,7 @@ def read_shards(
 
 
 def read_all(folder: Path, feature: str) -> np.ndarray:
-    """All rows of a feature: [samples, ...]."""
+    """Read all rows of a feature: [samples, ...]."""
     return np.concatenate([np.asarray(rows) for _, rows in read_shards(folder, feature)])
 
 

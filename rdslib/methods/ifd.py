@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,17 +23,20 @@ from rdslib.methods.base import (
     Extracted,
     Extraction,
     Extractor,
+    ModelUse,
     Preparation,
     Scorer,
     ScoringInputs,
+    samples_of_a_batch,
+    tokenize,
 )
-from rdslib.models.flops import FORWARD, TRAINING
-from rdslib.params import Settings, Ifd
+from rdslib.models.flops import FORWARD, TRAINING, CostModel, one_pass_flops
+from rdslib.params import Ifd, Settings, Train
 from rdslib.seeds import generator
 from rdslib.selection.topk import Block
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 # Conversations, and their assistant turns alone: the position of each turn's sample, and the turn.
 _Read = tuple[list[Tokens], np.ndarray, list[Tokens]]
@@ -41,11 +46,18 @@ class IFD(Scorer):
     """Samples by IFD, highest first. What is above 1, where the prompt only hinders, is never offered."""
 
     name = "ifd"
+    title = "IFD"
+    colour = "#CC79A7"
     features = ("ifd.ratio",)
     by_shard = True
 
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """Encode samples to pick from, train on some of them, and pass over the pool once."""
+        trained = TRAINING * cost.parameters * cost.tokens_per_sample * cost.ifd_trained
+        return one_pass_flops(cost.ifd_encoded, cost) + trained + one_pass_flops(pool_size, cost)
+
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """A block a shard, of one row; a sample without a response has no IFD and is never offered either."""
+        """Yield a block a shard, of one row; a sample without a response is never offered either."""
         for start, rows in inputs.pool("ifd.ratio"):
             yield start, np.where(rows <= 1, rows, -np.inf)[None, :]
 
@@ -54,7 +66,7 @@ class PreExperienced(Extractor):
     """`ifd.ratio`: IFD under the pre-experienced model, float32 [samples].
 
     Given the prompt: the response tokens of the conversation as it is tokenised for the pool, each turn
-    after all before it. Alone: each assistant turn as a conversation of its own, whose role header stands
+    after all before it. Alone: each assistant turn as a conversation by itself, whose role header stands
     before it in both readings, so that both score the same tokens, its first among them (Cherry LLM's code
     scores the first after Llama's beginning-of-sequence token). Both are means over all turns' tokens. NaN
     for a sample whose prompt fills the context, or which has no response.
@@ -66,7 +78,7 @@ class PreExperienced(Extractor):
     prepare_features = ("lm.uniform_prompt",)
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
-        """How the model is trained, and how samples are cut and batched."""
+        """Return how the model is trained, and how samples are cut and batched."""
         return {
             "ifd": _params(settings).model_dump(mode="json"),
             "encode": settings.encode.model_dump(exclude={"shard_size"}),
@@ -74,11 +86,11 @@ class PreExperienced(Extractor):
         }
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
-        """One pool for all: the model is the same wherever it is used."""
+        """Name one pool for all: the model is the same wherever it is used."""
         return _params(settings).pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
-        """Train the pre-experienced model; counts are those of training, with the FLOPs."""
+        """Train the pre-experienced model; return the counts of training, with the FLOPs."""
         from rdslib.models.loading import load_causal_lm, non_embedding_parameters
         from rdslib.models.train import train
 
@@ -130,9 +142,48 @@ class PreExperienced(Extractor):
 
         return Extract(read, make)
 
+    def cost_model(
+        self, base: CostModel, settings: Settings, counts: Mapping[str, Any], pool_size: int
+    ) -> CostModel:
+        """Put in how many samples were encoded to pick from, and how many were to be picked."""
+        params = _params(settings)
+        return replace(base, ifd_encoded=pool_size, ifd_trained=params.clusters * params.per_cluster)
+
+    def model_use(self, settings: Settings, wanted: Sequence[str], config: PretrainedConfig) -> ModelUse:
+        """Two forward passes, of which `tokens` counts both."""
+        return ModelUse(FORWARD, row_bytes=4, logits=True)
+
+    def tokens(
+        self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
+    ) -> np.ndarray:
+        """Count the tokens of a conversation and of its assistant turns: float64 [samples]."""
+        cut = settings.encode.max_length
+        whole = tokenize(tokenizer, samples, cut, queries)
+        owners, turns = turns_alone(tokenizer, samples, whole, cut)
+        alone = np.bincount(owners, [len(t.ids) for t in turns], minlength=len(samples))
+        return np.array([len(t.ids) for t in whole], dtype=np.float64) + alone
+
+    def least(self, settings: Settings, mean_length: float) -> int:
+        """Return what fills a batch."""
+        return samples_of_a_batch(settings, mean_length)
+
+    def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train]:
+        """A few samples of each cluster."""
+        params = _params(settings)
+        return min(pool_size, params.clusters * params.per_cluster), params.train
+
+    def rehearse(self, given: Preparation) -> Path:
+        """Train LoRA matrices in one update; a model of which all is trained is as fast as the one it was."""
+        params = _params(given.settings)
+        if params.train.method == "full":
+            return given.model
+        # Without a warm-up, so that the one update changes something.
+        changed = params.model_copy(update={"train": params.train.model_copy(update={"warmup_ratio": 0.0})})
+        return super().rehearse(replace(given, settings=given.settings.model_copy(update={"ifd": changed})))
+
 
 def _params(settings: Settings) -> Ifd:
-    """The parameters of IFD; raises UserError if the profile has none."""
+    """Return the parameters of IFD; raises UserError if the profile has none."""
     if settings.ifd is None:
         raise UserError(
             "the method 'ifd' needs parameters; add `ifd` (with `train`) to the profile's experiment"
@@ -141,10 +192,16 @@ def _params(settings: Settings) -> Ifd:
 
 
 def near_centres(prompts: np.ndarray, clusters: int, per_cluster: int, seed: int) -> list[int]:
-    """Positions, in order, of the `per_cluster` rows nearest to the centre of each cluster.
+    """Find the positions, in order, of the `per_cluster` rows nearest to the centre of each cluster.
 
-    `prompts`: float [samples, hidden]; a row of zeros has no prompt and is left out. k-means is seeded, and
-    has at most as many clusters as there are rows; of equally near rows of a cluster the first is taken.
+    k-means is seeded, and has at most as many clusters as there are rows; of equally near rows of a cluster
+    the first is taken.
+
+    Args:
+        prompts: Float [samples, hidden]; a row of zeros has no prompt and is left out.
+        clusters: How many clusters.
+        per_cluster: How many rows of each; of a smaller cluster, all.
+        seed: The study's.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -170,11 +227,17 @@ def near_centres(prompts: np.ndarray, clusters: int, per_cluster: int, seed: int
 def turns_alone(
     tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], whole: Sequence[Tokens], max_length: int
 ) -> tuple[np.ndarray, list[Tokens]]:
-    """The assistant turns of samples, each tokenised as a conversation of its own.
+    """Tokenise each assistant turn of samples as a conversation by itself.
 
-    `whole`: the samples as tokenised for the pool. Turns are kept as far as `whole` has them: what is cut
-    off there is not scored here either. Returns the position of each turn's sample (int64 [turns]) and the
-    turns in order.
+    Args:
+        tokenizer: The language model's.
+        samples: The samples.
+        whole: The samples as tokenised for the pool. Turns are kept as far as these have them: what is cut
+            off there is not scored here either.
+        max_length: Tokens at which a turn is cut.
+
+    Returns:
+        The position of each turn's sample (int64 [turns]), and the turns in order.
     """
     owners, apart, lengths = [], [], []
     for position, (sample, tokens) in enumerate(zip(samples, whole, strict=True)):

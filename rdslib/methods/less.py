@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +17,40 @@ import numpy as np
 
 from rdslib.data.chat import Sample, Tokens
 from rdslib.errors import UserError
-from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
-from rdslib.methods.lm import tokenize
-from rdslib.models.flops import TRAINING
-from rdslib.params import Settings, Less
+from rdslib.methods.base import (
+    COST,
+    Extract,
+    Extracted,
+    Extraction,
+    Extractor,
+    InnerProduct,
+    ModelUse,
+    Preparation,
+    token_counts,
+    tokenize,
+)
+from rdslib.models.flops import TRAINING, CostModel, training_flops
+from rdslib.params import Less, Settings, Train
 from rdslib.seeds import generator
 
 if TYPE_CHECKING:
     import torch
-
-LESS = InnerProduct("less", "less.gradient", needs_response=True)
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 # Gradients are gathered up to this many numbers, 256 MiB, before they are projected together.
 GATHERED = 2**26
+
+
+class Influence(InnerProduct):
+    """Samples by how well their gradients go with a query's."""
+
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """Count the warm-up as a second fine-tuning, then a pass with gradients at three checkpoints."""
+        passed = cost.parameters * cost.tokens_per_sample * pool_size
+        return training_flops(samples, cost) + 3 * TRAINING * passed
+
+
+LESS = Influence("less", "less.gradient", needs_response=True, title="LESS", colour="#D55E00")
 
 
 class LessGradients(Extractor):
@@ -43,7 +65,7 @@ class LessGradients(Extractor):
     per_pool = True
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
-        """How the model is warmed up, how samples are cut and batched, and the seed."""
+        """Return how the model is warmed up, how samples are cut and batched, and the seed."""
         return {
             "less": _params(settings).model_dump(mode="json"),
             "encode": settings.encode.model_dump(exclude={"shard_size"}),
@@ -51,13 +73,14 @@ class LessGradients(Extractor):
         }
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
-        """Each pool has a warm-up of its own."""
+        """Warm up on each pool apart."""
         return pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
         """Warm the model up on a random share of the pool, and keep a checkpoint of each epoch.
 
-        Raises UserError if none of the share has a response to train on.
+        Raises:
+            UserError: None of the share has a response to train on.
         """
         from rdslib.models.gradients import SaveCheckpoints
         from rdslib.models.loading import load_causal_lm, non_embedding_parameters
@@ -102,7 +125,7 @@ class LessGradients(Extractor):
             result = np.zeros((len(tokens), len(checkpoints), dimension), dtype=np.float16)
             gathered: list[tuple[list[int], int, torch.Tensor]] = []
 
-            def empty() -> None:
+            def project_gathered() -> None:
                 """Project what is gathered: the signs are made once for all of it."""
                 rows = project(torch.cat([gradients for _, _, gradients in gathered]))
                 rows = torch.nn.functional.normalize(rows, dim=1).cpu()
@@ -120,9 +143,9 @@ class LessGradients(Extractor):
                     gradients = checkpoints[place].adam(gradients) * trained_on
                 gathered.append((positions, place, gradients))
                 if sum(each.numel() for _, _, each in gathered) >= GATHERED:
-                    empty()
+                    project_gathered()
             if gathered:
-                empty()
+                project_gathered()
             lengths = np.array([len(row.ids) for row in tokens], dtype=np.float64) * len(checkpoints)
             cost = TRAINING * parameters * lengths
             return Extracted(
@@ -131,9 +154,42 @@ class LessGradients(Extractor):
 
         return Extract(read, make)
 
+    def model_use(self, settings: Settings, wanted: Sequence[str], config: PretrainedConfig) -> ModelUse:
+        """A forward and a backward pass at each checkpoint, down to the lowest LoRA matrices."""
+        params = _params(settings)
+        return ModelUse(
+            TRAINING,
+            row_bytes=2 * params.train.epochs * params.dimension,
+            layers=params.train.lora_layers or config.num_hidden_layers,
+            logits=True,
+        )
+
+    def tokens(
+        self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
+    ) -> np.ndarray:
+        """Count the tokens of each sample at all checkpoints: float64 [samples]."""
+        once = token_counts(tokenizer, samples, settings.encode.max_length, queries)
+        return once * _params(settings).train.epochs
+
+    def least(self, settings: Settings, mean_length: float) -> int:
+        """Return 1: the projection alone may take minutes."""
+        return 1
+
+    def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train]:
+        """A share of the pool."""
+        params = _params(settings)
+        return max(1, round(params.warmup_share * pool_size)), params.train
+
+    def rehearse(self, given: Preparation) -> Path:
+        """Warm up in one update an epoch."""
+        params = _params(given.settings)
+        # Of a rising learning rate the first one is 0.
+        changed = params.model_copy(update={"train": params.train.model_copy(update={"warmup_ratio": 0.0})})
+        return super().rehearse(replace(given, settings=given.settings.model_copy(update={"less": changed})))
+
 
 def _params(settings: Settings) -> Less:
-    """The parameters of LESS; raises UserError if the profile has none, or does not train LoRA matrices."""
+    """Return the parameters of LESS; raises UserError if there are none, or not for LoRA matrices."""
     if settings.less is None:
         raise UserError(
             "the method 'less' needs parameters; add `less` (with `train`) to the profile's experiment"

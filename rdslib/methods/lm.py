@@ -1,4 +1,4 @@
-"""The language model's own features: pooled hidden states and NLL, from one forward pass."""
+"""Features of the language model as it is: pooled hidden states and NLL, from one forward pass."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
-from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor
+from rdslib.data.chat import Sample, Tokens
+from rdslib.methods.base import (
+    COST,
+    Extract,
+    Extracted,
+    Extraction,
+    Extractor,
+    ModelUse,
+    samples_of_a_batch,
+    tokenize,
+)
 from rdslib.models.flops import FORWARD
 from rdslib.params import Settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
 
 class LanguageModel(Extractor):
@@ -25,7 +34,7 @@ class LanguageModel(Extractor):
     name = "lm"
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
-        """How samples are cut and batched."""
+        """Return how samples are cut and batched."""
         return settings.encode.model_dump(exclude={"shard_size"})
 
     def open(self, given: Extraction) -> Extract:
@@ -51,10 +60,11 @@ class LanguageModel(Extractor):
 
         return Extract(read, make)
 
+    def model_use(self, settings: Settings, wanted: Sequence[str], config: PretrainedConfig) -> ModelUse:
+        """One forward pass; NLL alone needs vocabulary logits."""
+        row_bytes = sum(4 if name == "nll" else 2 * config.hidden_size for name in wanted)
+        return ModelUse(FORWARD, row_bytes, logits="nll" in wanted)
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
-) -> list[Tokens]:
-    """Pool samples, or query samples, as tokens (paper, section 4)."""
-    how = tokenize_query if queries else tokenize_chat
-    return how(tokenizer, [sample.messages for sample in samples], max_length)
+    def least(self, settings: Settings, mean_length: float) -> int:
+        """Return what fills a batch."""
+        return samples_of_a_batch(settings, mean_length)

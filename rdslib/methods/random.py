@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rdslib.methods.base import Scorer, ScoringInputs
+from rdslib.models.flops import CostModel
 from rdslib.seeds import generator
 from rdslib.selection.topk import Block
 
@@ -15,10 +16,16 @@ class Random(Scorer):
     """Random (unbal.): every sample has the same chance."""
 
     name = "random"
+    title = "Random (unbal.)"
+    colour = "#8C8C8C"
     seeded = True
 
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """Nothing."""
+        return 0.0
+
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """One block of one row: a uniform random score a sample."""
+        """Yield one block of one row: a uniform random score a sample."""
         yield 0, generator(inputs.seed, self.name).random((1, len(inputs.sources)))
 
 
@@ -26,10 +33,16 @@ class BalancedRandom(Scorer):
     """Random (bal.): even over sources; a source that runs out hands its share to the others."""
 
     name = "random_balanced"
+    title = "Random (bal.)"
+    colour = "#4D4D4D"
     seeded = True
 
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """Nothing."""
+        return 0.0
+
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """One block with a row a source, in order of name: a source offers its own samples, in random order.
+        """Yield one block with a row a source, in order of name: a source offers its samples in random order.
 
         Round-robin over these rows takes the same number from each source until one has no more. The
         "hardcoded" source is left out, and the sources named `science.*` count as one (paper, section 2).

@@ -1,7 +1,8 @@
-"""The layers of a model below the lowest one that has LoRA matrices.
+"""What stays in memory from one run to the next: a model, and what its untrained layers make of a batch.
 
-They are the same under every adapter, and so is what they make of a batch: it is computed once, and taken
-from memory when the same batch passes again under another adapter. No number changes by that.
+The layers below the lowest one that has LoRA matrices are the same under every adapter, and so is what they
+make of a batch: it is computed once, and taken from memory when the same batch passes again under another
+adapter. No number changes by that.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 LIMIT = 2**28  # bytes
 
 
-class FrozenLayers:
-    """Remembers the hidden states that the layers below the adapters gave for a batch of token ids.
+class LayerCache:
+    """Keeps the hidden states that the layers below the adapters gave for a batch of token ids.
 
     Only for models that share these layers' weights. The oldest are forgotten beyond `LIMIT` bytes.
     """
@@ -35,7 +36,7 @@ class FrozenLayers:
 
     @contextmanager
     def over(self, model: PreTrainedModel) -> Iterator[None]:
-        """Within this context the forward passes of `model`, a causal LM with adapters, make use of it."""
+        """Use what is kept in the forward passes of `model`, a causal LM with adapters, in this context."""
         layers = layers_below_lora(model)
         if not layers:
             yield
@@ -78,7 +79,7 @@ class FrozenLayers:
 
 
 def layers_below_lora(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The layers of a model below the lowest one that has LoRA matrices; none where no layer has any."""
+    """Return the layers below the lowest one that has LoRA matrices; none where no layer has any."""
     for layers in model.modules():
         if isinstance(layers, torch.nn.ModuleList):
             adapted = [any(".lora_" in name for name, _ in layer.named_modules()) for layer in layers]
@@ -90,21 +91,21 @@ def layers_below_lora(model: torch.nn.Module) -> list[torch.nn.Module]:
 class ModelCache:
     """A language model, as it is or with the LoRA matrices of one run at a time.
 
-    A run that trained all weights has a model of its own, which then stays until another is asked for.
+    A run that trained all weights has a model to itself, which then stays until another is asked for.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         # What the layers below the LoRA matrices made of test samples, for all runs.
-        self.layers = FrozenLayers()
+        self.layers = LayerCache()
         self._base: PreTrainedModel | None = None
         self._adapted: PeftModel | None = None
         self._trained: Path | None = None
         self._whole: PreTrainedModel | None = None
 
     def base(self) -> PreTrainedModel:
-        """The model as it is."""
+        """Return the model as it is."""
         if self._adapted is not None:
             self._adapted.unload()
             self._adapted = None
@@ -114,7 +115,7 @@ class ModelCache:
         return self._base
 
     def trained(self, run: Path) -> PreTrainedModel:
-        """The model that a run has left, ready to evaluate."""
+        """Return the model that a run has left, ready to evaluate."""
         if run != self._trained:
             base = self.base()
             if is_adapter(run):

@@ -13,7 +13,7 @@ CHOICE = "RDSLIB_DEVICE"
 
 
 def choose(name: str) -> None:
-    """Use a device of this name (`cpu`, `cuda`, `cuda:1`) from now on; raises UserError if it is not here."""
+    """Use the device of a name (`cpu`, `cuda`, `cuda:1`) from now on; raises UserError if it is not here."""
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -23,7 +23,7 @@ def choose(name: str) -> None:
 
 
 def device() -> torch.device:
-    """The chosen device; if none was, the first GPU, if there is one, or the processor."""
+    """Return the chosen device; if none was, the first GPU, if there is one, or the processor."""
     return torch.device(os.environ.get(CHOICE) or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -32,7 +32,7 @@ PROCESSES = 2
 
 
 def threads() -> int:
-    """How many of a processor's cores are this process's part."""
+    """Count the cores of a processor that are this process's part."""
     return max(1, (os.cpu_count() or 1) // PROCESSES)
 
 
@@ -47,7 +47,7 @@ def share_threads() -> None:
 
 
 def token_budget() -> int:
-    """How many tokens, padding included, make a batch where nobody says otherwise.
+    """Return how many tokens, padding included, make a batch where nobody says otherwise.
 
     On a processor what stays in its caches: from 256 to 2,048 tokens made no difference where it was
     measured, and 8,192 was slower. On a GPU enough to keep it busy; that was not measured.
@@ -56,7 +56,7 @@ def token_budget() -> int:
 
 
 def compute_dtype() -> torch.dtype:
-    """bfloat16 where this device multiplies matrices in it natively, or float32."""
+    """Return bfloat16 where this device multiplies matrices in it natively, or float32."""
     if device().type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -64,5 +64,5 @@ def compute_dtype() -> torch.dtype:
 
 
 def device_kind() -> str:
-    """The kind of device and its dtype; a part of the recipe of everything that a model computes."""
+    """Name the kind of device and its dtype, on which all that a model computes depends."""
     return f"{device().type}-{str(compute_dtype()).removeprefix('torch.')}"

@@ -1,7 +1,7 @@
 """One forward pass over samples: pooled last hidden states (RDS+) and token NLL (perplexity) together.
 
 Samples are packed into batches of similar length under a token budget. Which samples share a batch
-follows from the shard's own samples and the budget alone, so an encoding does not depend on what was
+follows from the shard's samples and the budget alone, so an encoding does not depend on what was
 interrupted, which worker ran, or how many there were.
 """
 
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 POOLINGS = ("weighted", "uniform", "last")
 SPANS = ("all", "prompt", "response")
-# What `encode` can give: `<pooling>_<span>` of hidden states, and the NLL of the whole text.
-FEATURES = (*(f"{pooling}_{span}" for span in SPANS for pooling in POOLINGS), "nll")
+# Means of hidden states, by name: how tokens are weighed, and over which of them.
+POOLED = {f"{pooling}_{span}": (pooling, span) for span in SPANS for pooling in POOLINGS}
+# What `encode` can give: these, and the NLL of the whole text.
+FEATURES = (*POOLED, "nll")
 
 
 def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Group positions into batches of similar length.
 
     Positions are sorted by (length, position), longest first, and cut into batches whose padded size
-    (number x longest) is at most `token_budget`; a sample longer than that is a batch of its own.
+    (number x longest) is at most `token_budget`; a sample longer than that is a batch by itself.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
@@ -42,7 +44,7 @@ def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def pad(ids: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    """Token ids padded on the right with 0: int64 [batch, longest].
+    """Pad token ids on the right with 0: int64 [batch, longest].
 
     No mask goes with it: under causal attention a real token never sees what comes after it.
     """
@@ -61,11 +63,14 @@ def _span(tokens: Tokens, span: str) -> tuple[int, int]:
 
 
 def pooling_weights(starts: torch.Tensor, ends: torch.Tensor, longest: int, pooling: str) -> torch.Tensor:
-    """Weights of the tokens of spans [start, end): float32 [batch, longest], which sum to 1 over a span.
+    """Weigh the tokens of spans (paper, section 2): float32 [batch, longest], summing to 1 over a span.
 
-    `starts`, `ends`: int64 [batch]. Of the i-th of L tokens in its span, counted from 1, the weight is
-    i / (1 + ... + L) (`weighted`, RDS+), 1 / L (`uniform`), or 1 for i = L and else 0 (`last`).
-    An empty span has zeros alone.
+    Args:
+        starts: The first token of each span, int64 [batch].
+        ends: The one after its last, int64 [batch]; an empty span has zeros alone.
+        longest: How many tokens the batch is wide.
+        pooling: Of the i-th of L tokens in its span, counted from 1, the weight is i / (1 + ... + L)
+            (`weighted`, RDS+), 1 / L (`uniform`), or 1 for i = L and else 0 (`last`).
     """
     at = torch.arange(longest, device=starts.device)[None, :]
     place = (at - starts[:, None] + 1).float()
@@ -88,13 +93,24 @@ def encode(
     token_budget: int,
     done: Callable[[Sequence[int]], object] = lambda batch: None,
 ) -> dict[str, np.ndarray]:
-    """Features of tokenised samples, all from one forward pass; those of `FEATURES` that are `wanted`.
+    """Make features of tokenised samples, all from one forward pass.
 
-    `<pooling>_<span>`: the pooled last hidden state, float32 [samples, hidden], of length 1, or zero where
-    the span is empty. `nll`: the mean NLL of the tokens from the second on, in nats, float32 [samples];
-    NaN for a sample of one token. `model` is a causal LM; its vocabulary head is used for `nll` alone.
-    Pooling is done in float32. `done` is called with the positions of each batch that is through.
-    Raises ValueError for an unknown feature or a sample without tokens.
+    Pooling is done in float32. The vocabulary head is used for `nll` alone.
+
+    Args:
+        model: A causal LM.
+        samples: The samples.
+        wanted: Which of `FEATURES`.
+        token_budget: Tokens of a batch, padding included.
+        done: Called with the positions of each batch that is through.
+
+    Returns:
+        Of `POOLED`: the pooled last hidden state, float32 [samples, hidden], of length 1, or zero where the
+        span is empty. `nll`: the mean NLL of the tokens from the second on, in nats, float32 [samples]; NaN
+        for a sample of one token.
+
+    Raises:
+        ValueError: A feature is unknown, or a sample has no tokens.
     """
     for name in wanted:
         if name not in FEATURES:
@@ -106,7 +122,7 @@ def encode(
     for batch, tokens, hidden in forward(model, [s.ids for s in samples], token_budget):
         states = hidden.float()
         for name in pooled:
-            pooling, _, span = name.partition("_")
+            pooling, span = POOLED[name]
             ends = torch.tensor([_span(samples[i], span) for i in batch], device=hidden.device)
             weights = pooling_weights(ends[:, 0], ends[:, 1], hidden.shape[1], pooling)
             rows = torch.bmm(weights[:, None], states)[:, 0]
@@ -125,7 +141,7 @@ def mean_nll(
     token_budget: int,
     done: Callable[[Sequence[int]], object] = lambda batch: None,
 ) -> np.ndarray:
-    """Mean NLL, in nats, of the tokens of each sample that are `scored`: float32 [samples].
+    """Take the mean NLL, in nats, of the tokens of each sample that are `scored`: float32 [samples].
 
     A sample's first token has nothing before it and is never scored; NaN where no other is.
     """
@@ -156,7 +172,7 @@ def forward(
 def batch_nll(
     model: PreTrainedModel, tokens: torch.Tensor, hidden: torch.Tensor, scored: Sequence[Sequence[bool]]
 ) -> np.ndarray:
-    """Mean NLL of the scored tokens of each row of a batch: float32 [batch]; NaN where there is none."""
+    """Take the mean NLL of each row's scored tokens: float32 [batch]; NaN where there is none."""
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     for position, flags in enumerate(scored):
         mask[position, : len(flags)] = torch.tensor(flags, dtype=torch.bool)
@@ -175,9 +191,12 @@ LOGIT_ROWS = 1024
 
 
 def nll(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood, in nats, of `targets` (int64 [n]), each after its hidden state.
+    """Take the negative log-likelihood, in nats, of tokens: float32 [n]. The softmax is in float32.
 
-    `hidden`: last hidden states, float [n, hidden]. Returns float32 [n]; the softmax is taken in float32.
+    Args:
+        model: A causal LM.
+        hidden: The last hidden state before each token, float [n, hidden].
+        targets: The tokens, int64 [n].
     """
     head = model.get_output_embeddings()
     parts = [

@@ -24,7 +24,7 @@ from torch.nn import Linear
 from transformers import PreTrainedModel, TrainerCallback
 
 from rdslib.data.chat import Tokens
-from rdslib.models.cache import FrozenLayers
+from rdslib.models.cache import LayerCache
 from rdslib.models.encode import pack, pad
 from rdslib.models.train import save
 
@@ -44,7 +44,7 @@ class Checkpoint:
     exp_avg_sq: torch.Tensor
 
     def adam(self, gradients: torch.Tensor) -> torch.Tensor:
-        """What Adam's next step would follow, were each row its gradient: float32 [n, parameters].
+        """Return what Adam's next step would follow, were each row its gradient: float32 [n, parameters].
 
         As in LESS's public code, the moments are not corrected for bias, and epsilon is in the root.
         """
@@ -87,7 +87,7 @@ class SaveCheckpoints(TrainerCallback):
 
 
 def load_checkpoints(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, list[Checkpoint]]:
-    """The model with all checkpoints of `folder` as its adapters, in order of training."""
+    """Load the model with all checkpoints of `folder` as its adapters, in order of training."""
     names = [f"epoch-{epoch + 1}" for epoch in range(len(list(folder.glob("epoch-*"))))]
     model = PeftModel.from_pretrained(base, str(folder / names[0]), adapter_name=names[0])
     for name in names[1:]:
@@ -101,7 +101,7 @@ def load_checkpoints(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, li
 
 
 def lora_linears(model: PeftModel, adapter: str) -> list[Linear]:
-    """An adapter's LoRA matrices, layer by layer, A before B.
+    """List an adapter's LoRA matrices, layer by layer, A before B.
 
     Their weights, each flattened row by row, are what `[parameters]` means throughout.
     """
@@ -119,12 +119,20 @@ def per_sample_gradients(
     token_budget: int,
     done: Callable[[Sequence[int]], object] = lambda batch: None,
 ) -> Iterator[tuple[int, list[int], torch.Tensor]]:
-    """The gradient of each sample's loss, its response tokens' mean NLL, at each adapter, without dropout.
+    """Take the gradient of each sample's loss at each adapter, without dropout (LESS).
 
-    Yields the adapter's place in `adapters`, the positions of a batch, and its gradients, float32 [batch,
-    parameters], until every sample has had every adapter. A sample without a response token has a gradient
-    of zero. Samples are packed under `token_budget`; `done` is called with the positions of each batch that
-    is through.
+    The loss is the mean NLL of the response tokens; a sample without one has a gradient of zero.
+
+    Args:
+        model: The model with the adapters.
+        adapters: Their names.
+        samples: Tokenised samples.
+        token_budget: Tokens of a batch, padding included.
+        done: Called with the positions of each batch that is through.
+
+    Yields:
+        The adapter's place in `adapters`, the positions of a batch, and its gradients, float32 [batch,
+        parameters], until every sample has had every adapter.
     """
     model.eval().requires_grad_(False)
     base = cast("PreTrainedModel", model.get_base_model())
@@ -140,9 +148,9 @@ def per_sample_gradients(
             if samples[i].response[at]
         ]
         rows, places, targets = torch.tensor(scored, dtype=torch.int64, device=model.device).reshape(-1, 3).T
-        frozen = FrozenLayers()
+        layers = LayerCache()
         weights = 1 / torch.bincount(rows, minlength=len(batch))[rows].float()
-        with frozen.over(base):
+        with layers.over(base):
             for place, adapter in enumerate(adapters):
                 model.set_adapter(adapter, inference_mode=True)
                 yield place, batch, _gradients(model, adapter, ids, rows, places - 1, targets, weights)
@@ -191,10 +199,10 @@ def _gradients(
 
 @torch.no_grad()
 def nll_slopes(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How the NLL of each of `targets` (int64 [n]) changes with the last hidden state before it: [n, hidden].
+    """Differentiate the NLL of each of `targets` (int64 [n]) by the hidden state before it: [n, hidden].
 
-    That of a softmax: the probabilities, less 1 at the target, through the vocabulary head. They are taken
-    in float32 and changed in place: autograd, with more copies of them, takes a fifth longer.
+    That of a softmax: the probabilities, with 1 taken off at the target, through the vocabulary head. They
+    are taken in float32 and changed in place: autograd, with more copies of them, takes a fifth longer.
     """
     head = cast("Linear", model.get_output_embeddings())
     probabilities = torch.softmax(head(hidden), dim=-1, dtype=torch.float32)

@@ -21,7 +21,7 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of a model folder or hub name, padding on the right."""
+    """Load the fast tokenizer of a model folder or hub name, padding on the right."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError) as error:
@@ -35,7 +35,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model in evaluation mode on this device, in `dtype` (default: `compute_dtype`)."""
+    """Load a causal language model in evaluation mode on this device, in `dtype` or `compute_dtype`."""
     # On short samples a processor is a third faster with plain attention than with the fused kernel.
     attention = "eager" if device().type == "cpu" else "sdpa"
     try:
@@ -48,9 +48,9 @@ def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTra
 
 
 def non_embedding_parameters(model: PreTrainedModel) -> int:
-    """N of the cost model (paper, appendix E): the parameters that every token is multiplied with."""
+    """Count N of the cost model (paper, appendix E): the parameters that every token is multiplied with."""
     outside = [model.get_input_embeddings(), model.get_output_embeddings()]
-    # Told by identity: on the meta device all parameters have the same address.
+    # By identity: on the meta device all parameters have the same address.
     tables = {id(p) for module in outside if module is not None for p in module.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in tables)
 

@@ -2,7 +2,7 @@
 
 The projection is a matrix of random signs, +-1/sqrt(dimension), far too large to be kept: a quarter of a
 million parameters times 8,192 is 2 billion signs. Each sign is a bit of a number that follows from the seed
-and the sign's own place, so that any part of the matrix is made when it is wanted, the same on every device.
+and the sign's place, so that any part of the matrix is made when it is wanted, the same on every device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Projection:
         self._key = int(generator(seed, "projection").integers(-(2**63), 2**63))
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Project rows, on their own device."""
+        """Project rows, on the device where they are."""
         dtype = compute_dtype()
         table = _table(rows.device, dtype)
         size = max(1, BLOCK // (WORD * self._words))
@@ -51,8 +51,9 @@ class Projection:
 
 
 def random_words(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-    """Random numbers `start` to `start + count` of the sequence that `key` names: int64 [count], all 64 bits.
+    """Make the numbers `start` to `start + count` of the random sequence that `key` names: int64 [count].
 
+    All 64 bits are random.
     SplitMix64 (Steele, Lea and Flood 2014): the number at each place is had without those before it.
     """
     words = torch.arange(start, start + count, device=device)
@@ -68,7 +69,7 @@ def _signed(word: int) -> int:
 
 
 def _shift(words: torch.Tensor, by: int) -> torch.Tensor:
-    """Words shifted right with zeros coming in, which torch's own shift of int64 does not do."""
+    """Words shifted right with zeros coming in, which torch's shift of int64 does not do."""
     return (words >> by) & (2 ** (64 - by) - 1)
 
 

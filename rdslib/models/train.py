@@ -37,13 +37,27 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     base: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune the model on `samples` and save what was trained into `out`; return counts.
+    """Fine-tune the model on samples and save what was trained.
 
     The loss is on assistant tokens only. What is trained is float32, with bfloat16 autocast for the
-    arithmetic where the device has it: either all weights (`full`) or LoRA matrices over frozen weights.
-    Linear decay, warm-up, no weight decay. `callbacks` are told of each update and epoch. `base`: the model,
-    where it is loaded already and LoRA matrices are trained; it is left as it was. Raises UserError if no
-    sample has a response to train on.
+    arithmetic where the device has it: either all weights (`full`) or LoRA matrices. Linear decay, warm-up,
+    no weight decay.
+
+    Args:
+        model_path: The model's folder.
+        samples: What to train on.
+        params: How.
+        seed: For the order of samples, new weights and dropout.
+        out: The folder to save into.
+        bar: A progress bar, in tokens.
+        callbacks: Called at each update and epoch.
+        base: The model, where it is loaded already and LoRA matrices are trained; it is left as it was.
+
+    Returns:
+        Counts for a manifest: samples, those without a response, tokens, updates, mean loss.
+
+    Raises:
+        UserError: No sample has a response to train on.
     """
     tokenizer = load_tokenizer(model_path)
     rows = []
@@ -106,7 +120,7 @@ def train(
 
 
 def load_trained(model_path: Path, trained: Path) -> PreTrainedModel:
-    """The fine-tuned model, or the model with its LoRA matrices, ready to evaluate.
+    """Load the fine-tuned model, or the model with its LoRA matrices, ready to evaluate.
 
     LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
     """
@@ -132,7 +146,7 @@ def save(model: torch.nn.Module, folder: Path) -> None:
 
 
 def is_adapter(trained: Path) -> bool:
-    """Whether a folder has LoRA matrices rather than a whole model."""
+    """Tell whether a folder has LoRA matrices rather than a whole model."""
     return (trained / "adapter_config.json").is_file()
 
 

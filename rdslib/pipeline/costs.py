@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from rdslib.data.pool import subset
-from rdslib.methods import COST, features, get_extractor, get_scorer, split_feature
-from rdslib.methods.embed import SentenceEmbedding
-from rdslib.models.flops import CostModel, total_flops
+from rdslib.methods import COST, features, get_extractor, get_scorer
+from rdslib.methods.features import split_feature
+from rdslib.models.flops import CostModel, training_flops
 from rdslib.pipeline.pipeline import ALL, Pipeline, Request
 from rdslib.pipeline.step import Step
 
@@ -51,17 +49,14 @@ def by_formula(pipeline: Pipeline, request: Request, epochs: int) -> float:
 
     Every sample counts as 2,048 tokens, as in the paper; NaN for a method whose cost it does not give.
     """
+    scorer, settings = get_scorer(request.method), pipeline.settings
     parameters = pipeline.store.manifest(pipeline.model)["counts"]["non_embedding_parameters"]
     cost = CostModel(parameters=parameters, epochs=epochs)
-    ifd = pipeline.settings.ifd
-    if ifd is not None:
-        trained = ifd.clusters * ifd.per_cluster
-        cost = replace(cost, ifd_encoded=pipeline.pool_size(ifd.pool), ifd_trained=trained)
-    for feature in get_scorer(request.method).features:
-        if isinstance(get_extractor(feature), SentenceEmbedding):
+    for feature in scorer.features:
+        maker = get_extractor(feature)
+        if maker.prepares:
             counts = pipeline.store.manifest(pipeline.preparation(feature, request.pool))["counts"]
-            cost = replace(cost, embedder_parameters=counts["parameters"])
-    try:
-        return total_flops(request.method, request.k, pipeline.pool_size(request.pool), cost)
-    except ValueError:
-        return float("nan")
+            on = maker.prepare_pool(settings, request.pool)
+            cost = maker.cost_model(cost, settings, counts, pipeline.pool_size(on) if on else 0)
+    selection = scorer.paper_flops(pipeline.pool_size(request.pool), request.k, cost)
+    return training_flops(request.k, cost) + selection

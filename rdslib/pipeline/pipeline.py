@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from rdslib.data.chat import Sample
 from rdslib.data.pool import PoolFile
-from rdslib.methods import ScoringInputs, digest_of, get_extractor, get_scorer, split_feature
+from rdslib.methods import ScoringInputs, digest_of, get_extractor, get_scorer
+from rdslib.methods.features import split_feature
 from rdslib.models.device import device_kind, token_budget
 from rdslib.params import Settings
 from rdslib.pipeline import steps

@@ -35,7 +35,6 @@ from rdslib.methods import (
     ScoringInputs,
     get_extractor,
     get_scorer,
-    split_feature,
 )
 from rdslib.methods import features as shards
 from rdslib.params import Download, Model, Pool, Settings, Task
@@ -129,11 +128,11 @@ def prepare(
     if pool is not None:
         samples = drawn = pool_file(pool, draw)
         for feature, folder in features.items():
-            found = shards.read_all(folder, split_feature(feature)[1])
+            found = shards.read_all(folder, shards.split_feature(feature)[1])
             rows[feature] = found if drawn.kept is None else found[drawn.kept]
     try:
         with work.progress.bar(work.label, 0, "token") as bar:
-            given = Preparation(settings, model_folder(model), samples, rows, work.path, bar)
+            given = Preparation(settings, model_folder(model), samples, rows, work.path, bar, cache_dir())
             return dict(maker.prepare(given))
     finally:
         give_back_memory()

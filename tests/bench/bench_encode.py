@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rdslib.data.chat import Tokens
 from rdslib.data.pool import PoolFile
-from rdslib.methods.lm import tokenize
+from rdslib.methods.base import tokenize
 from rdslib.models.device import compute_dtype, device
 from rdslib.models.encode import encode, pack, pad
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters

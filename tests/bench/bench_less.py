@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from rdslib.data.chat import Tokens
 from rdslib.data.pool import PoolFile
-from rdslib.methods.base import Preparation
+from rdslib.methods.base import Preparation, tokenize
 from rdslib.methods.less import LessGradients
-from rdslib.methods.lm import tokenize
 from rdslib.models.gradients import load_checkpoints, lora_linears, per_sample_gradients
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.models.projection import Projection
@@ -52,7 +51,7 @@ def main() -> None:
     experiment, folder = study.experiment, model_folder(study.store.path(study.model))
     pool = PoolFile(study.store.path(study.data) / "pool.parquet")
     with tempfile.TemporaryDirectory() as out:
-        few = Preparation(experiment, folder, pool[:40], {}, Path(out), tqdm(disable=True))
+        few = Preparation(experiment, folder, pool[:40], {}, Path(out), tqdm(disable=True), Path(out))
         LessGradients().prepare(few)
         model, checkpoints = load_checkpoints(load_causal_lm(folder), Path(out))
     adapters = [checkpoint.adapter for checkpoint in checkpoints]
