@@ -52,7 +52,7 @@ class Download(Strict):
     `hf-dataset:REPO@REVISION/PATH` or `file:PATH`.
 
     Or a folder of files: `uri` ends in `/`, and `files` maps the path of each below it to its SHA-256.
-    A profile gives `files` as the path of a `sha256sum` listing, relative to the profile's folder; the listing is
+    A profile gives `files` as the path of a `sha256sum` listing, relative to the profile's folder; it is
     read when the profile is, so that a profile's hash follows from the checksums.
     """
 
