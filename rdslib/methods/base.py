@@ -268,15 +268,10 @@ class Extractor(ABC):
         return {}
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
-        """Name the pool whose samples `prepare` reads before it makes features of samples of `pool`.
+        """Name the pool whose samples `prepare` reads, where features of `pool` are wanted.
 
-        Args:
-            settings: The settings of the study.
-            pool: A pool by the study's name for it: "all", or that of a smaller one.
-
-        Returns:
-            `pool` where each pool is prepared on apart, another name where one pool serves all, and None if
-            `prepare` reads no samples.
+        Pools go by the study's names: "all", or that of a smaller one. That is `pool` where each is prepared
+        on apart, another name where one pool serves all, and None if `prepare` reads no samples.
         """
         return None
 
@@ -296,11 +291,7 @@ class Extractor(ABC):
     ) -> CostModel:
         """Return the numbers of the paper's formula, with what was prepared in place of the paper's.
 
-        Args:
-            base: The numbers so far.
-            settings: The settings of the study.
-            counts: What `prepare` returned.
-            pool_size: How many samples the pool has that it prepared on; 0 if on none.
+        `counts` is what `prepare` returned; `pool_size`, of the pool that it read, 0 if none.
         """
         return base
 
@@ -321,12 +312,7 @@ class Extractor(ABC):
         return settings.encode.max_length
 
     def least(self, settings: Settings, mean_length: float) -> int:
-        """Return how many samples a measurement must have to tell how fast it is.
-
-        Args:
-            settings: The settings of the study.
-            mean_length: Tokens of a sample, on average.
-        """
+        """Return how many samples, of `mean_length` tokens, a measurement of its speed needs at least."""
         return 2
 
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train] | None:

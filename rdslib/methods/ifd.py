@@ -105,12 +105,13 @@ class PreExperienced(Extractor):
 
     def open(self, given: Extraction) -> Extract:
         """Load the pre-experienced model."""
+        from rdslib.models.cache import ModelCache
         from rdslib.models.encode import mean_nll
-        from rdslib.models.loading import load_tokenizer, non_embedding_parameters
-        from rdslib.models.train import load_trained
+        from rdslib.models.loading import non_embedding_parameters
 
         assert given.prepared is not None
-        model, tokenizer = load_trained(given.model, given.prepared), load_tokenizer(given.model)
+        cache = ModelCache(given.model)
+        model, tokenizer = cache.trained(given.prepared), cache.tokenizer
         cut, budget = given.settings.encode.max_length, given.settings.encode.token_budget
         parameters = non_embedding_parameters(model)
 
@@ -173,13 +174,9 @@ class PreExperienced(Extractor):
         return min(pool_size, params.clusters * params.per_cluster), params.train
 
     def rehearse(self, given: Preparation) -> Path:
-        """Train LoRA matrices in one update; a model of which all is trained is as fast as the one it was."""
-        params = _params(given.settings)
-        if params.train.method == "full":
-            return given.model
-        # Without a warm-up, so that the one update changes something.
-        changed = params.model_copy(update={"train": params.train.model_copy(update={"warmup_ratio": 0.0})})
-        return super().rehearse(replace(given, settings=given.settings.model_copy(update={"ifd": changed})))
+        """Train on one sample; a model of which all is trained is as fast as the one it was."""
+        full = _params(given.settings).train.method == "full"
+        return given.model if full else super().rehearse(given)
 
 
 def _params(settings: Settings) -> Ifd:

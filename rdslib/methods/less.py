@@ -183,9 +183,10 @@ class LessGradients(Extractor):
     def rehearse(self, given: Preparation) -> Path:
         """Warm up in one update an epoch."""
         params = _params(given.settings)
-        # Of a rising learning rate the first one is 0.
-        changed = params.model_copy(update={"train": params.train.model_copy(update={"warmup_ratio": 0.0})})
-        return super().rehearse(replace(given, settings=given.settings.model_copy(update={"less": changed})))
+        # Of a rising learning rate the first one is 0, of which no score could be made.
+        train = params.train.model_copy(update={"warmup_ratio": 0.0})
+        less = params.model_copy(update={"train": train})
+        return super().rehearse(replace(given, settings=given.settings.model_copy(update={"less": less})))
 
 
 def _params(settings: Settings) -> Less:

@@ -117,18 +117,17 @@ class ModelCache:
     def trained(self, run: Path) -> PreTrainedModel:
         """Return the model that a run has left, ready to evaluate."""
         if run != self._trained:
-            base = self.base()
             if is_adapter(run):
                 # LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
-                self._adapted = PeftModel.from_pretrained(base, str(run))
+                self._adapted = PeftModel.from_pretrained(self.base(), str(run))
             else:
-                self._base = None
+                self.forget()
                 self._whole = load_causal_lm(run)
             self._trained = run
-        if self._adapted is None:
-            assert self._whole is not None
-            return self._whole
-        return cast("PreTrainedModel", self._adapted.get_base_model()).eval()
+        if self._adapted is not None:
+            return cast("PreTrainedModel", self._adapted.get_base_model()).eval()
+        assert self._whole is not None
+        return self._whole
 
     def forget(self) -> None:
         """Give the memory back."""

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -117,17 +117,6 @@ def train(
         "updates": outcome.global_step,
         "loss": outcome.training_loss,
     }
-
-
-def load_trained(model_path: Path, trained: Path) -> PreTrainedModel:
-    """Load the fine-tuned model, or the model with its LoRA matrices, ready to evaluate.
-
-    LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
-    """
-    if is_adapter(trained):
-        adapted = PeftModel.from_pretrained(load_causal_lm(model_path), str(trained))
-        return cast("PreTrainedModel", adapted.get_base_model()).eval()
-    return load_causal_lm(trained)
 
 
 def save(model: torch.nn.Module, folder: Path) -> None:
