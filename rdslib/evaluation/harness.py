@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdslib.errors import UserError
-from rdslib.tasks.readers import TaskSample
+from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

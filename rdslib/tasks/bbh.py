@@ -1,15 +1,16 @@
-"""BBH from packages: its chain-of-thought exemplars, and tests made of the BIG-bench tasks it came from.
+"""BBH: 27 subtasks of 23 BIG-bench tasks, each with three chain-of-thought exemplars.
 
-BBH has 27 subtasks of 23 BIG-bench tasks. Their exemplars are packaged; BBH's own test questions are not,
-so tests are drawn from the parents and written as BBH writes them.
+The exemplars are packaged; BBH's test questions are not. So the small task draws tests from the BIG-bench
+tasks that they came from, the subtasks' parents, and writes them as BBH does.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,45 @@ from rdslib.data.chat import user_assistant
 from rdslib.data.sources import task_path
 from rdslib.params import Task
 from rdslib.seeds import generator
-from rdslib.tasks.readers import Candidates, Files, TaskReader, TaskSample
+from rdslib.tasks.base import Candidates, Files, TaskSample, exemplar, malformed, register, text_of
+
+# What a chain of thought begins with.
+LEAD = "A: Let's think step by step."
+EXEMPLARS = 3
+
+
+@dataclass(frozen=True)
+class Subtask:
+    """What a subtask asks for, and its exemplars."""
+
+    name: str
+    description: str
+    exemplars: list[dict[str, str]]
+
+    def queries(self, task: Task) -> list[TaskSample]:
+        """Return the exemplars as query samples."""
+        queries = []
+        for index, each in enumerate(self.exemplars):
+            prompt = f"{self.description}\n\nQ: {each['question']}\n{LEAD}"
+            messages = user_assistant(prompt, each["response"])
+            queries.append(TaskSample(f"{self.name}/exemplar/{index}", task.name, messages, self.name))
+        return queries
+
+    def sample(self, task: Task, key: str, question: str, response: str) -> TaskSample:
+        """Return a question as a test sample."""
+        return TaskSample(
+            key,
+            task.name,
+            user_assistant(f"{self.description}\n\nQ: {question}\nA:", response),
+            self.name,
+            question=question,
+            context=self.description,
+            exemplars=self.exemplars,
+            references=[response],
+        )
+
+
+# --- from packages
 
 
 @dataclass(frozen=True)
@@ -28,13 +67,15 @@ class Parent:
 
     `options`: "letters" lists the choices as (A), (B), ...; "words" lists them by a dash; "hidden" does
     not list them; "free" has no fixed choices. Where the parent always names the right choice first, the
-    choices are shuffled; `rename` gives BBH's own words for them.
+    choices are shuffled; `rename` gives BBH's words for them. `inline`: where the choices are inside the
+    question, what finds the question and them.
     """
 
     path: str
     options: Literal["letters", "words", "hidden", "free"] = "letters"
     shuffle: bool = False
     rename: Mapping[str, str] = field(default_factory=dict)
+    inline: re.Pattern[str] | None = None
 
 
 PARENTS = {
@@ -44,10 +85,8 @@ PARENTS = {
     "dyck_languages": Parent("dyck_languages", "free"),
     "formal_fallacies": Parent("formal_fallacies_syllogisms_negation", "words"),
     "geometric_shapes": Parent("geometric_shapes"),
-    "hyperbaton": Parent("hyperbaton"),
-    "logical_deduction_five_objects": Parent("logical_deduction/five_objects", shuffle=True),
-    "logical_deduction_seven_objects": Parent("logical_deduction/seven_objects", shuffle=True),
-    "logical_deduction_three_objects": Parent("logical_deduction/three_objects", shuffle=True),
+    # `... a " x " b " y " ?`
+    "hyperbaton": Parent("hyperbaton", inline=re.compile(r'(.*?:) a " (.*) " b " (.*) " \?', re.DOTALL)),
     "movie_recommendation": Parent("movie_recommendation", shuffle=True),
     "navigate": Parent("navigate", "words", rename={"True": "Yes", "False": "No"}),
     "object_counting": Parent("object_counting", "free"),
@@ -55,106 +94,69 @@ PARENTS = {
     "reasoning_about_colored_objects": Parent("reasoning_about_colored_objects"),
     "ruin_names": Parent("ruin_names", shuffle=True),
     "salient_translation_error_detection": Parent("salient_translation_error_detection"),
-    "snarks": Parent("snarks"),
+    # `... (a) x (b) y`
+    "snarks": Parent("snarks", inline=re.compile(r"(.*?\?) \(a\) (.*) \(b\) (.*)", re.DOTALL)),
     "sports_understanding": Parent(
         "sports_understanding", "hidden", rename={"plausible": "yes", "implausible": "no"}
     ),
     "temporal_sequences": Parent("temporal_sequences", shuffle=True),
-    "tracking_shuffled_objects_five_objects": Parent("tracking_shuffled_objects/five_objects", shuffle=True),
-    "tracking_shuffled_objects_seven_objects": Parent(
-        "tracking_shuffled_objects/seven_objects", shuffle=True
-    ),
-    "tracking_shuffled_objects_three_objects": Parent(
-        "tracking_shuffled_objects/three_objects", shuffle=True
-    ),
     "word_sorting": Parent("word_sorting", "free"),
+} | {
+    f"{name}_{count}_objects": Parent(f"{name}/{count}_objects", shuffle=True)
+    for name in ("logical_deduction", "tracking_shuffled_objects")
+    for count in ("three", "five", "seven")
 }
 
-# The parents whose choices are inside the question: `... a " x " b " y " ?` and `... (a) x (b) y`.
-INLINE = {
-    "hyperbaton": re.compile(r'(.*?:) a " (.*) " b " (.*) " \?', re.DOTALL),
-    "snarks": re.compile(r"(.*?\?) \(a\) (.*) \(b\) (.*)", re.DOTALL),
-}
 
-
-# What a chain of thought begins with.
-LEAD = "A: Let's think step by step."
-
-
+@register(
+    "bbh",
+    downloads={
+        "lm-eval": ("lm_eval/tasks/bbh/cot_fewshot/[a-z]*.yaml",),
+        "bigbench": tuple(f"*/benchmark_tasks/{parent.path}/task.json" for parent in PARENTS.values()),
+    },
+)
 def bbh(files: Files, task: Task, seed: int) -> Candidates:
-    """The three exemplars of each subtask are queries; tests are from the subtasks' BIG-bench parents."""
+    """Read the three exemplars of each subtask as queries; tests are from the subtasks' parents."""
     queries: list[TaskSample] = []
     test: list[TaskSample] = []
     parents = {task_path(name): data for name, data in files[1].items()}
     absent = []
     for data in files[0].values():
         about = yaml.safe_load(data)
-        subtask, description = about["dataset_name"], about["description"].strip()
-        exemplars = about["fewshot_config"]["samples"]
-        shown = [
-            {"question": each["input"].strip(), "context": "", "response": str(each["target"]).strip()}
-            for each in exemplars
-        ]
-        queries += bbh_queries(task, subtask, description, shown)
-        parent = PARENTS.get(subtask)
+        rows = about["fewshot_config"]["samples"]
+        exemplars = [exemplar(row["input"].strip(), str(row["target"]).strip()) for row in rows]
+        subtask = Subtask(about["dataset_name"], about["description"].strip(), exemplars)
+        queries += subtask.queries(task)
+        parent = PARENTS.get(subtask.name)
         if parent is None or parent.path not in parents:
-            absent.append(subtask)
+            absent.append(subtask.name)
             continue
         content = json.loads(parents[parent.path])
-        known = _squeezed(" ".join(row["input"] for row in exemplars))
+        known = _squeezed(" ".join(row["input"] for row in rows))
         # More than can be drawn from one subtask are not needed, and some parents have tens of thousands.
-        rng = generator(seed, "bbh", subtask)
+        rng = generator(seed, "bbh", subtask.name)
         for at in sorted(rng.permutation(len(content["examples"]))[: 2 * task.test]):
             example = content["examples"][at]
-            made = _question(subtask, parent, content, example, rng)
-            if made is None or _shown(subtask, example["input"].strip(), known):
-                continue
-            question, response = made
-            messages = user_assistant(f"{description}\n\nQ: {question}\nA:", response)
-            test.append(
-                TaskSample(
-                    f"{parent.path}/{at}",
-                    task.name,
-                    messages,
-                    subtask,
-                    question=question,
-                    context=description,
-                    exemplars=shown,
-                    references=[response],
-                )
-            )
+            made = _question(parent, content, example, rng)
+            if made is not None and not _shown(parent, example["input"].strip(), known):
+                test.append(subtask.sample(task, f"{parent.path}/{at}", *made))
     note = (
         "Test questions are drawn from the BIG-bench tasks that BBH came from, and ask for the answer alone"
     )
     return queries, test, f"{note}; not there: {', '.join(absent)}." if absent else f"{note}."
 
 
-def bbh_queries(
-    task: Task, subtask: str, description: str, shown: Sequence[Mapping[str, str]]
-) -> list[TaskSample]:
-    """A subtask's exemplars (`question`, `response`) as query samples."""
-    return [
-        TaskSample(
-            f"{subtask}/exemplar/{index}",
-            task.name,
-            user_assistant(f"{description}\n\nQ: {each['question']}\n{LEAD}", each["response"]),
-            subtask,
-        )
-        for index, each in enumerate(shown)
-    ]
-
-
 def _question(
-    subtask: str, parent: Parent, content: dict[str, Any], example: dict[str, Any], rng: np.random.Generator
+    parent: Parent, content: dict[str, Any], example: dict[str, Any], rng: np.random.Generator
 ) -> tuple[str, str] | None:
     """The question and its response as BBH has them; None unless exactly one choice is right."""
-    parts = [" ".join(content.get("task_prefix", "").split())]
-    parts.append(content.get("example_input_prefix", "").strip())
     text = re.sub(r"[ \t]*\n[ \t]*", "\n", example["input"].strip())
-    if subtask == "sports_understanding":
+    if parent.options == "hidden":
         question = f'Is the following sentence plausible? "{text.rstrip(".")}."'
     else:
-        question = " ".join(part for part in (*parts, text) if part)
+        task_prefix = " ".join(content.get("task_prefix", "").split())
+        prefix = content.get("example_input_prefix", "").strip()
+        question = " ".join(part for part in (task_prefix, prefix, text) if part)
     if parent.options == "free" and "target" in example:
         target = example["target"]
         # A count is given in words and in digits; BBH writes digits, which come last.
@@ -167,31 +169,28 @@ def _question(
         return question, right[0].strip()
     names = list(scores)
     gold = names.index(right[0])
-    if subtask in INLINE:
-        inline = INLINE[subtask].fullmatch(question)
-        if inline is None:
+    if parent.inline:
+        found = parent.inline.fullmatch(question)
+        if found is None:
             return None
-        question, *names = (part.strip() for part in inline.groups())
+        question, *names = (part.strip() for part in found.groups())
     names = [parent.rename.get(name, name).strip().rstrip(".") for name in names]
     if parent.shuffle:
         order = [int(at) for at in rng.permutation(len(names))]
         names, gold = [names[at] for at in order], order.index(gold)
-    if parent.options == "letters":
-        choices = [f"({chr(ord('A') + at)})" for at in range(len(names))]
-        listed = "\n".join(f"{letter} {name}" for letter, name in zip(choices, names, strict=True))
-    else:
-        choices = names
-        listed = "\n".join(f"- {name}" for name in names)
+    letters = parent.options == "letters"
+    marks = [f"({chr(ord('A') + at)})" if letters else "-" for at in range(len(names))]
     if parent.options != "hidden":
+        listed = "\n".join(f"{mark} {name}" for mark, name in zip(marks, names, strict=True))
         question = f"{question}\nOptions:\n{listed}"
-    return question, choices[gold]
+    return question, marks[gold] if letters else names[gold]
 
 
-def _shown(subtask: str, text: str, known: str) -> bool:
+def _shown(parent: Parent, text: str, known: str) -> bool:
     """Whether an exemplar, in the squeezed text `known`, already shows this question."""
-    inline = INLINE[subtask].fullmatch(text) if subtask in INLINE else None
+    found = parent.inline.fullmatch(text) if parent.inline else None
     # Where the choices are inside the question, the question itself is always the same.
-    parts = inline.groups()[1:] if inline else (text,)
+    parts = found.groups()[1:] if found else (text,)
     return all(_squeezed(part) in known for part in parts)
 
 
@@ -200,11 +199,41 @@ def _squeezed(text: str) -> str:
     return "".join(text.lower().split())
 
 
-BBH = TaskReader(
-    bbh,
-    ("lm-eval", "bigbench"),
-    (
-        ("lm_eval/tasks/bbh/cot_fewshot/[a-z]*.yaml",),
-        tuple(f"*/benchmark_tasks/{parent.path}/task.json" for parent in PARENTS.values()),
-    ),
-)
+# --- whole
+
+
+@register("bbh_full", downloads={"BIG-Bench-Hard": ("bbh/*.json", "cot-prompts/*.txt")})
+def bbh_full(files: Files, task: Task, seed: int) -> Candidates:
+    """Read the three exemplars of each subtask as queries, and all of BBH's questions to test on."""
+    queries: list[TaskSample] = []
+    test: list[TaskSample] = []
+    for path, data in files[0].items():
+        if not path.startswith("bbh/"):
+            continue
+        name = PurePosixPath(path).stem
+        prompts = f"cot-prompts/{name}.txt"
+        with malformed(task, prompts):
+            subtask = Subtask(name, *_exemplars(files[0][prompts].decode("utf-8")))
+        queries += subtask.queries(task)
+        with malformed(task, path):
+            rows = list(json.loads(data)["examples"])
+        for index, row in enumerate(rows):
+            with malformed(task, f"{path}: example {index + 1}"):
+                question, target = text_of(row, "input").strip(), text_of(row, "target").strip()
+            test.append(subtask.sample(task, f"{name}/{index}", question, target))
+    return queries, test, "BBH's test questions, whole; the queries are its chain-of-thought exemplars."
+
+
+def _exemplars(text: str) -> tuple[str, list[dict[str, str]]]:
+    """What a subtask asks for, and its exemplars; raises ValueError unless there are three."""
+    # Above the line is a canary that asks to keep the text out of training corpora.
+    _, _, body = text.partition("\n-----\n")
+    description, *chunks = body.split("\n\nQ: ")
+    exemplars = []
+    for chunk in chunks:
+        question, lead, response = chunk.partition(f"\n{LEAD}")
+        if lead:
+            exemplars.append(exemplar(question.strip(), response.strip()))
+    if len(exemplars) != EXEMPLARS or len(chunks) != EXEMPLARS:
+        raise ValueError(f"{len(exemplars)} exemplars with a chain of thought, not {EXEMPLARS}")
+    return description.strip(), exemplars

@@ -28,7 +28,7 @@ from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.params import load_profile
 from rdslib.pipeline.study import Study
 from rdslib.tasks.base import build_task, read_task
-from rdslib.tasks.readers import TaskSample
+from rdslib.tasks.base import TaskSample
 
 
 def sample(prompt="Who?", response="me", **fields):

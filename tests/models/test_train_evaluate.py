@@ -15,7 +15,7 @@ from rdslib.models.cache import FrozenLayers, Resident, layers_below_lora
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.models.train import load_trained, train
 from rdslib.params import Train
-from rdslib.tasks.readers import TaskSample
+from rdslib.tasks.base import TaskSample
 
 SAMPLES = [Sample(str(i), "s", user_assistant(f"say {i}", f"it is {i}")) for i in range(20)]
 TESTS = [

@@ -23,8 +23,8 @@ from rdslib.data.download import Archives, cache_dir
 from rdslib.errors import UserError
 from rdslib.params import ROOT, Download, Task, load_profile, read_pins
 from rdslib.tasks.base import build_task, read_task, write_task
-from rdslib.tasks.full_tasks import READERS
-from rdslib.tasks.readers import TaskSample
+from rdslib.tasks.base import READERS
+from rdslib.tasks.base import TaskSample
 
 CONTENT = {"a/x.txt": b"x\n", "a/y.txt": b"y\n", "b.txt": b"b\n"}
 PINS = {path: hashlib.sha256(data).hexdigest() for path, data in CONTENT.items()}
@@ -489,7 +489,7 @@ def full() -> Full:
     read = {}
     for name, task in tasks.items():
         reader = READERS[task.reader]
-        files = [archives.members(*each) for each in zip(task.downloads, reader.members, strict=True)]
+        files = [archives.members(*each) for each in zip(task.downloads, reader.downloads.values(), strict=True)]
         read[name] = reader.read(files, task, 42)
     return Full(read, lambda name: build_task(tasks[name], archives, 42))
 
@@ -578,5 +578,5 @@ def test_bbh_queries_are_the_packaged_ones(full: Full) -> None:
     experiment = load_profile("mini").experiment
     assert experiment is not None
     archives = Archives(experiment.downloads, cache_dir())
-    packaged, _, _ = bbh([archives.members("lm_eval", ALL["bbh"].members[0]), {}], task_of("bbh"), 42)
+    packaged, _, _ = bbh([archives.members("lm_eval", ALL["bbh"].downloads["lm-eval"]), {}], task_of("bbh"), 42)
     assert {s.id: s.messages for s in packaged} == {s.id: s.messages for s in full.read["BBH"][0]}

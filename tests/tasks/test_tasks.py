@@ -14,7 +14,7 @@ from rdslib.errors import UserError
 from rdslib.params import Experiment, Task, load_profile
 from rdslib.tasks.base import TaskData, build_task, read_task, stratified, wanted_members, write_task
 from rdslib.tasks.bbh import PARENTS
-from rdslib.tasks.readers import _split_function
+from rdslib.tasks.codex import split_function as _split_function
 
 NOTHING = Archives({}, Path("unused"))
 SUMS = Task(name="Sums", reader="made_up_sums", queries=4, test=8)
@@ -39,7 +39,7 @@ def test_tiny_tasks_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_mistakes_in_a_task_are_named() -> None:
-    with pytest.raises(UserError, match="task 'T': unknown reader 'nope'; use one of bbh"):
+    with pytest.raises(UserError, match="task 'T': unknown reader 'nope'; use one of alpaca_full, bbh"):
         build_task(Task(name="T", reader="nope", queries=1, test=1), NOTHING, 1)
     with pytest.raises(
         UserError, match="needs 2 downloads, not 0; list them in this order: lm-eval, bigbench"
@@ -132,7 +132,7 @@ def test_squad_articles_are_disjoint_and_gsm_is_the_same_again(mini: Mini) -> No
     from rdslib.tasks.base import READERS
 
     reader = READERS["squad"]
-    files = [archives.members("bigbench", reader.members[0])]
+    files = [archives.members("bigbench", reader.downloads["bigbench"])]
     queries, test, _ = reader.read(files, by_name["Squad"], experiment.seed)
     assert {sample.subtask for sample in queries}.isdisjoint(sample.subtask for sample in test)
     again = build_task(by_name["GSM8k"], archives, experiment.seed)
