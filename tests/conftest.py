@@ -31,5 +31,5 @@ def tiny_model(tmp_path_factory):
 def mini():
     """The mini study in the user's own cache, with its model and data there."""
     study = Study.load("mini")
-    study.compute([study.model, study.data])
+    study.compute([study.pipeline.model, *study.data_steps])
     return study

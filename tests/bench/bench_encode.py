@@ -88,12 +88,12 @@ def product_rate() -> float:
 def main() -> None:
     study = Study.load("mini")
     torch.set_num_threads(torch.get_num_threads() * 2)  # all cores for this one process
-    study.compute([study.model, study.data])
-    folder = model_folder(study.store.path(study.model))
+    study.compute([study.pipeline.model, *study.data_steps])
+    folder = model_folder(study.store.path(study.pipeline.model))
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
     parameters = non_embedding_parameters(model)
-    budget = study.experiment.encode.token_budget
-    pool = PoolFile(study.store.path(study.data) / "pool.parquet")
+    budget = study.pipeline.settings.encode.token_budget
+    pool = PoolFile(study.store.path(study.pool) / "pool.parquet")
     texts = {"short": pool[:], "long": study.task_data("BBH").queries}
     ways = {
         "one at a time, with logits": one_by_one,

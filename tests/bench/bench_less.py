@@ -47,16 +47,16 @@ def one_by_one(model: PeftModel, adapter: str, samples: list[Tokens]) -> torch.T
 
 def main() -> None:
     study = Study.load("mini")
-    study.compute([study.model, study.data])
-    experiment, folder = study.experiment, model_folder(study.store.path(study.model))
-    pool = PoolFile(study.store.path(study.data) / "pool.parquet")
+    study.compute([study.pipeline.model, *study.data_steps])
+    settings, folder = study.pipeline.settings, model_folder(study.store.path(study.pipeline.model))
+    pool = PoolFile(study.store.path(study.pool) / "pool.parquet")
     with tempfile.TemporaryDirectory() as out:
-        few = Preparation(experiment, folder, pool[:40], {}, Path(out), tqdm(disable=True), Path(out))
+        few = Preparation(settings, folder, pool[:40], {}, Path(out), tqdm(disable=True), Path(out))
         LessGradients().prepare(few)
         model, checkpoints = load_checkpoints(load_causal_lm(folder), Path(out))
     adapters = [checkpoint.adapter for checkpoint in checkpoints]
     samples = tokenize(
-        load_tokenizer(folder), pool[:: len(pool) // SHARD], experiment.encode.max_length, False
+        load_tokenizer(folder), pool[:: len(pool) // SHARD], settings.encode.max_length, False
     )
     few = samples[::EVERY]
     rows = []
@@ -67,7 +67,7 @@ def main() -> None:
             for adapter in some:
                 one_by_one(model, adapter, few)
             between = time.perf_counter()
-            for _ in per_sample_gradients(model, some, samples, experiment.encode.token_budget):
+            for _ in per_sample_gradients(model, some, samples, settings.encode.token_budget):
                 pass
             if repetition:  # the first warms up
                 alone.append(len(few) / (between - started))
@@ -77,7 +77,7 @@ def main() -> None:
         print(*rows[-1], sep=" | ", flush=True)
 
     gradients = torch.randn(256, len(checkpoints[0].exp_avg))
-    project = Projection(gradients.shape[1], experiment.less.dimension, 0)
+    project = Projection(gradients.shape[1], settings.less.dimension, 0)
     times = []
     for _ in range(REPETITIONS):
         started = time.perf_counter()
@@ -92,7 +92,7 @@ def main() -> None:
         f"{len(samples)} real samples of {np.mean(lengths):.0f} tokens on average ({len(few)} of them one by "
         f"one), {gradients.shape[1]:,} parameters, {torch.get_num_threads()} threads; {REPETITIONS} "
         "repetitions in turn: the median, and from where to where. Projection is apart: 256 gradients to "
-        f"{experiment.less.dimension:,} in {spread(times)} s.",
+        f"{settings.less.dimension:,} in {spread(times)} s.",
     )
 
 

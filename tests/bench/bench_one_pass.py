@@ -21,13 +21,13 @@ SAMPLES, REPETITIONS = 96, 3
 
 def main() -> None:
     study = Study.load("mini")
-    study.compute([study.model, study.data])
-    folder = model_folder(study.store.path(study.model))
+    study.compute([study.pipeline.model, *study.data_steps])
+    folder = model_folder(study.store.path(study.pipeline.model))
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
     messages = [list(row) for row in study.pool_table()["messages"]]
     samples = tokenize_chat(tokenizer, messages[:: len(messages) // SAMPLES], 1024)
     tokens = sum(len(sample.ids) for sample in samples)
-    budget = study.experiment.encode.token_budget
+    budget = study.pipeline.settings.encode.token_budget
 
     def seconds(wanted: tuple[str, ...]) -> float:
         started = time.perf_counter()
