@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from rdslib.commands.output import record_of
 from rdslib.data.chat import Sample
 from rdslib.data.formats import form_of
-from rdslib.data.pool import text_key
+from rdslib.data.dedup import text_key
 from rdslib.data.reader import Row, read_rows
 from rdslib.errors import UserError
 from rdslib.figures import style as drawing

@@ -1,4 +1,4 @@
-"""Files of records, one record after another: JSONL, JSON, Parquet and CSV, also compressed.
+"""Files of records: JSONL, JSON, Parquet and CSV, also compressed.
 
 A file that cannot be read to its end is an error that names it.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,13 +29,21 @@ MAX_LINE = 64 * 2**20
 # Rows of Parquet that are held at once.
 BATCH = 256
 
-COMPRESSED = (".gz", ".zst")
 # What JSON may escape half of a surrogate pair with.
 _SURROGATE = re.compile(r"\\u[dD]")
 
+# Both notice a stream that ends too early.
+_DECOMPRESSED: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".zst": lambda file: pa.input_stream(file, "zstd"),
+}
+
 
 class Found(NamedTuple):
-    """What is at the `number`-th place, from 1, of a file: a value and its text, or why it is unusable."""
+    """What a file holds at a place: a value and its text, or why the value is no record.
+
+    `number` is that of its line, row or record, from 1.
+    """
 
     number: int
     value: Any
@@ -44,27 +52,13 @@ class Found(NamedTuple):
 
 
 @contextmanager
-def _open(path: Path, seekable: bool = False) -> Iterator[Any]:
-    """A file's bytes, decompressed; what goes wrong while it is open becomes a UserError that names it."""
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """Open a file's bytes, decompressed; what goes wrong while it is open is a UserError that names it."""
     try:
         with path.open("rb") as file:
-            compression = path.suffix.lower()
-            if compression not in COMPRESSED:
-                yield file
-                return
-            # Both tell a stream that ends too early.
-            inner: Any = (
-                gzip.GzipFile(fileobj=file) if compression == ".gz" else pa.input_stream(file, "zstd")
-            )
-            stream = io.BufferedReader(inner)
-            if not seekable:
-                yield stream
-                return
-            with tempfile.TemporaryFile() as whole:
-                shutil.copyfileobj(stream, whole)
-                whole.seek(0)
-                yield whole
-    # Bytes that are no UTF-8 in lines are told of there; here they are in the names of columns.
+            decompressed = _DECOMPRESSED.get(path.suffix.lower())
+            yield io.BufferedReader(decompressed(file)) if decompressed else cast(BinaryIO, file)
+    # The readers of lines handle what is not UTF-8; the names of Parquet's columns may still be such.
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read ({reason_of(error)}); check that it is whole and that you may read it"
@@ -72,6 +66,7 @@ def _open(path: Path, seekable: bool = False) -> Iterator[Any]:
 
 
 def reason_of(error: Exception) -> str:
+    """Return what an error says, on one line of at most 200 characters."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
 
@@ -102,27 +97,27 @@ def _not_utf8(byte: int) -> str:
     return f"is not UTF-8 (byte {byte} of the line); save the file as UTF-8"
 
 
-def _read_jsonl(path: Path) -> Iterator[Found]:
-    with _open(path) as stream:
-        for number, line in _lines(stream):
-            if line is None:
-                yield Found(number, None, None, _too_long())
-                continue
-            try:
-                text = _decode(line, number)
-            except UnicodeDecodeError as error:
-                text = line.decode(errors="backslashreplace").strip()
-                yield Found(number, None, text, _not_utf8(error.start))
-                continue
-            if text and not text.isspace():
-                yield _parse(number, text)
+def parse_lines(stream: BinaryIO) -> Iterator[Found]:
+    """Read JSONL: one record on each line that is not blank; a byte order mark may come first."""
+    for number, line in _lines(stream):
+        if line is None:
+            yield Found(number, None, None, _too_long())
+            continue
+        try:
+            text = _decode(line, number)
+        except UnicodeDecodeError as error:
+            text = line.decode(errors="backslashreplace").strip()
+            yield Found(number, None, text, _not_utf8(error.start))
+            continue
+        if text and not text.isspace():
+            yield _parse(number, text)
 
 
 def _parse(number: int, text: str) -> Found:
     value = None
     try:
         value = json.loads(text)
-        reason = _unusable(value, _SURROGATE.search(text) is not None)
+        reason = unusable(value, may_escape(text))
     except json.JSONDecodeError as error:
         reason = f"is not valid JSON ({error.msg}, column {error.colno}); write one object on each line"
     except (ValueError, RecursionError) as error:
@@ -133,21 +128,31 @@ def _parse(number: int, text: str) -> Found:
 def _too_much(error: Exception) -> str:
     """Why JSON that is valid still cannot be read: its depth, or the digits of a number."""
     why = "nested too deeply" if isinstance(error, RecursionError) else reason_of(error)
-    return f"cannot be read ({why}); mend or remove it"
+    return f"cannot be read ({why}); correct or remove it"
 
 
-def _unusable(value: Any, escapes: bool) -> str | None:
-    """Why a value of JSON is no record; None if it is one. `escapes`: its text may escape surrogates."""
+def may_escape(text: str) -> bool:
+    """Return whether JSON may escape surrogates, of which halves must be looked for."""
+    return _SURROGATE.search(text) is not None
+
+
+def unusable(value: Any, escapes: bool) -> str | None:
+    """Say why a value of JSON, whose text `may_escape` surrogates, is no record; None if it is one."""
     if not isinstance(value, dict):
         return "is not a JSON object; write one on each line, or a list of them in a .json file"
     if escapes:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            return "escapes half of a surrogate pair (as \\ud800), which is no text; mend or remove it"
+            return "escapes half of a surrogate pair (as \\ud800), which is no text; correct or remove it"
         except RecursionError as error:
             return _too_much(error)
     return None
+
+
+def _read_jsonl(path: Path) -> Iterator[Found]:
+    with _open(path) as stream:
+        yield from parse_lines(stream)
 
 
 def _read_json(path: Path) -> Iterator[Found]:
@@ -166,7 +171,7 @@ def _read_json(path: Path) -> Iterator[Found]:
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); mend it, "
+            f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); correct it, "
             f"or name a file with one record on each line .jsonl"
         ) from error
     except (ValueError, RecursionError) as error:
@@ -175,9 +180,9 @@ def _read_json(path: Path) -> Iterator[Found]:
         value = value["data"] if isinstance(value.get("data"), list) else [value]
     if not isinstance(value, list):
         raise UserError(f"{path}: is not a list of records; write one")
-    escapes = _SURROGATE.search(text) is not None
+    escapes = may_escape(text)
     for number, record in enumerate(value, start=1):
-        yield Found(number, record, None, _unusable(record, escapes))
+        yield Found(number, record, None, unusable(record, escapes))
 
 
 def _is_jsonl(path: Path) -> bool:
@@ -191,13 +196,8 @@ def _is_jsonl(path: Path) -> bool:
         return isinstance(value, dict) and any(True for _ in filled)
 
 
-def _json_reader(path: Path) -> tuple[str, Iterator[Found]]:
-    """Of a JSON file: one that is JSONL, whatever its name, is read as such."""
-    return (":", _read_jsonl(path)) if _is_jsonl(path) else (": record ", _read_json(path))
-
-
 def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
-    """The rows under a header; an empty cell is null. What a row is, is lost after a quote that is wrong."""
+    """The rows under a header; an empty cell is null. After a wrong quote nothing can be made out."""
     broken: list[tuple[int, int]] = []
 
     def lines(stream: BinaryIO) -> Iterator[str]:
@@ -226,15 +226,15 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
                     yield Found(line, cells, None, _not_utf8(byte))
                     broken.clear()
                 elif cells and len(cells) != len(header):
-                    reason = f"has {len(cells)} fields, where the header has {len(header)}; mend or remove it"
-                    yield Found(first, cells, None, reason)
+                    reason = f"has {len(cells)} fields, where the header has {len(header)}"
+                    yield Found(first, cells, None, f"{reason}; correct or remove it")
                 elif cells:
                     yield Found(first, dict(zip(header, (cell or None for cell in cells), strict=True)))
                 first = rows.line_num + 1
         except csv.Error as error:
             raise UserError(
-                f"{path}:{rows.line_num}: cannot be read further ({error}); mend the line, and quote fields "
-                f"that hold quotes or line breaks"
+                f"{path}:{rows.line_num}: cannot be read further ({error}); correct the line, and quote "
+                f"fields that hold quotes or line breaks"
             ) from error
 
 
@@ -245,14 +245,15 @@ def _check_columns(path: Path, names: list[str]) -> None:
 
 
 def _read_parquet(path: Path) -> Iterator[Found]:
-    with _open(path, seekable=True) as stream:
+    with _open(path) as stream, tempfile.TemporaryFile() as whole:
+        if path.suffix.lower() in _DECOMPRESSED:  # Parquet is read from its end
+            shutil.copyfileobj(stream, whole)
+            stream = cast(BinaryIO, whole)
         file = pq.ParquetFile(stream)
         _check_columns(path, file.schema_arrow.names)
-        number = 0
-        for batch in file.iter_batches(BATCH):
-            for record, reason in _records(batch):
-                number += 1
-                yield Found(number, record, None, reason)
+        records = (each for batch in file.iter_batches(BATCH) for each in _records(batch))
+        for number, (record, reason) in enumerate(records, start=1):
+            yield Found(number, record, None, reason)
 
 
 def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
@@ -261,26 +262,42 @@ def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
         return [(record, None) for record in batch.to_pylist()]
     except (ValueError, ArithmeticError, LookupError) as error:
         if len(batch) == 1:
-            return [(None, f"cannot be read ({reason_of(error)}); mend or remove it")]
+            return [(None, f"cannot be read ({reason_of(error)}); correct or remove it")]
     return [row for at in range(len(batch)) for row in _records(batch.slice(at, 1))]
 
 
-_Reader = Callable[[Path], tuple[str, Iterator[Found]]]
-
-READERS: dict[str, _Reader] = {
+# By suffix, what stands between a file's name and a number in it, and what is in the file.
+_READERS: dict[str, Callable[[Path], tuple[str, Iterator[Found]]]] = {
     ".jsonl": lambda path: (":", _read_jsonl(path)),
     ".ndjson": lambda path: (":", _read_jsonl(path)),
-    ".json": _json_reader,
+    # A file that is JSONL, whatever its name, is read as such.
+    ".json": lambda path: (":", _read_jsonl(path)) if _is_jsonl(path) else (": record ", _read_json(path)),
     ".parquet": lambda path: (": row ", _read_parquet(path)),
     ".csv": lambda path: (":", _read_csv(path, ",")),
     ".tsv": lambda path: (":", _read_csv(path, "\t")),
 }
-KINDS = f"{', '.join(READERS)}, also with {' or '.join(COMPRESSED)}"
+KINDS = f"{', '.join(_READERS)}, also with {' or '.join(_DECOMPRESSED)}"
 
 
 def kind_of(path: Path) -> str | None:
-    """The suffix that tells what a file holds, whether it is compressed or not; None for an unknown one."""
+    """Return the suffix that says what a file holds, compressed or not; None for an unknown one."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
+    if suffixes and suffixes[-1] in _DECOMPRESSED:
         suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
+    return suffixes[-1] if suffixes and suffixes[-1] in _READERS else None
+
+
+def read_file(path: Path) -> tuple[str, str, Iterator[Found]]:
+    """Open a file of a known kind.
+
+    Returns:
+        What a place in it is called but for its number, as `pool.jsonl:` or `pool.json: record `; its name
+        without suffixes; and what it holds, read as it is asked for.
+
+    Raises:
+        UserError: The file cannot be read to its end.
+    """
+    kind = kind_of(path)
+    assert kind is not None
+    separator, found = _READERS[kind](path)
+    return f"{path}{separator}", path.name[: path.name.lower().rindex(kind)], found

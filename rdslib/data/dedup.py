@@ -1,22 +1,25 @@
-"""Which samples of a pool repeat an earlier one, told as the samples come.
+"""What a pool should not hold: samples that repeat an earlier one, and samples with words of a test set.
 
-Each class takes the samples in the order of the pool, one call each. The first stays: only what repeats
-nothing can be repeated, so that whatever goes is a repeat of something kept. What is told of a sample depends
-on it and those before it alone.
+Each class takes the samples of a pool in order, one call each, and its answer depends on a sample and those
+before it alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 
 from rdslib.data.chat import Sample
-from rdslib.data.pool import NGRAM, runs, text_key, words
 from rdslib.errors import UserError
+
+# A sample that shares this many words in a row with a test sample is taken to contain it.
+NGRAM = 13
+# A question of fewer words is found by chance too often (Brown et al. 2020, appendix C, take the same).
+SHORTEST = 8
 
 SHINGLE = 5
 PERMUTATIONS = 128
@@ -28,6 +31,21 @@ THRESHOLD = 0.8
 WEIGHTS = (0.05, 0.95)
 
 
+def text_key(sample: Sample) -> tuple[tuple[str, str], ...]:
+    """Return what makes two samples the same: their (role, stripped content) pairs."""
+    return tuple((message["role"], message["content"].strip()) for message in sample.messages)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, lower-cased: runs of letters, digits and underscores."""
+    return re.findall(r"\w+", text.lower())
+
+
+def runs(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    """Iterate over the runs of `n` words; there are none if there are fewer words."""
+    return zip(*(words[at:] for at in range(n)), strict=False)
+
+
 class Repeat(NamedTuple):
     """That a sample repeats the one at position `of`, and their similarity, 1 for equal texts."""
 
@@ -36,7 +54,7 @@ class Repeat(NamedTuple):
 
 
 class ExactDuplicates:
-    """Samples whose roles and contents are those of an earlier one, but for white space at their ends.
+    """Finds samples whose roles and contents are those of an earlier one, but for white space at their ends.
 
     Holds about 150 bytes for each sample that stays.
     """
@@ -46,7 +64,7 @@ class ExactDuplicates:
         self._first: dict[bytes, int] = {}
 
     def repeats(self, sample: Sample) -> Repeat | None:
-        """What the next sample of the pool repeats; None if nothing."""
+        """Return what the next sample of the pool repeats; None if nothing."""
         position, self._seen = self._seen, self._seen + 1
         digest = hashlib.blake2b(_text(sample), digest_size=16).digest()
         first = self._first.setdefault(digest, position)
@@ -54,21 +72,23 @@ class ExactDuplicates:
 
 
 class NearDuplicates:
-    """Samples whose words are nearly those of an earlier one, exact duplicates among them.
+    """Finds samples whose words are nearly those of an earlier one, exact duplicates among them.
 
     Similarity is the Jaccard index of the two sets of 5-word shingles, estimated by MinHash from 128
     permutations (give or take 0.035 at 0.8). Shingles are of all the messages, one after another, lower-cased
     and without punctuation; fewer than 5 words are one shingle, and so is a text without any. Pairs are found
-    by LSH, which misses a few, and told only if their estimate is at least `threshold`.
+    by LSH, which misses a few, and count only if their estimate is at least `threshold`. What repeats an
+    earlier sample cannot be repeated, so that whatever goes is like something that stays.
 
     Holds about 7 kB for each sample that stays.
     """
 
     def __init__(self, threshold: float = THRESHOLD) -> None:
-        """Raises UserError if `threshold` is not above 0 and at most 0.99, the most that LSH can tell."""
-        if not 0 < threshold <= 0.99:
+        from datasketch import MinHash, MinHashLSH  # loads scipy
+
+        if not 0 < threshold <= 0.99:  # the most that LSH can do
             raise UserError(
-                f"near duplicates cannot be told by a similarity of {threshold}; give one from 0.01 to 0.99"
+                f"near duplicates cannot be found by a similarity of {threshold}; give one from 0.01 to 0.99"
             )
         self.threshold = threshold
         self._seen = 0
@@ -77,7 +97,7 @@ class NearDuplicates:
         self._values: dict[int, np.ndarray] = {}
 
     def repeats(self, sample: Sample) -> Repeat | None:
-        """The most similar of what the next sample repeats, the first of equals; None if nothing."""
+        """Return the most similar of what the next sample repeats, the first of equals; None if nothing."""
         position, self._seen = self._seen, self._seen + 1
         minhash = self._empty.copy()
         minhash.update_batch(_shingles(sample))
@@ -99,14 +119,10 @@ def _text(sample: Sample) -> bytes:
 
 
 def _shingles(sample: Sample) -> set[bytes]:
-    said = [word for message in sample.messages for word in words(message["content"])]
-    if not said:
+    found = [word for message in sample.messages for word in words(message["content"])]
+    if not found:
         return {_text(sample)}
-    return {" ".join(run).encode() for run in runs(said, min(SHINGLE, len(said)))}
-
-
-# A shorter text is found by chance too often (Brown et al. 2020, appendix C, take the same).
-SHORTEST = 8
+    return {" ".join(run).encode() for run in runs(found, min(SHINGLE, len(found)))}
 
 
 class Match(NamedTuple):
@@ -119,17 +135,14 @@ class Match(NamedTuple):
 class Contamination:
     """Finds samples with `n` words in a row of a message of a test sample.
 
-    A user message of a test sample that is shorter, but has `SHORTEST` words, is found whole. Short responses
+    A user message of a test sample that is shorter, but has `shortest` words, is found whole. Short responses
     and system messages are not looked for: what a refusal says, say, is in many samples.
 
     Holds the test samples, and about 100 bytes for each of their n-grams.
     """
 
-    def __init__(self, tests: Iterable[Sample], n: int = NGRAM) -> None:
-        """Raises ValueError if `n` is less than 1."""
-        if n < 1:
-            raise ValueError(f"n-grams of {n} words are asked for; ask for at least 1")
-        self.n = n
+    def __init__(self, tests: Iterable[Sample], n: int = NGRAM, shortest: int = SHORTEST) -> None:
+        self._n, self._shortest = n, shortest
         self._tests = list(tests)
         # Of each n-gram's 8-byte hash the first test sample that has it; an n-gram itself would take several
         # times the memory. Of two with the same hash, a chance of one in a million among millions, the second
@@ -137,30 +150,29 @@ class Contamination:
         self._first: dict[int, int] = {}
         lengths: set[int] = set()
         for index, test in enumerate(self._tests):
-            for gram in _wanted(test, n):
+            for gram in self._wanted(test):
                 self._first.setdefault(hash(gram), index)
                 lengths.add(len(gram))
         self._lengths = sorted(lengths, reverse=True)
 
     def found(self, sample: Sample) -> Match | None:
-        """The longest run that `sample` shares, the first of equals, with the first test sample that has it.
+        """Return the longest run that `sample` shares, the first of equals; None if it shares none.
 
-        None if it shares none.
+        Of the test samples with that run it is the first.
         """
         messages = [words(message["content"]) for message in sample.messages]
         for length in self._lengths:
             for message in messages:
                 for gram in runs(message, length):
                     index = self._first.get(hash(gram))
-                    if index is not None and gram in _wanted(self._tests[index], self.n):
+                    if index is not None and gram in self._wanted(self._tests[index]):
                         return Match(self._tests[index], " ".join(gram))
         return None
 
-
-def _wanted(test: Sample, n: int) -> Iterator[tuple[str, ...]]:
-    """The runs of words to look for, of one test sample."""
-    for message in test.messages:
-        said = words(message["content"])
-        yield from runs(said, n)
-        if message["role"] == "user" and SHORTEST <= len(said) < n:
-            yield tuple(said)
+    def _wanted(self, test: Sample) -> Iterator[tuple[str, ...]]:
+        """The runs of words to look for, of one test sample."""
+        for message in test.messages:
+            found = words(message["content"])
+            yield from runs(found, self._n)
+            if message["role"] == "user" and self._shortest <= len(found) < self._n:
+                yield tuple(found)

@@ -1,28 +1,39 @@
-"""A user's own data, row by row: files, folders of files and data sets of the hub, of any size.
+"""Rows of a user's data, from files, folders, the hub and tables in memory, of any size.
 
-Nothing is skipped in silence: every row is either read or rejected with a reason, and a file that cannot be
-read to its end is an error.
+Records come from somewhere (`read_records`, `records_in_memory`); `rows_of` makes rows of them. Nothing is
+skipped in silence: every record becomes a row or is rejected with a reason.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from rdslib.data.chat import Message
-from rdslib.data.containers import KINDS, READERS, Found, kind_of, reason_of
+from rdslib.data.chat import Message, Sample
+from rdslib.data.containers import KINDS, kind_of, may_escape, read_file, reason_of, unusable
 from rdslib.data.formats import FORMS, to_messages
 from rdslib.errors import UserError
 
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+
+    Table: TypeAlias = (
+        pd.DataFrame | datasets.Dataset | datasets.IterableDataset | Iterable[Mapping[str, Any]]
+    )
+
+OnError = Literal["stop", "quarantine"]
+
 # `org/name`, or `org/name:split`.
 _HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w.-]+))?")
-# A place is the number of a part of the input and, in so many bits, a number within it.
-_PLACE = 48
+# The bits of a number within a part of the input.
+_BITS = 48
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,12 @@ class Input:
 
 
 def find_input(name: str | Path) -> Input:
-    """What a path or a name stands for: a file, a folder of files, or `org/name[:split]` of the hub.
+    """Find what a path or a name stands for: a file, a folder of files, or `org/name[:split]` of the hub.
 
-    A folder's files are found in its subfolders too, and are in the order of their names. Raises UserError if
-    there is no such thing, or if nothing in it can be read.
+    A folder's files are found in its subfolders too, and are in the order of their names.
+
+    Raises:
+        UserError: There is no such thing, or nothing in it can be read.
     """
     path = Path(name)
     try:
@@ -84,35 +97,176 @@ def _find_files(folder: Path) -> Input:
     return Input(str(folder), tuple(sorted(files)), tuple(sorted(ignored)))
 
 
-def _read_hub(name: str, split: str) -> Iterator[Found]:
+class Part(NamedTuple):
+    """A file, a data set of the hub or a table in memory.
+
+    `before` and `after` stand around a number to name a place in it. `source` is that of its samples.
+    """
+
+    name: str
+    before: str
+    after: str
+    source: str
+
+
+class Record(NamedTuple):
+    """What is at the `number`-th place of a part: a dict and its text, or why there is no usable one.
+
+    An empty part is one record without a number.
+    """
+
+    part: Part
+    number: int | None
+    value: Any
+    raw: str | None
+    reason: str | None
+
+    @property
+    def where(self) -> str:
+        """The name of the place, as `pool.jsonl:3` or `pool[2]`."""
+        part = self.part
+        return part.name if self.number is None else f"{part.before}{self.number}{part.after}"
+
+
+def _empty(part: Part) -> Record:
+    return Record(part, None, None, None, "holds no samples; fill or remove it")
+
+
+def read_records(given: Input) -> Iterator[Record]:
+    """Read the records of an input's files, or of a data set of the hub, one after another.
+
+    Raises:
+        UserError: A file cannot be read to its end, or the data set cannot be had.
+    """
+    if given.split is not None:
+        part = Part(given.name, f"{given.name}: row ", "", given.name)
+        yield from _read_hub(part, given.split)
+    for path in given.files:
+        before, source, found = read_file(path)
+        part = Part(str(path), before, "", source)
+        empty = True
+        for each in found:
+            empty = False
+            yield Record(part, *each)
+        if empty:
+            yield _empty(part)
+
+
+def _read_hub(part: Part, split: str) -> Iterator[Record]:
     from datasets import load_dataset
 
+    number = 0
     try:
-        rows = load_dataset(name, split=split, streaming=True)
-        for number, record in enumerate(rows, start=1):
-            yield Found(number, record)
+        for number, value in enumerate(load_dataset(part.name, split=split, streaming=True), start=1):
+            yield Record(part, number, value, None, None)
     except Exception as error:  # of the hub's client, the network or a file format
         raise UserError(
-            f"{name}: is no file or folder, and the split {split!r} of that name cannot be read from the hub "
-            f"({reason_of(error)}); check the name, the split and the connection"
+            f"{part.name}: is no file or folder, and the split {split!r} of that name cannot be read from "
+            f"the hub ({reason_of(error)}); check the name, the split and the connection"
         ) from error
+    if not number:
+        yield _empty(part)
+
+
+def records_in_memory(name: str, table: Table) -> Iterator[Record]:
+    """Take the records of a table in memory, as JSON would hold them: null cells are missing fields.
+
+    Args:
+        name: What the table is called in errors, which name its fourth row `name[3]`.
+        table: A pandas DataFrame, a `datasets.Dataset` or `IterableDataset`, or an iterable of mappings; it
+            is gone through once.
+
+    Raises:
+        UserError: The table, at once, or a row, when it comes, is of no such kind.
+    """
+    return _records(Part(name, f"{name}[", "]", name), _table_rows(name, table))
+
+
+def _records(part: Part, rows: Iterable[Any]) -> Iterator[Record]:
+    empty = True
+    for number, row in enumerate(rows):
+        empty = False
+        where = f"{part.before}{number}{part.after}"
+        if not isinstance(row, Mapping):
+            raise UserError(f"{where}: is of type {type(row).__name__}; give rows as dicts")
+        try:
+            text = json.dumps({key: _null_or(value) for key, value in row.items()}, default=_plain)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{where}: cannot be written as JSON ({reason_of(error)}); correct it") from error
+        value = json.loads(text)
+        yield Record(part, number, value, text, unusable(value, may_escape(text)))
+    if empty:
+        yield _empty(part)
+
+
+def _table_rows(name: str, table: Table) -> Iterable[Any]:
+    import datasets
+    import pandas as pd
+
+    if isinstance(table, pd.DataFrame):
+        columns = list(table.columns)
+        if len(set(columns)) < len(columns) or not all(isinstance(column, str) for column in columns):
+            raise UserError(
+                f"{name}: has columns with the same name, or with one that is no text; rename them"
+            )
+        return (dict(zip(columns, row, strict=True)) for row in table.itertuples(index=False, name=None))
+    if isinstance(table, datasets.Dataset | datasets.IterableDataset):
+        return table.with_format(None)
+    if isinstance(table, Mapping) or not isinstance(table, Iterable):
+        raise UserError(
+            f"{name}: is of type {type(table).__name__}; give a DataFrame, one split of a data set, a list "
+            f"of dicts or a path"
+        )
+    return table
+
+
+def _null_or(value: Any) -> Any:
+    """A cell, with None for pandas' several kinds of no value."""
+    import pandas as pd
+
+    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: arrays and numbers of numpy in plain Python, else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def digest_of(records: Iterable[Record]) -> str:
+    """Hash records in memory, in their order: the SHA-256 of a JSONL file of them, in hexadecimal."""
+    digest = hashlib.sha256()
+    for record in records:
+        if record.number is not None:
+            digest.update(f"{json.dumps(record.value)}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One usable row.
 
-    `id` is unique within the input: the record's own, or else the row's number, from 0, across the whole
-    input. `source` names where the row came from, and `task` the task that a query is for. `record` is the
-    row as it was read, with all its fields. `where` names the file and the line.
+    Attributes:
+        number: Its position among the records of its input, from 0.
+        id: The record's, or else the row's number; unique within the input.
+        source: Where the row came from.
+        messages: What the record's form holds.
+        record: The row as it was read, with all its fields.
+        task: The task that a query is for, if it has one.
+        where: The file and the line, or the table and the position.
     """
 
+    number: int
     id: str
     source: str
     messages: list[Message]
     record: dict[str, Any]
     task: str | None
     where: str
+
+    @property
+    def sample(self) -> Sample:
+        """The row as a sample."""
+        return Sample(self.id, self.source, self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,55 +278,38 @@ class Rejected:
     raw: str | None
 
 
-class _Part(NamedTuple):
-    """A file, or a data set of the hub. `prefix` and a number name a place in it."""
-
-    name: str
-    prefix: str
-    source: str
-    found: Iterator[Found]
-
-
-def _parts(given: Input) -> Iterator[_Part]:
-    if given.split is not None:
-        yield _Part(given.name, f"{given.name}: row ", given.name, _read_hub(given.name, given.split))
-    for path in given.files:
-        kind = kind_of(path)
-        assert kind is not None
-        stem = path.name[: path.name.lower().rindex(kind)]
-        separator, found = READERS[kind](path)
-        yield _Part(str(path), f"{path}{separator}", stem, found)
-
-
-@dataclass
 class _Ids:
     """Which ids are taken. Given ones are kept as hashes, with their places: about 100 bytes each."""
 
-    prefixes: list[str] = field(default_factory=list)
-    given: dict[int, int] = field(default_factory=dict)
-    # Of each row so far, whether its number is its id.
-    numbered: bytearray = field(default_factory=bytearray)
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._given: dict[int, int] = {}
+        # Of each row so far, whether its number is its id.
+        self._numbered = bytearray()
 
-    def take(self, given: str | None, number: int) -> str:
-        """The newest row's id, at a number in the newest part. Raises ValueError if it is taken."""
-        row = len(self.numbered) - 1
+    def take(self, given: str | None, row: int, record: Record) -> str:
+        """Return the id of the newest row. Raises ValueError if it is taken."""
+        if not self._parts or self._parts[-1] is not record.part:
+            self._parts.append(record.part)
+        self._numbered.extend(bytes(row + 1 - len(self._numbered)))
         if given is None:
             name = str(row)
-            if hash(name) in self.given:
-                there = self._where(self.given[hash(name)])
+            if hash(name) in self._given:
+                there = self._where(self._given[hash(name)])
                 raise ValueError(f"has no id, and its row number is the id {name!r} of {there}; give it one")
-            self.numbered[row] = 1
+            self._numbered[row] = 1
             return name
-        if _is_number(given) and int(given) < row and self.numbered[int(given)]:
+        if _is_number(given) and int(given) < row and self._numbered[int(given)]:
             raise ValueError(f"has the id {given!r}, the number of a row without an id; ids must be unique")
-        place = len(self.prefixes) - 1 << _PLACE | number
-        first = self.given.setdefault(hash(given), place)
+        place = len(self._parts) - 1 << _BITS | (record.number or 0)
+        first = self._given.setdefault(hash(given), place)
         if first != place:
             raise ValueError(f"has the id {given[:60]!r} of {self._where(first)}; ids must be unique")
         return given
 
     def _where(self, place: int) -> str:
-        return f"{self.prefixes[place >> _PLACE]}{place & (1 << _PLACE) - 1}"
+        part = self._parts[place >> _BITS]
+        return f"{part.before}{place & (1 << _BITS) - 1}{part.after}"
 
 
 def _is_number(name: str) -> bool:
@@ -180,62 +317,60 @@ def _is_number(name: str) -> bool:
     return len(name) < 16 and name.isdecimal() and str(int(name)) == name
 
 
-def read_rows(
-    given: Input | Path | str,
-    form: str | None = None,
-    on_error: Literal["stop", "quarantine"] = "stop",
-    queries: bool = False,
+def rows_of(
+    records: Iterable[Record], form: str | None = None, on_error: OnError = "stop", queries: bool = False
 ) -> Iterator[Row | Rejected]:
-    """The rows of an input, one after another: each one is either a `Row` or `Rejected`.
+    """Make rows of the records of one input: each one is either a `Row` or `Rejected`.
 
-    `form` is one of `forms.FORMS`, by default what each record's fields tell. With `queries`, a prompt
-    without a response is good, and a record's `task` is read. The first row that cannot be used raises
-    UserError; with `on_error="quarantine"` it comes out as `Rejected`, and reading goes on. A file that holds
-    nothing counts as a bad row. UserError is raised in either case for an unknown form, and for a file that
-    cannot be read to its end.
+    Args:
+        records: What `read_records` or `records_in_memory` gives.
+        form: One of `formats.FORMS`; None for what each record's fields say.
+        on_error: Whether the first record that cannot be used raises, or comes out as `Rejected`. A file that
+            holds nothing counts as one such record.
+        queries: Whether a prompt without a response is good, and a record's `task` is read.
+
+    Raises:
+        UserError: The form is unknown, or, with `on_error="stop"`, a record cannot be used.
     """
     if form is not None and form not in FORMS:
         raise UserError(f"--format {form}: is unknown; use one of {', '.join(FORMS)}")
-    found = given if isinstance(given, Input) else find_input(given)
-    return _rows(found, form, on_error == "stop", queries)
-
-
-def _rows(given: Input, form: str | None, stop: bool, queries: bool) -> Iterator[Row | Rejected]:
     ids = _Ids()
-    for part in _parts(given):
-        ids.prefixes.append(part.prefix)
-        empty = True
-        for found in part.found:
-            empty = False
-            ids.numbered.append(0)
-            row = _row(found, part, form, queries, ids)
-            if stop and isinstance(row, Rejected):
-                raise UserError(f"{row.where}: {row.reason}")
-            yield row
-        if empty:
-            reason = "holds no samples; fill or remove it"
-            if stop:
-                raise UserError(f"{part.name}: {reason}")
-            # Counts as one bad row, so that it is told of.
-            yield Rejected(part.name, reason, None)
+    number = 0
+    for record in records:
+        row = _row(record, number, form, queries, ids)
+        if on_error == "stop" and isinstance(row, Rejected):
+            raise UserError(f"{row.where}: {row.reason}")
+        number += record.number is not None
+        yield row
 
 
-def _row(found: Found, part: _Part, form: str | None, queries: bool, ids: _Ids) -> Row | Rejected:
-    where = f"{part.prefix}{found.number}"
-    reason = found.reason
+def read_rows(
+    given: Input | Path | str,
+    form: str | None = None,
+    on_error: OnError = "stop",
+    queries: bool = False,
+) -> Iterator[Row | Rejected]:
+    """Read the rows of an input, as `rows_of` makes them of its records."""
+    found = given if isinstance(given, Input) else find_input(given)
+    return rows_of(read_records(found), form, on_error, queries)
+
+
+def _row(record: Record, number: int, form: str | None, queries: bool, ids: _Ids) -> Row | Rejected:
+    reason = record.reason
     if reason is None:
-        record = found.value
+        value = record.value
         try:
-            messages = to_messages(record, form, prompts=queries)
-            source = _name(record, "source") or _name(record, "dataset") or part.source
-            task = _name(record, "task") if queries else None
-            return Row(ids.take(_name(record, "id"), found.number), source, messages, record, task, where)
+            messages = to_messages(value, form, prompts=queries)
+            source = _name(value, "source") or _name(value, "dataset") or record.part.source
+            task = _name(value, "task") if queries else None
+            name = ids.take(_name(value, "id"), number, record)
+            return Row(number, name, source, messages, value, task, record.where)
         except ValueError as error:
-            reason = f"this sample {error}; mend or remove it"
-    return Rejected(where, reason, _as_text(found.value) if found.raw is None else found.raw)
+            reason = f"this sample {error}; correct or remove it"
+    return Rejected(record.where, reason, _as_text(record.value) if record.raw is None else record.raw)
 
 
-def _name(record: dict[str, Any], key: str) -> str | None:
+def _name(record: Mapping[str, Any], key: str) -> str | None:
     """A name under a key, or None where there is none; raises ValueError for what is no name."""
     value = record.get(key)
     if value is None or value == "":

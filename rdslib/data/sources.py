@@ -9,12 +9,13 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from rdslib.data.chat import Message, Sample, check_messages, user_assistant
+from rdslib.data.containers import parse_lines
 from rdslib.data.download import Archives
 from rdslib.errors import UserError
 from rdslib.params import Source
@@ -26,44 +27,30 @@ Reader = Callable[[Archives, Source], Iterator[Sample]]
 DIALOGUE_TURNS = 4
 
 
-def parse_jsonl(lines: Iterable[bytes], where: str, default_source: str) -> Iterator[Sample]:
-    """Samples from lines of `{"messages": [...]}` with optional `id` and `source` (or `dataset`).
+def parse_jsonl(stream: BinaryIO, where: str, default_source: str) -> Iterator[Sample]:
+    """Read samples from lines of `{"messages": [...]}` with optional `id` and `source` (or `dataset`).
 
-    The id is the 0-based row number where a row gives none. `where` names the file in errors. Accepts
-    a byte order mark, CRLF and blank lines. Raises UserError with `where:line:` for what cannot be used.
+    The id is the row number, from 0, where a row gives none. `where` names the file in errors.
+
+    Raises:
+        UserError: A line cannot be used, or an id comes twice.
     """
     seen: dict[str, int] = {}
-    row = 0
-    for number, raw in enumerate(lines, start=1):
-        here = f"{where}:{number}:"
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            value = json.loads(line) if line else None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{here} is not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{here} is not valid JSON ({error.msg} at column {error.colno}); "
-                f"write one JSON object on each line"
-            ) from error
-        if not line:
-            continue
-        if not isinstance(value, dict):
-            raise UserError(f'{here} is not a JSON object; write {{"messages": [...]}} on each line')
-        if "messages" not in value:
-            raise UserError(f"{here} has no messages; add a list of {{role, content}} turns under that key")
+    for row, found in enumerate(parse_lines(stream)):
+        here, reason, value = f"{where}:{found.number}:", found.reason, found.value
+        if reason is None and "messages" not in value:
+            reason = "has no messages; add a list of {role, content} turns under that key"
+        if reason is not None:
+            raise UserError(f"{here} {reason}")
         try:
             messages = check_messages(value["messages"])
         except ValueError as error:
-            raise UserError(f"{here} this sample {error}; mend or remove the line") from error
-        given = value.get("id")
-        key = str(row) if given is None else str(given)
-        if key in seen:
-            raise UserError(f"{here} has the id {key!r} of line {seen[key]}; ids must be unique")
-        seen[key] = number
-        source = value.get("source") or value.get("dataset") or default_source
-        yield Sample(key, str(source), messages)
-        row += 1
+            raise UserError(f"{here} this sample {error}; correct or remove the line") from error
+        key = str(row if value.get("id") is None else value["id"])
+        first = seen.setdefault(key, found.number)
+        if first != found.number:
+            raise UserError(f"{here} has the id {key!r} of line {first}; ids must be unique")
+        yield Sample(key, str(value.get("source") or value.get("dataset") or default_source), messages)
 
 
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:

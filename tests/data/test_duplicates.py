@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdslib.data.chat import Sample, user_assistant
-from rdslib.data.dedup import PERMUTATIONS, SEED, THRESHOLD, ExactDuplicates, NearDuplicates, Repeat
-from rdslib.data.pool import text_key
+from rdslib.data.dedup import PERMUTATIONS, SEED, THRESHOLD, ExactDuplicates, NearDuplicates, Repeat, text_key
 from rdslib.errors import UserError
 
 

@@ -210,7 +210,13 @@ BAD_ROWS = {
         1,
         1,
     ),
-    "nested too deeply": ("a.jsonl", lines(ONE, DEEP), ":2: cannot be read (nested too deeply); mend", 1, 1),
+    "nested too deeply": (
+        "a.jsonl",
+        lines(ONE, DEEP),
+        ":2: cannot be read (nested too deeply); correct",
+        1,
+        1,
+    ),
     "a number of too many digits": (
         "a.jsonl",
         lines(ONE, b'{"prompt": "q", "answer": "r", "x": ' + b"1" * 5000 + b"}"),
@@ -239,7 +245,13 @@ BAD_ROWS = {
         1,
     ),
     "an empty record": ("a.jsonl", lines({}, ONE), ":1: this sample has none of the fields", 1, 1),
-    "no messages": ("a.jsonl", lines({"messages": []}, ONE), ":1: this sample has no messages; mend", 1, 1),
+    "no messages": (
+        "a.jsonl",
+        lines({"messages": []}, ONE),
+        ":1: this sample has no messages; correct",
+        1,
+        1,
+    ),
     "only blanks": ("a.jsonl", lines(ONE, said(" \n")), ":2: this sample has an empty assistant turn", 1, 1),
     "assistant first": (
         "a.jsonl",
@@ -335,14 +347,14 @@ BAD_ROWS = {
     "a date out of range": (
         "a.parquet",
         with_times(0, 2**61, 1, kind=pa.date64()),
-        ": row 2: cannot be read (date value out of range); mend",
+        ": row 2: cannot be read (date value out of range); correct",
         2,
         1,
     ),
     "an unknown time zone": (
         "a.parquet",
         with_times(0, None, kind=pa.timestamp("us", "No/Where")),
-        ": row 1: cannot be read ('No/Where'); mend",
+        ": row 1: cannot be read ('No/Where'); correct",
         1,
         1,
     ),
@@ -418,7 +430,7 @@ def test_what_is_set_aside_keeps_its_text(tmp_path):
     for _ in range(100_000):
         deep = [deep]
     assert inputs._as_text(deep) is None
-    assert containers._unusable({"x": deep}, True).startswith("cannot be read (nested too deeply)")
+    assert containers.unusable({"x": deep}, True).startswith("cannot be read (nested too deeply)")
 
 
 def cut(data, at=-1):
@@ -522,10 +534,10 @@ BAD_FILES = {
     "JSON lists on lines": (
         "a.json",
         b"[1]\n[2]\n",
-        ":2: is not valid JSON (Extra data, column 1); mend it, or",
+        ":2: is not valid JSON (Extra data, column 1); correct it, or",
     ),
     "JSON that is not UTF-8": ("a.json", b'[\n{"prompt": "\xff"}]', ":2: is not UTF-8 (byte 14 of the file)"),
-    "JSON nested too deeply": ("a.json", b"[" + DEEP + b"]", ": cannot be read (nested too deeply); mend"),
+    "JSON nested too deeply": ("a.json", b"[" + DEEP + b"]", ": cannot be read (nested too deeply); correct"),
     "JSON with too many digits": ("a.json", b"[" + b"1" * 5000 + b"]", ": cannot be read (Exceeds the limit"),
     "an unknown kind": ("a.txt", b"q", ": is of no known kind; give .jsonl, .ndjson, .json, .parquet, .csv,"),
     "an archive": ("a.tar.gz", b"q", ": is of no known kind"),
@@ -609,7 +621,7 @@ def test_a_named_form_is_read_and_an_unknown_one_told(tmp_path):
     with pytest.raises(
         UserError, match="--format chat: is unknown; use one of messages, sharegpt, alpaca, pro"
     ):
-        read_rows(tmp_path / "a.jsonl", form="chat")
+        list(read_rows(tmp_path / "a.jsonl", form="chat"))
 
 
 def test_queries_may_be_prompts_alone_and_have_tasks(tmp_path):
@@ -618,7 +630,7 @@ def test_queries_may_be_prompts_alone_and_have_tasks(tmp_path):
     *rows, last = read_rows(tmp_path / "a.jsonl", queries=True, on_error="quarantine")
     assert [row.task for row in rows] == ["sums", None, "3"]
     assert rows[0].messages == [{"role": "user", "content": "a"}]
-    assert last.reason == "this sample has the field task of type dict; it must be text; mend or remove it"
+    assert last.reason == "this sample has the field task of type dict; it must be text; correct or remove it"
     rows = list(read_rows(tmp_path / "a.jsonl", on_error="quarantine"))
     assert isinstance(rows[0], Rejected)
     assert [row.task for row in rows[1:]] == [None] * 3

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from rdslib.data import pool as pools
 from rdslib.data.chat import Sample, user_assistant
+from rdslib.data.dedup import NGRAM, Contamination, text_key
 from rdslib.data.download import Archives, cache_dir
 from rdslib.data.pool import PoolFile, write_pool
-from rdslib.data.sources import READERS
+from rdslib.data.sources import READERS, parse_jsonl
 from rdslib.errors import UserError
 from rdslib.params import Download, Pool, Source, load_profile
 from rdslib.tasks import base as tasking
@@ -197,25 +198,27 @@ def test_subset_is_sorted_without_repeats(total: int, data: st.DataObject) -> No
         pools.subset(total, total + 1, 3)
 
 
+def read(path: Path) -> list[Sample]:
+    with path.open("rb") as stream:
+        return list(parse_jsonl(stream, str(path), path.stem))
+
+
 def test_read_jsonl_accepts_what_people_have(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     rows = [GOOD, "", GOOD[:-1] + ', "id": 7, "dataset": "flan"}', GOOD[:-1] + ', "source": "dolly"}']
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode() + b"\r\n")
-    samples = pools.read_jsonl(path)
+    samples = read(path)
     assert [(sample.id, sample.source) for sample in samples] == [
         ("0", "mine"),
         ("7", "flan"),
         ("2", "dolly"),
     ]
     assert samples[0].messages == user_assistant("hi", "yo")
-    assert pools.read_jsonl(path, "given")[0].source == "given"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b"", "holds no samples"),
-        (b"\n\n", "holds no samples"),
         (b"{bad", ":1: is not valid JSON"),
         (GOOD.encode() + b"\n\xff", ":2: is not UTF-8"),
         (b"[1]", ":1: is not a JSON object"),
@@ -236,18 +239,11 @@ def test_read_jsonl_says_where_and_what(tmp_path: Path, text: bytes, expected: s
     path = tmp_path / "mine.jsonl"
     path.write_bytes(text)
     with pytest.raises(UserError) as error:
-        pools.read_jsonl(path)
+        read(path)
     assert str(error.value).startswith(str(path))
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
     assert "; " in str(error.value)
-
-
-def test_read_jsonl_without_a_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder; give a JSONL file"):
-        pools.read_jsonl(tmp_path)
-    with pytest.raises(UserError, match="there is no such file"):
-        pools.read_jsonl(tmp_path / "none.jsonl")
 
 
 @pytest.mark.real
@@ -266,9 +262,9 @@ def test_the_mini_pool_is_large_varied_and_clean() -> None:
     assert len(samples) >= 2_000
     sizes = list(Counter(sample.source for sample in samples).values())
     assert max(sizes) > 5 * min(sizes)
-    held = {gram for sample in tests for gram in pools.ngrams(sample)}
-    assert not any(gram in held for sample in samples for gram in pools.ngrams(sample))
-    assert len({pools.text_key(sample) for sample in samples}) == len(samples)
+    held = Contamination(tests, shortest=NGRAM)
+    assert not any(held.found(sample) for sample in samples)
+    assert len({text_key(sample) for sample in samples}) == len(samples)
     parents = {sample.id.partition("/")[0] for sample in samples}
     assert parents.isdisjoint({sample.id.partition("/")[0] for sample in tests})
 
