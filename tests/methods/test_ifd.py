@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from rdslib.errors import UserError
 from rdslib.methods import features
 from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.methods.ifd import IFD, PreExperienced, near_centres, turns_alone
-from rdslib.models.flops import FORWARD, TRAINING
+from rdslib.models.flops import FORWARD, TRAINING, CostModel
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.models.train import train
 from rdslib.params import Encode, Ifd, Settings, Train
@@ -228,6 +230,22 @@ def test_the_model_is_trained_on_what_was_picked(model_path, tmp_path):
     assert counts["tokens"] == expected["training_tokens"]
     size = non_embedding_parameters(load_causal_lm(model_path))
     assert counts["flops"] == TRAINING * size * counts["tokens"]
+
+
+def test_a_plan_needs_no_training(model_path, tmp_path):
+    ifd, one = PreExperienced(), {"lm.uniform_prompt": np.ones((1, 1))}
+    whole = Preparation(settings(), model_path, SAMPLES[5:6], one, tmp_path, None, tmp_path)
+    # A model of which all weights are trained is as fast as the one that it was.
+    assert ifd.rehearse(whole) == model_path
+    assert not list(tmp_path.iterdir())
+    lora = settings().ifd.model_copy(update={"train": TRAIN.model_copy(update={"method": "lora"})})
+    given = replace(whole, settings=settings().model_copy(update={"ifd": lora}))
+    rehearsed = ifd.rehearse(given)
+    assert len(extract(model_path, rehearsed).rows["ratio"]) == len(SAMPLES)
+    assert ifd.trains_on(settings(), 1000) == (12, TRAIN)
+    assert ifd.trains_on(settings(), 5) == (5, TRAIN)
+    cost = ifd.cost_model(CostModel(), settings(), {}, 77)
+    assert (cost.ifd_encoded, cost.ifd_trained) == (77, 12)
 
 
 def test_the_pool_to_prepare_on_is_the_profiles():

@@ -127,9 +127,22 @@ def test_rows_do_not_depend_on_their_company_and_costs_are_by_token(tiny_model, 
     parameters = non_embedding_parameters(load_causal_lm(tiny_model))
     np.testing.assert_array_equal(made.rows[COST], np.array(tokens) * 3.0 * TRAINING * parameters)
     assert made.counts == {"tokens": 3 * sum(tokens)}
+    # And so says a plan.
+    less, model = LessGradients(), load_causal_lm(tiny_model)
+    use = less.model_use(settings(), ("gradient",), model.config)
+    planned = less.tokens(settings(), load_tokenizer(tiny_model), POOL, False)
+    np.testing.assert_array_equal(made.rows[COST], use.operations * parameters * planned)
+    assert (use.row_bytes, use.layers) == (made.rows["gradient"][0].nbytes, 1)
+    assert less.trains_on(settings(), 9) == (4, LORA)
 
 
-def test_what_the_profile_lacks_is_told(tiny_model, tmp_path):
+def test_a_rehearsal_is_opened_like_what_it_stands_for(tiny_model, tmp_path):
+    given = Preparation(settings(), tiny_model, POOL[:1], {}, tmp_path, tqdm(disable=True), tmp_path)
+    made = extract(tiny_model, LessGradients().rehearse(given), POOL[:3], False)
+    assert made.rows["gradient"].shape == (3, 3 * DIMENSION)
+
+
+def test_what_the_profile_lacks_is_an_error(tiny_model, tmp_path):
     with pytest.raises(UserError, match="add `less`"):
         LessGradients().key(settings(less=None))
     full = Less(train=LORA.model_copy(update={"method": "full"}))
