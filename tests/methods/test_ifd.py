@@ -102,7 +102,7 @@ def losses(model, tokenizer, messages, keep=None):
 
 
 def naive_ratio(model, tokenizer, sample):
-    """A naive reading of the definition, by transformers' own loss."""
+    """A naive reading of the definition, by transformers' loss."""
     prompted, count = losses(model, tokenizer, sample.messages, CUT)
     alone, left = 0.0, count
     for message in sample.messages:
@@ -129,7 +129,7 @@ def test_ratios_equal_two_naive_passes(model_path, tmp_path):
     assert found.rows["ratio"].dtype == np.float32
     assert found.counts["no_response"] == 2
     assert 0 < found.counts["above_one"] == sum(ratio > 1 for ratio in expected) < len(SAMPLES)
-    # The untrained model says otherwise: it is the pre-experienced one that is asked.
+    # The untrained model gives other ones: it is the pre-experienced model that was read.
     assert np.nanmax(abs(found.rows["ratio"] - extract(model_path, model_path).rows["ratio"])) > 0.01
 
 

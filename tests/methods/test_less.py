@@ -127,7 +127,7 @@ def test_rows_do_not_depend_on_their_company_and_costs_are_by_token(tiny_model, 
     parameters = non_embedding_parameters(load_causal_lm(tiny_model))
     np.testing.assert_array_equal(made.rows[COST], np.array(tokens) * 3.0 * TRAINING * parameters)
     assert made.counts == {"tokens": 3 * sum(tokens)}
-    # And so says a plan.
+    # And so are a plan's.
     less, model = LessGradients(), load_causal_lm(tiny_model)
     use = less.model_use(settings(), ("gradient",), model.config)
     planned = less.tokens(settings(), load_tokenizer(tiny_model), POOL, False)

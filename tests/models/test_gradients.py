@@ -34,7 +34,7 @@ def _float32(monkeypatch):
 
 
 def autograd(model, adapter, samples):
-    """A batch of one, transformers' own loss, each matrix's gradient, one by one: [samples, parameters]."""
+    """A batch of one, transformers' loss, each matrix's gradient, one by one: [samples, parameters]."""
     model.set_adapter(adapter)
     found = []
     for sample in samples:
@@ -121,7 +121,7 @@ def test_layers_without_lora_run_once_for_all_adapters(adapted):
 
 
 def dense_signs(parameters, dimension, seed):
-    """The projection as a matrix, [parameters, dimension], each sign by itself in Python's own integers."""
+    """The projection as a matrix, [parameters, dimension], each sign by itself in Python's integers."""
     key = int(generator(seed, "projection").integers(-(2**63), 2**63))
     words = -(-dimension // 64)
 

@@ -109,12 +109,12 @@ def test_a_model_in_memory_gives_what_one_from_disk_gives(tiny_model, tmp_path):
             kept, fresh = runs[-1] / name, tmp_path / f"fresh-{number}" / name
             assert kept.exists() == fresh.exists()
             assert not kept.exists() or kept.read_bytes() == fresh.read_bytes()
-        before = evaluate(cache.base(), tokenizer, held, 128, 100, frozen=cache.layers).bits
+        before = evaluate(cache.base(), tokenizer, held, 128, 100, layers=cache.layers).bits
         assert (
             before.tolist() == evaluate(load_causal_lm(tiny_model), tokenizer, held, 128, 100).bits.tolist()
         )
     for run in (*runs, *runs[::-1], runs[0]):
-        found = evaluate(cache.trained(run), tokenizer, held, 128, 100, frozen=cache.layers).bits
+        found = evaluate(cache.trained(run), tokenizer, held, 128, 100, layers=cache.layers).bits
         alone = evaluate(ModelCache(tiny_model).trained(run), tokenizer, held, 128, 100).bits
         assert found.tolist() == alone.tolist()
         assert found.tolist() != before.tolist()
@@ -128,13 +128,13 @@ def test_layers_below_compute_once_and_stay_within_their_limit(tiny_model, tmp_p
     calls = []
     layer.self_attn.register_forward_hook(lambda *_: calls.append(1))
     held = [TaskSample(s.id, s.source, s.messages, "t") for s in SAMPLES]
-    first = evaluate(model, tokenizer, held, 128, 100, frozen=layers)
+    first = evaluate(model, tokenizer, held, 128, 100, layers=layers)
     once = len(calls)
     assert once > 2
-    assert evaluate(model, tokenizer, held, 128, 100, frozen=layers).bits.tolist() == first.bits.tolist()
+    assert evaluate(model, tokenizer, held, 128, 100, layers=layers).bits.tolist() == first.bits.tolist()
     assert len(calls) == once
     monkeypatch.setattr("rdslib.models.cache.LIMIT", 1)  # room for one batch, whatever its size
-    assert evaluate(model, tokenizer, held, 128, 150, frozen=layers).bits == pytest.approx(first.bits)
+    assert evaluate(model, tokenizer, held, 128, 150, layers=layers).bits == pytest.approx(first.bits)
     assert len(layers._kept) == 1
 
 
@@ -166,7 +166,7 @@ def test_full_weights_are_trained_in_float32(tiny_model, tmp_path):
 
 
 def test_nothing_is_learnt_from_prompts(tiny_model, tmp_path):
-    # A sample whose response lies beyond the cut is left out, and said to be; none at all is an error.
+    # A sample whose response lies beyond the cut is left out, and counted; none at all is an error.
     long = Sample("long", "s", user_assistant("x" * 200, "y"))
     counts = train(tiny_model, [*SAMPLES, long], params(epochs=1), 1, tmp_path)
     assert counts["without_response"] == 1
