@@ -40,11 +40,11 @@ def evaluate(
     max_length: int,
     token_budget: int,
     done: Callable[[list[int]], object] = lambda batch: None,
-    frozen: LayerCache | None = None,
+    layers: LayerCache | None = None,
 ) -> Scores:
     """Score the gold response of each test sample, given its prompt in the Tulu chat format.
 
-    `frozen` is what other adapters of the same model have left. The end-of-sequence token is not counted,
+    `layers` is what other adapters of the same model have left. The end-of-sequence token is not counted,
     so that bits and bytes are of the same text. A sample with `choices` is answered by the choice whose
     first token is the likeliest; choices must differ in theirs. Raises UserError if they do not, or for a
     response that leaves no room for any of its prompt.
@@ -64,7 +64,7 @@ def evaluate(
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
     for batch in pack(sizes, token_budget):
         ids = pad([tokens[i].ids for i in batch], model.device)
-        with autocast, (frozen or LayerCache()).over(model):
+        with autocast, (layers or LayerCache()).over(model):
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             rows, targets, owner = [], [], []
             for row, i in enumerate(batch):
