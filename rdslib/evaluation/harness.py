@@ -1,8 +1,8 @@
 """The paper's protocols (section 6): what a model is asked on a task, and what its response scores.
 
-A protocol is a file of lm-eval's in this folder: a prompt made of a test sample's fields, how the model
-responds, and which function of `metrics` scores that. Another task needs no more than another file. lm-eval
-runs them, with every prompt in the Tulu chat format.
+A protocol is a YAML file of lm-eval's beside its task's readers: a prompt made of a test sample's fields,
+how the model responds, and which function of `metrics` scores that. lm-eval runs it, with every prompt in the
+Tulu chat format.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdslib import tasks
 from rdslib.errors import UserError
 from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FOLDER = Path(__file__).parent.parent / "tasks"
+FOLDER = Path(tasks.__path__[0])
 
 # The Tulu chat format (`rdslib.data.chat`) as a template: a turn's content is stripped, as there.
 TEMPLATE = (
@@ -34,8 +35,14 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One row a test sample: `scores` (float [n]: 0 to 1, or NaN where a judge gives them), what the model
-    was asked (`prompts`), and what it responded, once or several times; of choices, the likeliest."""
+    """What a protocol measured, one row a test sample.
+
+    Attributes:
+        metric: The name of the score.
+        scores: Float [n], from 0 to 1, or NaN where a judge gives them.
+        prompts: What the model was asked.
+        responses: What it responded, once or several times; of choices, the likeliest.
+    """
 
     metric: str
     scores: np.ndarray
@@ -44,12 +51,12 @@ class Measured:
 
 
 def names() -> list[str]:
-    """The protocols there are."""
+    """List the protocols."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def path_of(name: str) -> Path:
-    """The file of a protocol; raises UserError with the names there are."""
+    """Return the file of a protocol; raise UserError where there is none."""
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"unknown protocol {name!r}; protocols: {', '.join(names())}")
@@ -57,7 +64,7 @@ def path_of(name: str) -> Path:
 
 
 def digest(name: str) -> str:
-    """A checksum of a protocol's file and of what scores responses: another one is another measurement."""
+    """Return a checksum of a protocol's file and of the metrics: another one is another measurement."""
     files = (path_of(name), Path(__file__).with_name("metrics.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -74,10 +81,18 @@ def measure(
 ) -> Measured:
     """Put test samples to a model by a protocol.
 
-    Prompts longer than `max_length` tokens, or than the model has room for beside the response, are cut on
-    the left. `seed` is for responses that are sampled; `longest`: how many tokens they may have at most,
-    where that is to be less than the protocol's. Raises UserError for an unknown protocol, or samples that
-    lack a field that it needs.
+    Args:
+        model: A causal LM, which is left as it was, as is its tokenizer.
+        tokenizer: Its tokenizer.
+        name: The protocol.
+        samples: The test samples.
+        max_length: Prompts of more tokens are cut on the left, or where the model has no room for more.
+        batch_size: Samples of a batch.
+        seed: For responses that are sampled.
+        longest: The most tokens of a response, where that is to be less than the protocol's.
+
+    Raises:
+        UserError: The protocol is unknown, or a sample lacks a field that it needs.
     """
     import datasets
     from lm_eval import simple_evaluate
@@ -159,7 +174,9 @@ def _cut(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
 
 
 def _check(name: str, config: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    text = " ".join(str(config.get(key, "")) for key in ("doc_to_text", "doc_to_target", "gen_prefix"))
+    """Raise UserError for a row without a field that the protocol's templates name."""
+    keys = ("doc_to_text", "doc_to_choice", "doc_to_target", "gen_prefix")
+    text = " ".join(str(config.get(key, "")) for key in keys)
     wanted = [field for field in ("question", "references", "program", "choices") if "{{" + field in text]
     for row in rows:
         for field in wanted:
@@ -170,6 +187,7 @@ def _check(name: str, config: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
 
 
 def _responses(config: dict[str, Any], sample: TaskSample, row: dict[str, Any]) -> list[str]:
+    """What the model responded, from lm-eval's record of a sample."""
     if config["output_type"] == "multiple_choice":
         likelihoods = [each[0] for each in row["filtered_resps"]]
         assert sample.choices is not None
