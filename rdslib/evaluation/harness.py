@@ -95,10 +95,11 @@ def measure(
         UserError: The protocol is unknown, or a sample lacks a field that it needs.
     """
     import datasets
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
+    from transformers import set_seed
 
     config = load_yaml(path_of(name))
     about = config["metadata"]
@@ -114,6 +115,7 @@ def measure(
             **config,
             "test_split": "test",
             "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
+            "num_fewshot": 0,  # exemplars are in the prompt
             "metadata": {"version": 1},
         }
     )
@@ -128,21 +130,12 @@ def measure(
             max_length=min(max_length + room, model.config.max_position_embeddings),
             truncation=True,
         )
-        found = simple_evaluate(
-            model=lm,
-            tasks=[task],
-            apply_chat_template=True,
-            fewshot_as_multiturn=False,
-            bootstrap_iters=0,
-            log_samples=True,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-        )
+        set_seed(seed)
+        found = evaluate(lm, {"tasks": {name: task}}, bootstrap_iters=0, apply_chat_template=True)
     finally:
         tokenizer.chat_template = kept[0]
         model.train(kept[1])
-    by_place = {row["doc_id"]: row for row in found["samples"][config["task"]]}
+    by_place = {row["doc_id"]: row for row in found["samples"][name]}
     ordered = [by_place[at] for at in range(len(samples))]
     (key,) = (each["metric"] for each in config["metric_list"])
     return Measured(
