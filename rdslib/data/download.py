@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -79,9 +79,7 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
         path = Path(rest).expanduser()
         if not path.is_file():
             raise UserError(f"download {name!r}: there is no file {path}; correct the path")
-        return _checked(
-            path, pinned, f"download {name!r}: {path}", "correct the file, or the pin in the profile"
-        )
+        return _checked(path, pinned, f"download {name!r}: {path}", "correct the file or the pin")
     if scheme not in SHAPES:
         known = ", ".join([*SHAPES, "file"])
         raise UserError(f"download {name!r}: unknown origin {download.uri!r}; use {known}")
@@ -92,11 +90,12 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
     cached = cache / f"{pinned[:16]}-{Path(inner).name}"
     if cached.is_file() and _sum(cached) == pinned:
         return cached
-    mirrored = _mirror_path(scheme, owner, version, inner)
-    if mirrored is not None and mirrored.is_file():
-        return _checked(
-            mirrored, pinned, f"download {name!r}: {mirrored}", "correct the mirror, or unset RDSLIB_MIRROR"
-        )
+    # A mirror has pip/FILE, github/OWNER/REPO/COMMIT/PATH and, of either kind, hf/REPO/REVISION/PATH.
+    place = ("pip", inner) if scheme == "pip" else (scheme.partition("-")[0], owner, version, inner)
+    mirror = os.environ.get("RDSLIB_MIRROR")
+    if mirror and Path(mirror, *place).is_file():
+        path, remedy = Path(mirror, *place), "correct the mirror, or unset RDSLIB_MIRROR"
+        return _checked(path, pinned, f"download {name!r}: {path}", remedy)
     with _new_file(cache, cached) as part:
         try:
             if scheme == "pip":
@@ -112,12 +111,8 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
                 f"download {name!r}: {download.uri} could not be fetched ({reason}); connect to the network, "
                 f"or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder whose downloads/ has it"
             ) from error
-        _checked(
-            part,
-            pinned,
-            f"download {name!r}: {download.uri}",
-            "it was removed: fetch again, or correct the pin",
-        )
+        remedy = "it was removed: fetch again, or correct the pin"
+        _checked(part, pinned, f"download {name!r}: {download.uri}", remedy)
     return cached
 
 
@@ -134,7 +129,7 @@ def _sum(path: Path) -> str:
     return _sum_of(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sum_of(path: Path, *state: int) -> str:
     """A file's checksum: while its state is the same, it is hashed once, not at every use."""
     return sha256_of(path)
@@ -154,16 +149,6 @@ def fetch_folder(download: Download, patterns: Sequence[str], cache: Path, name:
     for path, pinned in tqdm(wanted.items(), desc=name, unit="file", leave=False, delay=2):
         found[path] = fetch(Download(uri=download.uri + path, sha256=pinned), cache, name).read_bytes()
     return found
-
-
-def _mirror_path(scheme: str, owner: str, version: str, inner: str) -> Path | None:
-    """Where the mirror folder would have a file: `pip/FILE`, `github/...` or `hf/...` (both hub kinds)."""
-    mirror = os.environ.get("RDSLIB_MIRROR")
-    if not mirror:
-        return None
-    if scheme == "pip":
-        return Path(mirror) / "pip" / inner
-    return Path(mirror) / ("github" if scheme == "github" else "hf") / owner / version / inner
 
 
 @contextmanager

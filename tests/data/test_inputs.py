@@ -11,6 +11,7 @@ import tracemalloc
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -37,12 +38,15 @@ def lines(*records):
     return b"".join(text + b"\n" for text in texts)
 
 
-def parquet(records, **options):
+def stored(table, **options):
     file = io.BytesIO()
-    names = dict.fromkeys(name for record in records for name in record)
-    table = pa.table({name: [record.get(name) for record in records] for name in names})
     pq.write_table(table, file, **options)
     return file.getvalue()
+
+
+def parquet(records, **options):
+    names = dict.fromkeys(name for record in records for name in record)
+    return stored(pa.table({name: [record.get(name) for record in records] for name in names}), **options)
 
 
 def separated(records, delimiter=","):
@@ -81,35 +85,14 @@ texts = st.one_of(
 
 @st.composite
 def written(draw, flat):
-    """Records of one form, with the messages that they hold; flat ones fit in a table of texts."""
-    form = draw(st.sampled_from(["alpaca", "pair"] if flat else ["messages", "sharegpt", "alpaca", "pair"]))
-    count = draw(st.integers(1, 5))
+    """Records, with the messages that they hold; flat ones fit in a table of texts."""
     found = []
-    for number in range(count):
-        turns = 2 if flat else 2 * draw(st.integers(1, 3))
-        spoken = [draw(texts) for _ in range(turns)]
-        messages = [
-            {"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(spoken)
-        ]
-        system = draw(st.none() | texts)
-        whole = messages if system is None else [{"role": "system", "content": system}, *messages]
-        if form == "messages":
-            record = {"messages": whole}
-        elif form == "sharegpt":
-            names = {"user": "human", "assistant": "gpt", "system": "system"}
-            record = {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in whole]}
-        elif form == "alpaca":
-            record = {"instruction": spoken[-2], "output": spoken[-1]}
-            record |= {"system": system} if system else {}
-            record |= {"history": [spoken[at : at + 2] for at in range(0, turns - 2, 2)]} if turns > 2 else {}
-        elif flat:
-            record = {"question": spoken[0], "answer": spoken[1]} | (
-                {"system_prompt": system} if system else {}
-            )
-        else:
-            record = {"prompt": whole[:-1], "completion": whole[-1:]}
+    for number in range(draw(st.integers(1, 5))):
+        prompt, response = draw(texts), draw(texts)
+        messages = user_assistant(prompt, response)
+        record = {"question": prompt, "answer": response} if flat else {"messages": messages}
         record |= draw(st.sampled_from([{}, {"id": f"id {number}"}, {"source": "a set"}, {"note": "x"}]))
-        found.append((record, whole))
+        found.append((record, messages))
     return found
 
 
@@ -144,33 +127,17 @@ def made(count, **extra):
 
 def with_bytes(column, *texts):
     """A Parquet file of which one text column holds these bytes, whatever they are."""
-    offsets = [0]
-    for text in texts:
-        offsets.append(offsets[-1] + len(text))
-    array = pa.Array.from_buffers(
-        pa.string(),
-        len(texts),
-        [None, pa.array(offsets, pa.int32()).buffers()[1], pa.py_buffer(b"".join(texts))],
-    )
-    file = io.BytesIO()
-    pq.write_table(pa.table({column: array, "completion": ["r"] * len(texts)}), file)
-    return file.getvalue()
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+    array = pa.Array.from_buffers(pa.string(), len(texts), buffers)
+    return stored(pa.table({column: array, "completion": ["r"] * len(texts)}))
 
 
 def with_times(*values, kind):
     """A Parquet file of good samples with these times besides, of which Python may not know all."""
-    count, file = len(values), io.BytesIO()
-    pq.write_table(
-        pa.table({"prompt": ["q"] * count, "answer": ["r"] * count, "at": pa.array(values, kind)}), file
-    )
-    return file.getvalue()
-
-
-def columns_twice():
-    file = io.BytesIO()
-    table = pa.Table.from_arrays([pa.array(["q"]), pa.array(["r"])], names=["prompt", "prompt"])
-    pq.write_table(table, file)
-    return file.getvalue()
+    count = len(values)
+    columns = {"prompt": ["q"] * count, "answer": ["r"] * count, "at": pa.array(values, kind)}
+    return stored(pa.table(columns))
 
 
 def talk(content):
@@ -325,7 +292,8 @@ BAD_FILES = {
     "a column's name that is not UTF-8": ("a.parquet",
         parquet([{"prompt": "q", "answer": "r"}]).replace(b"prompt", b"p\xffompt"),
         ": cannot be read ('utf-8' codec can't decode"),
-    "a column twice in Parquet": ("a.parquet", columns_twice(),
+    "a column twice in Parquet": ("a.parquet",
+        stored(pa.Table.from_arrays([pa.array(["q"])] * 2, ["prompt"] * 2)),
         ": has the column 'prompt' twice; rename one"),
     "a column twice": ("a.csv", b"prompt,answer,prompt\nq,r,s\n", ": has the column 'prompt' twice; rename"),
     "a header that is not UTF-8": ("a.csv", b"prompt,r\xe9ponse\nq,r\n", ":1: is not UTF-8 (byte 8 of the"),
