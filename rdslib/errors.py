@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says where, what is wrong and what to do.
+    """Something the user can put right: one line that says where, what is wrong and what to do.
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """

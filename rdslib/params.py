@@ -142,7 +142,7 @@ class Task(Strict):
     test: int = Field(gt=0)
     # What a model is asked, and how its response is scored (`rdslib/tasks/*.yaml`), beside bits per byte.
     protocol: str | None = None
-    # What stands in for the paper's own samples, said wherever the task is shown.
+    # What stands in for the paper's samples, shown wherever the task is shown.
     note: str = ""
 
 
@@ -268,7 +268,7 @@ class Settings(Strict):
 class Experiment(Settings):
     """Everything that is computed under a profile: settings, data, training, and the grid of runs."""
 
-    # Python files with methods of your own (see `rdslib.methods`), relative to the profile's folder.
+    # Python files with methods of yours (see `rdslib.methods`), relative to the profile's folder.
     plugins: tuple[str, ...] = ()
     pool: Pool
     tasks: tuple[Task, ...] = Field(min_length=1)
@@ -386,7 +386,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """The keys that a profile may have at a place, walking the model's own types."""
+    """The keys that a profile may have at a place, walking the model's types."""
     model: Any = Profile
     for part in location:
         if isinstance(part, int):

@@ -6,6 +6,6 @@ import numpy as np
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
-    """A generator of its own for each use of one seed, named by `names`."""
+    """Return a generator apart for each use of one seed, named by `names`."""
     words = [int.from_bytes(name.encode(), "big") for name in names]
     return np.random.default_rng([seed, *words])

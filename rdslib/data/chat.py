@@ -60,7 +60,8 @@ class Tokens:
 def check_messages(value: Any) -> list[Message]:
     """Return `value` as a list of messages.
 
-    Raises ValueError with a reason that completes the phrase "this sample ...".
+    Raises:
+        ValueError: It is none; the reason completes the phrase "this sample ...".
     """
     if not isinstance(value, list):
         raise ValueError(f"has messages of type {type(value).__name__}; they must be a list")
@@ -82,28 +83,32 @@ def check_messages(value: Any) -> list[Message]:
 
 
 def user_assistant(prompt: str, response: str) -> list[Message]:
-    """The messages of a one-turn sample."""
+    """Return the messages of a one-turn sample."""
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
 def format_turn(message: Message, eos: str) -> str:
-    """One turn in the Tulu format; an assistant turn ends with the end-of-sequence token."""
+    """Format one turn as Tulu does; an assistant turn ends with the end-of-sequence token."""
     end = eos if message["role"] == "assistant" else ""
     return f"<|{message['role']}|>\n{message['content'].strip()}{end}\n"
 
 
 def format_chat(messages: Sequence[Message], eos: str) -> str:
-    """The whole conversation as text in the Tulu format, stripped."""
+    """Format a whole conversation as Tulu does, stripped."""
     return "".join(format_turn(message, eos) for message in messages).strip()
 
 
 def tokenize_chat(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], max_length: int
 ) -> list[Tokens]:
-    """Tokenise pool samples: the formatted text at once, cut on the right at `max_length` tokens.
+    """Tokenise pool samples: the formatted text at once, cut on the right (paper, section 4).
 
     The response mask covers each assistant turn's content and its end-of-sequence token, not its header.
-    Needs a fast tokenizer (offsets).
+
+    Args:
+        tokenizer: A fast tokenizer, which gives offsets.
+        conversations: The messages of each sample.
+        max_length: Tokens that a sample has at most.
     """
     eos = str(tokenizer.eos_token)
     texts = [format_chat(messages, eos) for messages in conversations]
@@ -133,9 +138,15 @@ def tokenize_query(
 ) -> list[Tokens]:
     """Tokenise query or test samples: prompt and gold response apart, then joined (paper, section 4).
 
-    A conversation that ends with an assistant turn, the gold response, is cut at `max_length` on the right,
-    as the paper does, or on the left of the prompt, so that an evaluation keeps the response whole wherever
-    it fits. One that does not is a prompt alone, and ends with the header that a response would have.
+    A conversation that ends with an assistant turn has that as its gold response. One that does not is a
+    prompt alone, and ends with the header that a response would have.
+
+    Args:
+        tokenizer: A fast tokenizer, which gives offsets.
+        conversations: The messages of each sample.
+        max_length: Tokens that a sample has at most.
+        cut: Where a longer one is cut: on the right, as the paper does, or on the left of the prompt, so that
+            an evaluation keeps the response whole wherever it fits.
     """
     eos = str(tokenizer.eos_token)
     prompts, labels = [], []

@@ -114,7 +114,7 @@ class NearDuplicates:
 
 
 def _text(sample: Sample) -> bytes:
-    """What makes two samples the same, as bytes: `repr` tells strings apart, and escapes what UTF-8 lacks."""
+    """What makes two samples the same, as bytes: `repr` keeps strings apart, and escapes what UTF-8 lacks."""
     return repr(text_key(sample)).encode()
 
 

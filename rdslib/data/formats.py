@@ -1,6 +1,6 @@
 """The forms in which people keep instruction-tuning samples, and what makes a sample usable.
 
-A *record* is one row of a user's data as a dict. Its form is told by its fields:
+A *record* is one row of a user's data as a dict. Its fields show its form:
 
 - ``messages``: a list of ``{role, content}`` (Tulu, OpenAI).
 - ``sharegpt``: ``conversations`` or ``conversation``, a list of ``{from, value}`` or ``{role, content}``.
@@ -22,7 +22,7 @@ from rdslib.data.chat import ROLES, Message, check_messages, user_assistant
 
 Record = Mapping[str, Any]
 
-# The fields that tell a form; a record has one of one form.
+# The fields that show a form; a record has one of one form.
 FIELDS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
     "sharegpt": ("conversations", "conversation"),
@@ -48,9 +48,10 @@ _MARKER = re.compile(rf"^[ \t]*(<\|(?:{'|'.join(ROLES)})\|>)", re.MULTILINE)
 
 
 def form_of(record: Record) -> str:
-    """The form of a record, by its fields.
+    """Return the form of a record, by its fields.
 
-    Raises ValueError, completing "this sample ...", if it has the fields of no form or of two.
+    Raises:
+        ValueError: It has the fields of no form or of two; the reason completes "this sample ...".
     """
     forms = [form for form, fields in FIELDS.items() if _given(record, fields)]
     if not forms:
@@ -62,11 +63,15 @@ def form_of(record: Record) -> str:
 
 
 def to_messages(record: Record, form: str | None = None, prompts: bool = False) -> list[Message]:
-    """The messages of a record: at most one system turn, then user and assistant in turns, none empty.
+    """Return the messages of a record: at most one system turn, then user and assistant in turns, none empty.
 
-    `form` is one of `FORMS`, by default the one that the fields tell. The last turn is the assistant's, or,
-    with `prompts`, may be the user's: a prompt alone. Raises ValueError with a reason that completes "this
-    sample ..." for whatever is of no form or is not a usable conversation.
+    Args:
+        record: One row of a user's data.
+        form: One of `FORMS`; None for the one that the fields show.
+        prompts: Whether the last turn may be the user's, a prompt alone; else it is the assistant's.
+
+    Raises:
+        ValueError: It is of no form, or no usable conversation; the reason completes "this sample ...".
     """
     form = form_of(record) if form is None else form
     if not _given(record, FIELDS[form]):
@@ -108,7 +113,7 @@ def _check_turns(messages: Sequence[Message]) -> None:
 
 
 def _check_text(text: str, where: str) -> None:
-    """Raise ValueError for text that cannot be tokenised, or that would be read as turns of its own."""
+    """Raise ValueError for text that cannot be tokenised, or that would be read as further turns."""
     if not text.isascii():
         try:
             text.encode("utf-8")
@@ -121,7 +126,7 @@ def _check_text(text: str, where: str) -> None:
     marker = _MARKER.search(text.strip()) if "<|" in text else None
     if marker:
         raise ValueError(
-            f"has the chat format's own marker {marker[1]} at the start of a line in {where}, where it would "
+            f"has the chat format's marker {marker[1]} at the start of a line in {where}, where it would "
             f"pass for a turn"
         )
 

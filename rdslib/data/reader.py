@@ -108,6 +108,10 @@ class Part(NamedTuple):
     after: str
     source: str
 
+    def place(self, number: int | None) -> str:
+        """Name a place in it, as `pool.jsonl:3` or `pool[2]`; without a number, the whole of it."""
+        return self.name if number is None else f"{self.before}{number}{self.after}"
+
 
 class Record(NamedTuple):
     """What is at the `number`-th place of a part: a dict and its text, or why there is no usable one.
@@ -123,9 +127,8 @@ class Record(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The name of the place, as `pool.jsonl:3` or `pool[2]`."""
-        part = self.part
-        return part.name if self.number is None else f"{part.before}{self.number}{part.after}"
+        """The name of the place."""
+        return self.part.place(self.number)
 
 
 def _empty(part: Part) -> Record:
@@ -186,7 +189,7 @@ def _records(part: Part, rows: Iterable[Any]) -> Iterator[Record]:
     empty = True
     for number, row in enumerate(rows):
         empty = False
-        where = f"{part.before}{number}{part.after}"
+        where = part.place(number)
         if not isinstance(row, Mapping):
             raise UserError(f"{where}: is of type {type(row).__name__}; give rows as dicts")
         try:
@@ -308,8 +311,7 @@ class _Ids:
         return given
 
     def _where(self, place: int) -> str:
-        part = self._parts[place >> _BITS]
-        return f"{part.before}{place & (1 << _BITS) - 1}{part.after}"
+        return self._parts[place >> _BITS].place(place & (1 << _BITS) - 1)
 
 
 def _is_number(name: str) -> bool:

@@ -54,7 +54,7 @@ def parse_jsonl(stream: BinaryIO, where: str, default_source: str) -> Iterator[S
 
 
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
-    """A JSONL of Tulu messages: the whole download, or the members of an archive."""
+    """Read a JSONL of Tulu messages: the whole download, or the members of an archive."""
     assert source.download is not None
     if source.members:
         files = archives.members(source.download, source.members)
@@ -67,59 +67,55 @@ def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
 
 
 def bigbench(archives: Archives, source: Source) -> Iterator[Sample]:
-    """BIG-bench JSON tasks: the task's instruction and an input, answered by the target or best choice."""
-    for task, content in _bigbench_tasks(archives, source):
-        for index, example in enumerate(content["examples"]):
-            answer = _answer(example)
-            if answer is not None:
-                messages = user_assistant(_question(content, example), answer)
-                yield Sample(f"{task}/{index}", source.name, messages)
-
-
-def explained(archives: Archives, source: Source) -> Iterator[Sample]:
-    """A BIG-bench task whose target is an answer followed by its explanation; the bare question asks."""
-    for task, content in _bigbench_tasks(archives, source):
-        for index, example in enumerate(content["examples"]):
-            messages = user_assistant(example["input"].strip(), example["target"].strip())
+    """Read BIG-bench tasks: the instruction and an input, answered by the target or the best choice."""
+    for task, index, content, example in _examples(archives, source):
+        answer = _answer(example)
+        if answer is not None:
+            messages = user_assistant(_question(content, example), answer)
             yield Sample(f"{task}/{index}", source.name, messages)
 
 
+def explained(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Read a BIG-bench task whose target is an answer and its explanation; the bare question asks."""
+    for task, index, _, example in _examples(archives, source):
+        messages = user_assistant(example["input"].strip(), example["target"].strip())
+        yield Sample(f"{task}/{index}", source.name, messages)
+
+
 def math_steps(archives: Archives, source: Source) -> Iterator[Sample]:
-    """Word problems with a hint in words: the hint's steps become a chain of thought before the answer."""
-    for task, content in _bigbench_tasks(archives, source):
-        for index, example in enumerate(content["examples"]):
-            question, _, hint = example["input"].rpartition("\n")
-            steps = [step.strip(" ,") for step in hint.strip().split(". ")]
-            steps = [step[0].upper() + step[1:].rstrip(".") + "." for step in steps if step.strip(".")]
-            answer = _answer(example)
-            if question and steps and answer is not None:
-                response = f"{' '.join(steps)} The answer is {answer.strip()}."
-                yield Sample(f"{task}/{index}", source.name, user_assistant(question.strip(), response))
+    """Read word problems with a hint, whose steps become a chain of thought before the answer."""
+    for task, index, _, example in _examples(archives, source):
+        question, _, hint = example["input"].rpartition("\n")
+        steps = [step.strip(" ,") for step in hint.strip().split(". ")]
+        steps = [step[0].upper() + step[1:].rstrip(".") + "." for step in steps if step.strip(".")]
+        answer = _answer(example)
+        if question and steps and answer is not None:
+            response = f"{' '.join(steps)} The answer is {answer.strip()}."
+            yield Sample(f"{task}/{index}", source.name, user_assistant(question.strip(), response))
 
 
 def dialogue(archives: Archives, source: Source) -> Iterator[Sample]:
-    """Conversations of which every prefix is one example, named by its `comment`: the first turns of each."""
+    """Read the first turns of conversations of which each prefix is one example, named by its `comment`."""
     turn = re.compile(r'agent_[AB]: "(.*?)"(?= agent_[AB]: "|\s*$)', re.DOTALL)
-    for task, content in _bigbench_tasks(archives, source):
-        seen: set[str] = set()
-        for example in content["examples"]:
-            conversation = example["comment"]
-            # All earlier turns are in the input; only the example with just enough of them is parsed.
-            if conversation in seen or example["input"].count("agent_") != DIALOGUE_TURNS - 1:
-                continue
-            turns = [*turn.findall(example["input"]), example["target"].strip().strip('"')]
-            if len(turns) != DIALOGUE_TURNS or not all(text.strip() for text in turns):
-                continue
-            seen.add(conversation)
-            roles = ("user", "assistant") * (DIALOGUE_TURNS // 2)
-            messages: list[Message] = [
-                {"role": role, "content": text.strip()} for role, text in zip(roles, turns, strict=True)
-            ]
-            yield Sample(f"{task}/{conversation}", source.name, messages)
+    seen: set[str] = set()
+    for task, _, _, example in _examples(archives, source):
+        name = f"{task}/{example['comment']}"
+        # All earlier turns are in the input; only the example with just enough of them is parsed.
+        if name in seen or example["input"].count("agent_") != DIALOGUE_TURNS - 1:
+            continue
+        turns = [*turn.findall(example["input"]), example["target"].strip().strip('"')]
+        if len(turns) != DIALOGUE_TURNS or not all(text.strip() for text in turns):
+            continue
+        seen.add(name)
+        roles = ("user", "assistant") * (DIALOGUE_TURNS // 2)
+        messages: list[Message] = [
+            {"role": role, "content": text.strip()} for role, text in zip(roles, turns, strict=True)
+        ]
+        yield Sample(name, source.name, messages)
 
 
 def codeio(archives: Archives, source: Source) -> Iterator[Sample]:
-    """Gzipped JSONL of programming tasks: the task and its input and output, answered by the code."""
+    """Read gzipped JSONL of programming tasks: the task and its input and output, answered by the code."""
     assert source.download is not None
     for name, data in archives.members(source.download, source.members).items():
         stem = name.rpartition("/")[2].partition(".")[0]
@@ -129,15 +125,19 @@ def codeio(archives: Archives, source: Source) -> Iterator[Sample]:
             yield Sample(f"{stem}/{index}", source.name, user_assistant(prompt, row["code_sample"].strip()))
 
 
-def _bigbench_tasks(archives: Archives, source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each member as (path of the task, its JSON)."""
+def _examples(
+    archives: Archives, source: Source
+) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
+    """Each example of BIG-bench tasks: the task's path, the example's number, the task and the example."""
     assert source.download is not None
     for name, data in archives.members(source.download, source.members).items():
-        yield task_path(name), json.loads(data)
+        content = json.loads(data)
+        for index, example in enumerate(content["examples"]):
+            yield task_path(name), index, content, example
 
 
 def task_path(member: str) -> str:
-    """`x/benchmark_tasks/a/b/task.json` as `a/b`."""
+    """Return `a/b` for `x/benchmark_tasks/a/b/task.json`."""
     return member.partition("benchmark_tasks/")[2].removesuffix("/task.json")
 
 
@@ -153,7 +153,7 @@ def _answer(example: dict[str, Any]) -> str | None:
 
 
 def _question(content: dict[str, Any], example: dict[str, Any]) -> str:
-    """The user turn: instruction, input with the task's own labels, and the choices where they are shown."""
+    """The user turn: instruction, input with the task's labels, and the choices where they are shown."""
     parts = [_instruction(content.get("task_prefix", ""))]
     label = content.get("example_input_prefix", "").strip()
     parts.append(f"{label} {example['input'].strip()}".strip())
@@ -197,19 +197,19 @@ def _made_up(
 
 
 def made_up_sum(rng: np.random.Generator) -> tuple[str, str]:
-    """A sum of two numbers, with its result."""
+    """Make up a sum of two numbers, with its result."""
     a, b = (int(number) for number in rng.integers(1, 500, size=2))
     return f"What is {a} plus {b}?", f"{a} + {b} = {a + b}. The answer is {a + b}."
 
 
 def made_up_reversal(rng: np.random.Generator) -> tuple[str, str]:
-    """Three words, in reverse order."""
+    """Make up a reversal of three words."""
     words = [WORDS[int(at)] for at in rng.choice(len(WORDS), size=3, replace=False)]
     return f"Reverse the order: {' '.join(words)}", " ".join(reversed(words))
 
 
 def made_up_code(rng: np.random.Generator) -> tuple[str, str]:
-    """A one-line function."""
+    """Make up a one-line function."""
     name = WORDS[int(rng.integers(len(WORDS)))]
     sign, number = "+-*"[int(rng.integers(3))], int(rng.integers(2, 100))
     prompt = f"Write a function {name} that returns x {sign} {number}."

@@ -24,13 +24,8 @@ class Estimate:
     n: int
 
 
-def ratio(num: np.ndarray, den: np.ndarray) -> float:
-    """Total over total (such as bits over bytes): [..., n] -> [...]."""
-    return num.sum(axis=-1) / den.sum(axis=-1)
-
-
 def resample(task: str, n: int, times: int, seed: int) -> np.ndarray:
-    """Bootstrap positions of a task's test samples: int64 [times, n].
+    """Draw bootstrap positions of a task's test samples: int64 [times, n].
 
     The same for the same arguments, so that two runs are compared on the same resamples.
     """
@@ -38,44 +33,46 @@ def resample(task: str, n: int, times: int, seed: int) -> np.ndarray:
 
 
 def estimate_mean(runs: Runs, times: int, seed: int, base: Runs | None = None) -> Estimate:
-    """The mean over tasks of the mean over runs of a ratio of sums, with its interval.
+    """Estimate the mean over tasks of the mean over runs of a ratio of sums.
 
-    With `base`, each task's ratio is taken relative to that of `base`, so that tasks whose ratios differ
-    in size weigh alike. Test samples are resampled within each task, alike for all that is compared.
+    Test samples are resampled within each task, alike for all that is compared.
+
+    Args:
+        runs: The runs of each task.
+        times: How many resamples.
+        seed: What they are drawn with.
+        base: Where given, each task's ratio is taken relative to that of `base`, so that tasks whose ratios
+            differ in size weigh alike.
     """
-    values, draws, n = [], [], 0
-    for task, each in runs.items():
-        at = resample(task, len(each[0][0]), times, seed)
-        values.append(_mean(each) / _scale(base, task))
-        draws.append(_mean(each, at) / _scale(base, task, at))
-        n += len(each[0][0])
-    return _estimate(values, draws, n)
+    return _estimate(runs, None, times, seed, base)
 
 
 def estimate_difference(
     ours: Runs, theirs: Runs, times: int, seed: int, base: Runs | None = None
 ) -> Estimate:
-    """Ours less theirs, mean over tasks, paired by test sample: the same resamples for both sides.
+    """Estimate ours minus theirs, mean over tasks, paired by test sample: the same resamples for both.
 
-    `base` is as in `estimate_mean`. Both sides hold runs as it takes them, of the same tasks and samples.
+    The arguments are as in `estimate_mean`; both sides are of the same tasks and samples.
     """
-    values, draws, n = [], [], 0
-    for task, each in ours.items():
-        at = resample(task, len(each[0][0]), times, seed)
-        values.append((_mean(each) - _mean(theirs[task])) / _scale(base, task))
-        draws.append((_mean(each, at) - _mean(theirs[task], at)) / _scale(base, task, at))
-        n += len(each[0][0])
-    return _estimate(values, draws, n)
+    return _estimate(ours, theirs, times, seed, base)
 
 
-def _mean(runs: Sequence[tuple[np.ndarray, np.ndarray]], at: np.ndarray | slice = slice(None)) -> np.ndarray:
-    return np.mean([ratio(num[at], den[at]) for num, den in runs], axis=0)
-
-
-def _scale(base: Runs | None, task: str, at: np.ndarray | slice = slice(None)) -> np.ndarray | float:
-    return 1.0 if base is None else _mean(base[task], at)
-
-
-def _estimate(values: list[np.ndarray], draws: list[np.ndarray], n: int) -> Estimate:
+def _estimate(ours: Runs, theirs: Runs | None, times: int, seed: int, base: Runs | None) -> Estimate:
+    values: list[np.ndarray] = []
+    draws: list[np.ndarray] = []
+    n = 0
+    for task, runs in ours.items():
+        size = len(runs[0][0])
+        n += size
+        for at, found in ((slice(None), values), (resample(task, size, times, seed), draws)):
+            mean = _mean(runs, at)
+            if theirs is not None:
+                mean = mean - _mean(theirs[task], at)
+            found.append(mean if base is None else mean / _mean(base[task], at))
     low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
     return Estimate(float(np.mean(values)), float(low), float(high), n)
+
+
+def _mean(runs: Sequence[tuple[np.ndarray, np.ndarray]], at: np.ndarray | slice) -> np.ndarray:
+    """The mean over runs of total by total, of the samples at `at`: [..., n] -> [...]."""
+    return np.mean([num[at].sum(axis=-1) / den[at].sum(axis=-1) for num, den in runs], axis=0)

@@ -1,8 +1,8 @@
 """The paper's protocols (section 6): what a model is asked on a task, and what its response scores.
 
-A protocol is a file of lm-eval's in this folder: a prompt made of a test sample's fields, how the model
-responds, and which function of `metrics` scores that. Another task needs no more than another file. lm-eval
-runs them, with every prompt in the Tulu chat format.
+A protocol is a YAML file of lm-eval's beside its task's readers: a prompt made of a test sample's fields,
+how the model responds, and which function of `metrics` scores that. lm-eval runs it, with every prompt in the
+Tulu chat format.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdslib import tasks
 from rdslib.errors import UserError
 from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FOLDER = Path(__file__).parent.parent / "tasks"
+FOLDER = Path(tasks.__path__[0])
 
 # The Tulu chat format (`rdslib.data.chat`) as a template: a turn's content is stripped, as there.
 TEMPLATE = (
@@ -34,8 +35,13 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One row a test sample: `scores` (float [n]: 0 to 1, or NaN where a judge gives them), what the model
-    was asked (`prompts`), and what it responded, once or several times; of choices, the likeliest.
+    """What a protocol measured, one row a test sample.
+
+    Attributes:
+        metric: The name of the score.
+        scores: Float [n], from 0 to 1, or NaN where a judge gives them.
+        prompts: What the model was asked.
+        responses: What it responded, once or several times; of choices, the likeliest.
     """
 
     metric: str
@@ -45,12 +51,12 @@ class Measured:
 
 
 def names() -> list[str]:
-    """The protocols there are."""
+    """List the protocols."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def path_of(name: str) -> Path:
-    """The file of a protocol; raises UserError with the names there are."""
+    """Return the file of a protocol; raise UserError where there is none."""
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"unknown protocol {name!r}; protocols: {', '.join(names())}")
@@ -58,7 +64,7 @@ def path_of(name: str) -> Path:
 
 
 def digest(name: str) -> str:
-    """A checksum of a protocol's file and of what scores responses: another one is another measurement."""
+    """Return a checksum of a protocol's file and of the metrics: another one is another measurement."""
     files = (path_of(name), Path(__file__).with_name("metrics.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -75,16 +81,25 @@ def measure(
 ) -> Measured:
     """Put test samples to a model by a protocol.
 
-    Prompts longer than `max_length` tokens, or than the model has room for beside the response, are cut on
-    the left. `seed` is for responses that are sampled; `longest`: how many tokens they may have at most,
-    where that is to be less than the protocol's. Raises UserError for an unknown protocol, or samples that
-    lack a field that it needs.
+    Args:
+        model: A causal LM, which is left as it was, as is its tokenizer.
+        tokenizer: Its tokenizer.
+        name: The protocol.
+        samples: The test samples.
+        max_length: Prompts of more tokens are cut on the left, or where the model has no room for more.
+        batch_size: Samples of a batch.
+        seed: For responses that are sampled.
+        longest: The most tokens of a response, where that is to be less than the protocol's.
+
+    Raises:
+        UserError: The protocol is unknown, or a sample lacks a field that it needs.
     """
     import datasets
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
+    from transformers import set_seed
 
     config = load_yaml(path_of(name))
     about = config["metadata"]
@@ -100,6 +115,7 @@ def measure(
             **config,
             "test_split": "test",
             "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
+            "num_fewshot": 0,  # exemplars are in the prompt
             "metadata": {"version": 1},
         }
     )
@@ -114,21 +130,12 @@ def measure(
             max_length=min(max_length + room, model.config.max_position_embeddings),
             truncation=True,
         )
-        found = simple_evaluate(
-            model=lm,
-            tasks=[task],
-            apply_chat_template=True,
-            fewshot_as_multiturn=False,
-            bootstrap_iters=0,
-            log_samples=True,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-        )
+        set_seed(seed)
+        found = evaluate(lm, {"tasks": {name: task}}, bootstrap_iters=0, apply_chat_template=True)
     finally:
         tokenizer.chat_template = kept[0]
         model.train(kept[1])
-    by_place = {row["doc_id"]: row for row in found["samples"][config["task"]]}
+    by_place = {row["doc_id"]: row for row in found["samples"][name]}
     ordered = [by_place[at] for at in range(len(samples))]
     (key,) = (each["metric"] for each in config["metric_list"])
     return Measured(
@@ -160,7 +167,9 @@ def _cut(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
 
 
 def _check(name: str, config: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    text = " ".join(str(config.get(key, "")) for key in ("doc_to_text", "doc_to_target", "gen_prefix"))
+    """Raise UserError for a row without a field that the protocol's templates name."""
+    keys = ("doc_to_text", "doc_to_choice", "doc_to_target", "gen_prefix")
+    text = " ".join(str(config.get(key, "")) for key in keys)
     wanted = [field for field in ("question", "references", "program", "choices") if "{{" + field in text]
     for row in rows:
         for field in wanted:
@@ -171,6 +180,7 @@ def _check(name: str, config: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
 
 
 def _responses(config: dict[str, Any], sample: TaskSample, row: dict[str, Any]) -> list[str]:
+    """What the model responded, from lm-eval's record of a sample."""
     if config["output_type"] == "multiple_choice":
         likelihoods = [each[0] for each in row["filtered_resps"]]
         assert sample.choices is not None

@@ -1,7 +1,7 @@
 """AlpacaEval's win rate: a judge, any model behind an OpenAI-compatible address, compares two responses.
 
-Through the `alpaca_eval` package, with version 1's prompt. What a judge has said is kept, response by
-response, so that nothing is paid for twice.
+Through the `alpaca_eval` package, with version 1's prompt. A judge's answers are kept, response by response,
+so that nothing is paid for twice.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 from rdslib.errors import UserError
 from rdslib.files import write_json
 
-# The package's own judge of version 1: its prompt, and how it reads the answer.
+# The package's judge of version 1: its prompt, and how it reads the answer.
 ANNOTATOR = "alpaca_eval_gpt4"
-# After so many comparisons, what the judge has said is written down.
+# After so many comparisons the judge's answers are written down.
 PIECE = 20
 
 
 def outputs(instructions: Sequence[str], responses: Sequence[str], model: str) -> list[dict[str, str]]:
-    """Responses in the form that the `alpaca_eval` package reads."""
+    """Return responses in the form that the `alpaca_eval` package reads."""
     return [
         {"instruction": instruction, "output": response, "generator": model}
         for instruction, response in zip(instructions, responses, strict=True)
@@ -36,11 +36,20 @@ def outputs(instructions: Sequence[str], responses: Sequence[str], model: str) -
 def win_rates(
     ours: Sequence[dict[str, str]], theirs: Sequence[dict[str, str]], judge: str, url: str | None, kept: Path
 ) -> np.ndarray:
-    """Of each instruction 1 if the judge prefers our response, 0 if theirs, 0.5 for a draw: float [n].
+    """Ask a judge which of two responses to each instruction it prefers.
 
-    NaN where the judge gave no answer that could be read. `judge`: the model's name at `url` (None: OpenAI's
-    own), with the key in OPENAI_API_KEY; `kept`: a JSON file of what it has said before. Raises UserError if
-    the package is missing, or if the judge answered nothing at all.
+    Args:
+        ours: Responses, from `outputs`.
+        theirs: Others to the same instructions.
+        judge: The judge's name at `url`; the key is in OPENAI_API_KEY.
+        url: An OpenAI-compatible address; None is OpenAI's.
+        kept: A JSON file of earlier answers, which is added to.
+
+    Returns:
+        Float [n]: 1 if it prefers ours, 0 if theirs, 0.5 for a draw, NaN where its answer could not be read.
+
+    Raises:
+        UserError: The package is missing, or the judge cannot be asked or answered nothing at all.
     """
     try:
         import yaml
@@ -52,9 +61,9 @@ def win_rates(
     config: dict[str, Any] = yaml.safe_load((EVALUATORS_CONFIG_DIR / ANNOTATOR / "configs.yaml").read_text())
     client = {"api_key": os.environ.get("OPENAI_API_KEY", "none")} | ({"base_url": url} if url else {})
     before = json.loads(kept.read_text()) if kept.is_file() else []
-    said = {(row["instruction"], row["ours"], row["theirs"]): row["preference"] for row in before}
+    answers = {(row["instruction"], row["ours"], row["theirs"]): row["preference"] for row in before}
     pairs = [(a["instruction"], a["output"], b["output"]) for a, b in zip(ours, theirs, strict=True)]
-    left = [at for at, pair in enumerate(pairs) if pair not in said]
+    left = [at for at, pair in enumerate(pairs) if pair not in answers]
     with tempfile.TemporaryDirectory() as folder:
         clients, annotator = Path(folder, "clients.yaml"), Path(folder, "judge.yaml")
         clients.write_text(json.dumps({"default": [client]}))
@@ -70,20 +79,20 @@ def win_rates(
                 found = asking.annotate_head2head(
                     outputs_1=[theirs[at] for at in piece], outputs_2=[ours[at] for at in piece]
                 )
-            # The package and its client raise types of their own; all of them mean that there is no answer.
+            # Whatever the package and its client raise means that there is no answer.
             except Exception as error:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise UserError(
                     f"the judge {judge!r} could not be asked ({reason}); check --judge-url, --judge and "
-                    "OPENAI_API_KEY, and run the command again: what it has said is kept"
+                    "OPENAI_API_KEY, and run the command again: earlier answers are kept"
                 ) from error
             preferences = {row["instruction"]: row["preference"] for row in found}
-            said |= {pairs[at]: preferences.get(pairs[at][0]) for at in piece}
+            answers |= {pairs[at]: preferences.get(pairs[at][0]) for at in piece}
             kept.parent.mkdir(parents=True, exist_ok=True)
             names = ("instruction", "ours", "theirs")
-            rows = [dict(zip(names, pair, strict=True)) | {"preference": said[pair]} for pair in said]
+            rows = [dict(zip(names, pair, strict=True)) | {"preference": answers[pair]} for pair in answers]
             write_json(kept, [row for row in rows if _score(row["preference"]) >= 0])
-    scores = np.array([_score(said[pair]) for pair in pairs])
+    scores = np.array([_score(answers[pair]) for pair in pairs])
     if np.isnan(scores).all():
         raise UserError(
             f"the judge {judge!r} gave no answer that could be read; check --judge-url, --judge and "
@@ -93,5 +102,5 @@ def win_rates(
 
 
 def _score(preference: float | None) -> float:
-    """1 is the other's, 2 is ours, 1.5 a draw; anything else is no answer."""
+    """The score of the package's preference: 1 is theirs, 2 ours, 1.5 a draw; else there is no answer."""
     return preference - 1 if preference is not None and 1 <= preference <= 2 else float("nan")

@@ -1,4 +1,4 @@
-"""Evaluation: bits per byte of the reference answers, accuracy by likelihood."""
+"""Scores by likelihood: bits per byte of the gold responses, and accuracy where there are choices."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """One row a test sample: `bits` (float [n]) of the gold response, its UTF-8 `bytes` (int [n]), and
-    `correct` (float [n]: 1, 0, or NaN where the task has no choices).
+    """One row a test sample.
+
+    Attributes:
+        bits: Float [n], of the gold response.
+        bytes: Int [n], its length in UTF-8.
+        correct: Float [n]: 1, 0, or NaN where the task has no choices.
     """
 
     bits: np.ndarray
@@ -40,14 +44,25 @@ def evaluate(
     max_length: int,
     token_budget: int,
     done: Callable[[list[int]], object] = lambda batch: None,
-    frozen: LayerCache | None = None,
+    layers: LayerCache | None = None,
 ) -> Scores:
     """Score the gold response of each test sample, given its prompt in the Tulu chat format.
 
-    `frozen` is what other adapters of the same model have left. The end-of-sequence token is not counted,
-    so that bits and bytes are of the same text. A sample with `choices` is answered by the choice whose
-    first token is the likeliest; choices must differ in theirs. Raises UserError if they do not, or for a
-    response that leaves no room for any of its prompt.
+    The end-of-sequence token is not counted, so that bits and bytes are of the same text. A sample with
+    `choices` is answered by the choice whose first token is the likeliest.
+
+    Args:
+        model: A causal LM.
+        tokenizer: Its tokenizer.
+        samples: The test samples.
+        max_length: Longer samples, in tokens, are cut on the left of the prompt.
+        token_budget: Tokens of a batch, padding included; 0 is what suits the device.
+        done: Called after each batch with the positions of its samples.
+        layers: What other adapters of the same model have computed of the layers below theirs.
+
+    Raises:
+        UserError: A response is missing or leaves no room for any of its prompt, or choices begin with the
+            same token.
     """
     tokens = tokenize_query(tokenizer, [s.messages for s in samples], max_length, cut="left")
     for sample, each in zip(samples, tokens, strict=True):
@@ -64,17 +79,17 @@ def evaluate(
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
     for batch in pack(sizes, token_budget):
         ids = pad([tokens[i].ids for i in batch], model.device)
-        with autocast, (frozen or LayerCache()).over(model):
+        with autocast, (layers or LayerCache()).over(model):
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            rows, targets, owner = [], [], []
+            rows, targets, places = [], [], []
             for row, i in enumerate(batch):
                 # Position t is predicted from t - 1; the last token is the end of sequence.
                 at = [t for t in range(1, sizes[i] - 1) if tokens[i].response[t]]
                 rows.append(hidden[row, [t - 1 for t in at]])
                 targets += [tokens[i].ids[t] for t in at]
-                owner += [i] * len(at)
+                places += [i] * len(at)
             nats = nll(model, torch.cat(rows), torch.tensor(targets, device=model.device))
-            np.add.at(bits, owner, nats.double().cpu().numpy() / math.log(2))
+            np.add.at(bits, places, nats.double().cpu().numpy() / math.log(2))
             for row, i in enumerate(batch):
                 if samples[i].choices is not None:
                     before = tokens[i].response.index(True) - 1
@@ -87,6 +102,7 @@ def evaluate(
 
 
 def _first_tokens(tokenizer: PreTrainedTokenizerBase, sample: TaskSample) -> list[int]:
+    """The first token of each choice."""
     first = [tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in sample.choices or []]
     if len(set(first)) < len(first):
         raise UserError(f"test sample {sample.id}: its choices begin with the same token; reword them")

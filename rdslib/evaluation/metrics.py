@@ -1,6 +1,7 @@
-"""What a response scores (paper, section 6); named in the task files, and called with a test sample's row.
+"""What a response scores (paper, section 6).
 
-Each takes the row and the responses that lm-eval has kept, and returns `{"score": from 0 to 1}`.
+The protocols name these functions, and lm-eval calls them with a test sample's row and the model's responses.
+They return `{"score": from 0 to 1}`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import collections
 import math
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rdslib.evaluation.sandbox import Trial, pass_all
@@ -21,18 +22,18 @@ ANSWER = re.compile(r"the answer is[:\s]*(.+?)\s*(?:\.\s|\.$|\n|$)", re.IGNORECA
 
 
 def last_number(row: Row, responses: Sequence[str]) -> dict[str, float]:
-    """Whether the last number of the response is the reference's, as numbers (GSM8k)."""
+    """Score whether the last number of the response equals the reference's (GSM8k)."""
     found = NUMBER.findall(responses[0])
     return {"score": float(bool(found) and number(found[-1]) == number(row["references"][0]))}
 
 
 def number(text: str) -> float:
-    """The value of a number as people write it: `1,234.50`, `$5`, `7.`."""
+    """Return the value of a number as people write it: `1,234.50`, `$5`, `7.`."""
     return float(text.replace(",", "").replace("$", "").strip().rstrip("."))
 
 
 def after_the_answer_is(row: Row, responses: Sequence[str]) -> dict[str, float]:
-    """Whether what follows the last "the answer is" is the reference (BBH)."""
+    """Score whether what follows the last "the answer is" is the reference (BBH)."""
     found = ANSWER.findall(responses[0])
     answer = found[-1] if found else responses[0]
     return {"score": float(any(_bare(answer) == _bare(each) for each in row["references"]))}
@@ -43,18 +44,13 @@ def _bare(text: str) -> str:
 
 
 def f1_of_answers(row: Row, responses: Sequence[str]) -> dict[str, float]:
-    """The best F1 of the response's first line with any of the references (Squad, TydiQA)."""
+    """Score the best F1 of the response's first line with any of the references (Squad, TydiQA)."""
     lines = responses[0].strip().splitlines()
-    return {"score": best(f1, lines[0] if lines else "", row["references"])}
-
-
-def best(metric: Callable[[str, str], float], answer: str, references: Sequence[str]) -> float:
-    """The highest score of an answer over the references."""
-    return max(metric(answer, each) for each in references)
+    return {"score": max(f1(lines[0] if lines else "", each) for each in row["references"])}
 
 
 def f1(answer: str, reference: str) -> float:
-    """SQuAD 1.1's F1 of two answers' bags of words; two empty answers agree."""
+    """Return SQuAD 1.1's F1 of two answers' bags of words; two empty answers agree."""
     ours, theirs = normalised(answer).split(), normalised(reference).split()
     if not ours or not theirs:
         return float(ours == theirs)
@@ -65,13 +61,8 @@ def f1(answer: str, reference: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def exact_match(answer: str, reference: str) -> float:
-    """SQuAD 1.1's exact match, after normalising."""
-    return float(normalised(answer) == normalised(reference))
-
-
 def normalised(text: str) -> str:
-    """An answer as SQuAD 1.1 compares it: lower case, without punctuation, articles and extra spaces.
+    """Return an answer as SQuAD 1.1 compares it: lower case, without punctuation, articles and extra spaces.
 
     Only ASCII punctuation goes, as in the official script, in whatever language.
     """
@@ -80,16 +71,16 @@ def normalised(text: str) -> str:
 
 
 def pass_at_10(row: Row, responses: Sequence[Sequence[str]]) -> dict[str, float]:
-    """pass@10 of ten programs, run with the problem's test in a cage (Codex)."""
+    """Score pass@10 of ten programs, run with the problem's test in the sandbox (Codex)."""
     trials = [Trial(row["program"] + each, row["entry_point"], row["test"]) for each in responses[0]]
     passed = pass_all(trials)
     return {"score": pass_at(len(passed), sum(passed), 10)}
 
 
 def pass_at(n: int, correct: int, k: int) -> float:
-    """The unbiased estimate of how often one of `k` programs passes, from `n` of which `correct` did.
+    """Estimate, without bias, how often one of `k` programs passes, from `n` of which `correct` did.
 
-    1 - C(n - correct, k) / C(n, k) (Chen et al. 2021). Raises ValueError if there are fewer than `k`.
+    1 - C(n - correct, k) / C(n, k) (Chen et al. 2021); ValueError if there are fewer than `k` programs.
     """
     if n < k:
         raise ValueError(f"pass@{k} needs {k} programs, and there are {n}")
@@ -97,5 +88,5 @@ def pass_at(n: int, correct: int, k: int) -> float:
 
 
 def unjudged(row: Row, responses: Sequence[str]) -> dict[str, float]:
-    """No score: a judge gives it (AlpacaEval)."""
+    """Give no score: a judge gives it (AlpacaEval)."""
     return {"score": math.nan}

@@ -1,8 +1,8 @@
 """Running programs that a model wrote, and tests of them, where they can do no harm and fake no pass.
 
-Each test takes two caged processes (`rdslib.evaluation.sandbox_worker`): one holds the program, the
-other the test, and the test calls the program's function by messages. So whatever a program does
-to its own interpreter (patched builtins, an early exit, a printed verdict), the verdict is another process's.
+Each test takes two sandboxed processes (`rdslib.evaluation.sandbox_worker`): one holds the program, the other
+the test, and the test calls the program's function by messages. So whatever a program does to its interpreter
+(patched builtins, an early exit, a printed verdict), the verdict is another process's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdslib.errors import UserError
-from rdslib.evaluation import sandbox_worker as cage
+from rdslib.evaluation import sandbox_worker
 
 # What a program may take: seconds of a processor, seconds by the clock, and bytes of address space.
 CPU_SECONDS, WALL_SECONDS, BYTES = 5, 10.0, 2**29
@@ -37,17 +37,24 @@ class Trial:
 
 
 def passes(trial: Trial, cpu: int = CPU_SECONDS, wall: float = WALL_SECONDS, size: int = BYTES) -> bool:
-    """Whether the test comes to its end without an exception, within the limits.
+    """Return whether the test comes to its end without an exception, within the limits.
 
     Both processes start in an empty folder that is thrown away, without environment variables, with no file
-    to write, no network and no other process, and are killed at the limit. Raises UserError where this
-    system cannot hold a program in (Linux 5.13 or newer with Landlock can).
+    to write, no network and no other process, and are killed at the limit.
+
+    Args:
+        trial: The program and its test.
+        cpu: Seconds of a processor.
+        wall: Seconds by the clock.
+        size: Bytes of address space.
+
+    Raises:
+        UserError: This system cannot hold a program in; Linux 5.13 or newer with Landlock can.
     """
-    sources = (
-        {"program": trial.program, "entry_point": trial.entry_point},
-        {"program": trial.test, "entry_point": trial.entry_point},
-    )
-    texts = [json.dumps(source).encode() for source in sources]
+    texts = [
+        json.dumps({"program": source, "entry_point": trial.entry_point}).encode()
+        for source in (trial.program, trial.test)
+    ]
     if max(map(len, texts)) > LONGEST:
         return False
     limits = json.dumps({"seconds": cpu, "bytes": size, "parent": os.getpid()})
@@ -59,7 +66,7 @@ def passes(trial: Trial, cpu: int = CPU_SECONDS, wall: float = WALL_SECONDS, siz
         processes: list[subprocess.Popen[bytes]] = []
         try:
             for role, pair in ends.items():
-                command = [sys.executable, "-I", "-S", "-B", str(Path(cage.__file__)), role]
+                command = [sys.executable, "-I", "-S", "-B", str(Path(sandbox_worker.__file__)), role]
                 processes.append(
                     subprocess.Popen(
                         [*command, *map(str, pair), limits],
@@ -73,21 +80,21 @@ def passes(trial: Trial, cpu: int = CPU_SECONDS, wall: float = WALL_SECONDS, siz
                     )
                 )
             pipes.close()  # each end is now held by one process alone
-            said = _outcome(processes, texts, wall)
+            verdict = _outcome(processes, texts, wall)
         finally:
             for process in processes:
                 process.kill()
                 process.communicate()
-    if said.startswith(b"open"):
+    if verdict.startswith(b"open"):
         raise UserError(
             f"programs that a model wrote are run only where they can be held in, and here they cannot "
-            f"({said.decode(errors='replace')}); use Linux 5.13 or newer with Landlock, or leave Codex out"
+            f"({verdict.decode(errors='replace')}); use Linux 5.13 or newer with Landlock, or leave Codex out"
         )
-    return said == cage.PASSED
+    return verdict == sandbox_worker.PASSED
 
 
 def _outcome(processes: Sequence[subprocess.Popen[bytes]], texts: Sequence[bytes], wall: float) -> bytes:
-    """What the judge has said, or the candidate of a cage that would not close; nothing at the limit."""
+    """What the judge wrote, or the candidate that could not be locked in; nothing at the limit."""
     candidate, judge = processes
     for process, text in zip(processes, texts, strict=True):
         assert process.stdin is not None
@@ -95,17 +102,17 @@ def _outcome(processes: Sequence[subprocess.Popen[bytes]], texts: Sequence[bytes
         process.stdin.close()
         process.stdin = None
     try:
-        said, _ = judge.communicate(timeout=wall)
+        verdict, _ = judge.communicate(timeout=wall)
     except subprocess.TimeoutExpired:
         return b""
     assert candidate.stdout is not None
-    if said == cage.PASSED or candidate.poll() is None:
-        return said
+    if verdict == sandbox_worker.PASSED or candidate.poll() is None:
+        return verdict
     early = candidate.stdout.read(200)
-    return early if early.startswith(b"open") else said
+    return early if early.startswith(b"open") else verdict
 
 
 def pass_all(trials: Sequence[Trial], workers: int | None = None) -> list[bool]:
-    """Whether each passes; as many at a time as there are processors."""
+    """Return whether each passes; as many are run at a time as there are processors."""
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         return list(pool.map(passes, trials))

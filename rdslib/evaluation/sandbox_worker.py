@@ -1,12 +1,12 @@
-"""What runs inside the cage (see `rdslib.evaluation.sandbox`): a program, with the standard library alone.
+"""What runs inside the sandbox (see `rdslib.evaluation.sandbox`), with the standard library alone.
 
 Started as `python -I -S -B sandbox_worker.py ROLE READ WRITE LIMITS` with its source on standard input, it
 gives up everything but arithmetic before it looks at the source: Landlock leaves it the interpreter's files
-to read and nothing to write, a seccomp filter leaves it no other process, no socket, no signal to others and no way
-out of its limits. What it may not do fails with an OSError, and it cannot take any of this back.
+to read and nothing to write, a seccomp filter leaves it no other process, no socket, no signal to others and
+no way out of its limits. What it may not do fails with an OSError, and it cannot take any of this back.
 
 A `candidate` defines a function and answers calls to it. A `judge` runs a test against that function, which
-it only reaches by messages, and says on standard output whether the test came to its end.
+it only reaches by messages, and writes to standard output whether the test came to its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import sysconfig
 from typing import Any, NoReturn
 
-# What a judge says. Nothing that a candidate says is taken for a judge's word.
+# A judge's verdict. Nothing that a candidate writes is taken for it.
 PASSED = b"passed"
 # Longer messages than this, in bytes, end the conversation.
 LONGEST = 2**22
@@ -66,7 +66,7 @@ CLONE_THREAD = 0x10000
 
 
 def lock(limits: dict[str, int]) -> None:
-    """Give up everything but arithmetic; raises OSError if this system cannot hold a program in."""
+    """Give up everything but arithmetic; raise OSError where this system cannot hold a program in."""
     if sys.platform != "linux" or platform.machine() not in ARCHITECTURES:
         raise OSError("programs can be held in on Linux alone, on x86_64 and arm64")
     libc = ctypes.CDLL(None, use_errno=True)
@@ -115,7 +115,7 @@ def _seccomp(libc: ctypes.CDLL) -> None:
     load, equal, above, some, end = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | EPERM
     filters = [(load, 0, 0, 4), (equal, 1, 0, architecture), (end, 0, 0, kill), (load, 0, 0, 0)]
-    filters += [(above, 0, 1, 0x40000000), (end, 0, 0, refuse)]  # x32's own numbers
+    filters += [(above, 0, 1, 0x40000000), (end, 0, 0, refuse)]  # the numbers of x32
     for numbers in REFUSED.values():
         if numbers[column] >= 0:
             filters += [(equal, 0, 1, numbers[column]), (end, 0, 0, refuse)]
@@ -149,7 +149,7 @@ def _call(libc: ctypes.CDLL, number: int, *arguments: Any) -> int:
 
 
 def encode(value: Any) -> Any:
-    """A plain value as JSON that keeps its type; raises TypeError for anything else."""
+    """Return a plain value as JSON that keeps its type; raise TypeError for anything else."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -171,7 +171,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """What `encode` was given; raises ValueError, TypeError or KeyError for anything else."""
+    """Return what `encode` was given; raise ValueError, TypeError or KeyError for anything else."""
     if value is None or isinstance(value, bool | str):
         return value
     ((kind, inner),) = value.items()
@@ -195,11 +195,12 @@ class Calls:
         self.read, self.write = os.fdopen(read, "rb"), os.fdopen(write, "wb")
 
     def send(self, message: Any) -> None:
+        """Send a message."""
         self.write.write(json.dumps(message).encode() + b"\n")
         self.write.flush()
 
     def receive(self) -> Any:
-        """The next message; raises EOFError where there is none, and ValueError for one that is too long."""
+        """Return the next message; raise EOFError if there is none, ValueError if it is too long."""
         line = self.read.readline(LONGEST)
         if not line:
             raise EOFError("the other side has ended")
@@ -215,7 +216,7 @@ def candidate(calls: Calls, source: dict[str, str]) -> None:
     try:
         exec(compile(source["program"], "program", "exec"), space)
         function = space[source["entry_point"]]
-    except BaseException as error:  # whatever the program does is its own failure
+    except BaseException as error:  # whatever the program does counts as its failure
         trouble = type(error).__name__
     while True:
         arguments, named = map(decode, calls.receive())
@@ -229,7 +230,7 @@ def candidate(calls: Calls, source: dict[str, str]) -> None:
 
 
 def judge(calls: Calls, source: dict[str, str], verdict: int) -> None:
-    """Run a test against a function that is called by messages; if it ends well, say so to `verdict`."""
+    """Run a test against a function that is called by messages; if it ends well, write so to `verdict`."""
 
     def function(*arguments: Any, **named: Any) -> Any:
         calls.send([encode(arguments), encode(named)])
@@ -240,7 +241,7 @@ def judge(calls: Calls, source: dict[str, str], verdict: int) -> None:
 
     space: dict[str, Any] = {"__name__": "judge"}
     exec(compile(source["program"], "test", "exec"), space)
-    # A test may call the function by its own name as well; what the prompt left there is only its head.
+    # A test may call the function by its name as well; what the prompt left there is only its head.
     space[source["entry_point"]] = function
     space["check"](function)
     os.write(verdict, PASSED)

@@ -226,7 +226,7 @@ class Extract:
 
 @dataclass(frozen=True)
 class ModelUse:
-    """How an extractor uses the language model, from which `rds plan` tells its cost without running it.
+    """How an extractor uses the language model, from which `rds plan` computes its cost.
 
     Attributes:
         operations: FLOPs a parameter and token: `FORWARD` or `TRAINING` of `rdslib.models.flops`.

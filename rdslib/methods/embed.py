@@ -127,7 +127,7 @@ class SentenceEmbedding(Extractor):
             rows = []
             for start in range(0, len(order), params.batch_size):
                 batch = order[start : start + params.batch_size].tolist()
-                # An empty prompt, and not None, for which a model may have a default of its own.
+                # An empty prompt, and not None, for which a model may have a default.
                 found = model.encode(
                     [texts[i] for i in batch],
                     prompt=prompt,

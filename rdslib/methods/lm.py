@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class LanguageModel(Extractor):
     """`lm.<pooling>_<span>`: float16 [samples, hidden], of length 1; `lm.nll`: float32 [samples], in nats.
 
-    `rdslib.models.encode` says what they are.
+    See `rdslib.models.encode`.
     """
 
     name = "lm"

@@ -5,7 +5,7 @@ whatever the executor, sample by sample.
 
 Beside that, more processes on this machine can compute steps (`helpers`). The store's locks are all that they
 share: each goes through the same steps in the same order, makes what nobody else is making, and passes over
-the rest. So any number of them ends in the same artifacts, and one that is killed costs no more than its own
+the rest. So any number of them ends in the same artifacts, and one that is killed costs no more than its
 step.
 """
 

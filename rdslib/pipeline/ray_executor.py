@@ -42,7 +42,7 @@ class RayExecutor:
     """Workers of a Ray cluster: that of `RAY_ADDRESS`, or one started on this machine."""
 
     def __init__(self, plugins: Sequence[Path] = ()) -> None:
-        """`plugins`: files with methods of the user's own, which workers load too."""
+        """`plugins`: files with methods of the user's, which workers load too."""
         try:
             import ray
         except ImportError as error:

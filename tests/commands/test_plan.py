@@ -384,7 +384,9 @@ def test_a_profile_without_an_experiment_is_the_papers_own_setting(tmp_path, mon
     found = plan_profile("paper")
     by_name = {part.name: part.flops.value for part in found.parts}
     assert by_name["train on 10,000, any method"] == flops.training_flops(10_000)
-    assert by_name["select rds from 5,817,792"] == flops.selection_flops("rds", 5_817_792, 10_000)
+    assert by_name["select rds from 5,817,792"] == get_scorer("rds").paper_flops(
+        5_817_792, 10_000, flops.PAPER
+    )
     assert by_name["select less from 5,817,792 (not run in the paper)"] > 1e21
     assert len(found.parts) == 1 + 18
     hours = 2 * 8e9 * 2048 * 5_817_792 / (0.4 * 989e12) / 3600

@@ -80,6 +80,6 @@ def test_queries_are_prompt_and_response_joined(tiny_model):
         ([{"role": "user", "content": " \n"}], "only empty messages"),
     ],
 )
-def test_bad_messages_are_told(value, reason):
+def test_bad_messages_have_a_reason(value, reason):
     with pytest.raises(ValueError, match=reason):
         check_messages(value)

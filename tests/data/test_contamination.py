@@ -1,4 +1,4 @@
-"""Contamination by n-grams, against the pool's own rule and what a reader would say."""
+"""Contamination by n-grams, against a naive reading and what a reader would expect."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def test_words_are_compared_without_case_and_punctuation() -> None:
 
 
 def test_a_run_that_goes_over_two_messages_is_none() -> None:
-    said = LONG.split()[:NGRAM]
+    text = LONG.split()[:NGRAM]
     tests = Contamination([asked(LONG)])
-    assert tests.found(asked(" ".join(said))) is not None
-    assert tests.found(asked(" ".join(said[:6]), " ".join(said[6:]))) is None
+    assert tests.found(asked(" ".join(text))) is not None
+    assert tests.found(asked(" ".join(text[:6]), " ".join(text[6:]))) is None
 
 
 def test_n_is_how_many_words_must_be_shared() -> None:
-    said = "x " + " ".join(LONG.split()[:4])
-    assert Contamination([asked(LONG)], n=5).found(asked(said)) is None
-    match = Contamination([asked(LONG)], n=4).found(asked(said))
+    text = "x " + " ".join(LONG.split()[:4])
+    assert Contamination([asked(LONG)], n=5).found(asked(text)) is None
+    match = Contamination([asked(LONG)], n=4).found(asked(text))
     assert match is not None
     assert match.words == "word0 word1 word2 word3"
 
@@ -81,7 +81,7 @@ def test_short_responses_and_system_messages_are_not_looked_for() -> None:
     assert Contamination([asked(refusal)]).found(asked("y", refusal)) is not None
 
 
-def test_the_longest_match_is_told() -> None:
+def test_the_longest_match_is_found() -> None:
     question = " ".join(f"short{i}" for i in range(SHORTEST))
     tests = Contamination([asked(question, name="short"), asked(LONG, name="long")])
     match = tests.found(asked(question, LONG))

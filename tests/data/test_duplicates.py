@@ -19,8 +19,8 @@ def sample(prompt: str, response: str = "") -> Sample:
 
 
 def shingles(text: str) -> set[bytes]:
-    said = text.split()
-    return {" ".join(said[at : at + 5]).encode() for at in range(len(said) - 4)}
+    words = text.split()
+    return {" ".join(words[at : at + 5]).encode() for at in range(len(words) - 4)}
 
 
 def estimate(one: str, other: str) -> float:
@@ -32,10 +32,10 @@ def estimate(one: str, other: str) -> float:
 
 def changed(text: str, times: int, seed: int) -> str:
     """The text with so many of its words replaced by new ones."""
-    rng, said = random.Random(seed), text.split()
-    for at in rng.sample(range(len(said)), times):
-        said[at] = f"new{rng.random()}".replace(".", "")
-    return " ".join(said)
+    rng, words = random.Random(seed), text.split()
+    for at in rng.sample(range(len(words)), times):
+        words[at] = f"new{rng.random()}".replace(".", "")
+    return " ".join(words)
 
 
 def text_of(seed: int, words: int = 300) -> str:
@@ -73,8 +73,8 @@ def test_a_few_changed_words_make_a_near_duplicate_and_many_do_not(seed: int) ->
     assert found == [None, None, Repeat(1, estimate(text, pool[2])), None]
 
 
-def test_only_what_is_estimated_at_the_threshold_or_above_is_told() -> None:
-    told = candidates = 0
+def test_only_what_is_estimated_at_the_threshold_or_above_is_found() -> None:
+    found_in = candidates = 0
     for seed in range(150):
         text = text_of(seed, 200)
         other, seen = changed(text, 6, seed), NearDuplicates()
@@ -82,11 +82,11 @@ def test_only_what_is_estimated_at_the_threshold_or_above_is_told() -> None:
         assert seen.repeats(sample(text)) is None
         found = seen.repeats(sample(other))
         assert found in (None, Repeat(0, similarity))
-        told += found is not None
+        found_in += found is not None
         candidates += similarity >= THRESHOLD
         assert found is None or similarity >= THRESHOLD
     # A similarity of 0.74: some are estimated above, and LSH offers over half of those below as well.
-    assert 0.8 * candidates <= told <= candidates
+    assert 0.8 * candidates <= found_in <= candidates
     assert 10 < candidates < 75
 
 
@@ -109,7 +109,7 @@ def test_what_is_dropped_cannot_be_repeated() -> None:
     assert any(each is not None and each.of > 0 for each in found)
 
 
-def test_the_most_similar_is_told_and_the_first_of_equals() -> None:
+def test_the_most_similar_is_found_and_the_first_of_equals() -> None:
     def three(seed: int) -> tuple[str, str, str]:
         text = text_of(seed)
         return text, changed(text, 6, seed), changed(text, 6, seed + 1000)
@@ -129,9 +129,9 @@ def test_the_most_similar_is_told_and_the_first_of_equals() -> None:
 
 def test_messages_are_read_as_one_text() -> None:
     text, seen = text_of(0), NearDuplicates()
-    said = text.split()
+    words = text.split()
     assert seen.repeats(sample(text)) is None
-    assert seen.repeats(sample(" ".join(said[:150]), " ".join(said[150:]))) == Repeat(0, 1.0)
+    assert seen.repeats(sample(" ".join(words[:150]), " ".join(words[150:]))) == Repeat(0, 1.0)
 
 
 @pytest.mark.parametrize("text", ["one", "one two three four", "?!", "\ud800"])

@@ -23,95 +23,58 @@ def from_value(*pairs):
     return [{"from": speaker, "value": text} for speaker, text in pairs]
 
 
+def parts(*contents):
+    return [{"type": "text", "text": text} for text in contents]
+
+
 ONE = user_assistant("q", "r")
 TWO = turns("a", "b", "c", "d")
 SPOKEN = from_value(("human", "q"), ("gpt", "r"))
 
+# fmt: off
 GOOD = {
     "messages": ("messages", {"messages": ONE}, ONE),
     "messages, system": ("messages", {"messages": turns("q", "r", system="s")}, turns("q", "r", system="s")),
     "messages, many turns": ("messages", {"messages": TWO}, TWO),
-    "messages, developer": (
-        "messages",
-        {"messages": [{"role": "developer", "content": "s"}, *ONE]},
-        turns("q", "r", system="s"),
-    ),
+    "messages, developer": ("messages", {"messages": [{"role": "developer", "content": "s"}, *ONE]},
+        turns("q", "r", system="s")),
     "messages, other keys": ("messages", {"messages": [turn | {"weight": 1} for turn in ONE], "x": 1}, ONE),
     "messages, null keys": ("messages", {"messages": ONE, "prompt": None, "instruction": None}, ONE),
-    "messages, system field": (
-        "messages",
-        {"messages": ONE, "system": "s"},
-        turns("q", "r", system="s"),
-    ),
-    "content in parts": (
-        "messages",
-        {
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}],
-                },
-                {"role": "assistant", "content": [{"type": "text", "text": "r"}]},
-            ]
-        },
-        user_assistant("one\ntwo", "r"),
-    ),
+    "messages, system field": ("messages", {"messages": ONE, "system": "s"}, turns("q", "r", system="s")),
+    "content in parts": ("messages", {"messages": user_assistant(parts("one", "two"), parts("r"))},
+        user_assistant("one\ntwo", "r")),
     "empty system turn": ("messages", {"messages": turns("q", "r", system=" ")}, ONE),
-    "empty system turn and field": (
-        "messages",
-        {"messages": turns("q", "r", system=""), "system": "s"},
-        turns("q", "r", system="s"),
-    ),
+    "empty system turn and field": ("messages", {"messages": turns("q", "r", system=""), "system": "s"},
+        turns("q", "r", system="s")),
     "empty system field": ("messages", {"messages": turns("q", "r", system="s"), "system": " "}, None),
     "sharegpt": ("sharegpt", {"conversations": SPOKEN}, ONE),
     "sharegpt, one conversation": ("sharegpt", {"conversation": SPOKEN, "model": "x"}, ONE),
     "sharegpt, role and content": ("sharegpt", {"conversation": ONE}, ONE),
-    "sharegpt, system field": (
-        "sharegpt",
-        {"conversations": SPOKEN, "system": "s"},
-        turns("q", "r", system="s"),
-    ),
-    "sharegpt, system turn": (
-        "sharegpt",
+    "sharegpt, system field": ("sharegpt", {"conversations": SPOKEN, "system": "s"},
+        turns("q", "r", system="s")),
+    "sharegpt, system turn": ("sharegpt",
         {"conversations": from_value(("system", "s"), ("user", "q"), ("assistant", "r"))},
-        turns("q", "r", system="s"),
-    ),
+        turns("q", "r", system="s")),
     "alpaca": ("alpaca", {"instruction": "q", "output": "r"}, ONE),
     "alpaca, empty input": ("alpaca", {"instruction": "q", "input": "", "output": "r"}, ONE),
     "alpaca, blank input": ("alpaca", {"instruction": "q", "input": " \n", "output": "r"}, ONE),
-    "alpaca, input": (
-        "alpaca",
-        {"instruction": "Add", "input": "1 2", "output": "3", "system": "s"},
-        turns("Add\n\n1 2", "3", system="s"),
-    ),
-    "alpaca, Dolly": (
-        "alpaca",
-        {"instruction": "Sum up", "context": "x", "response": "y", "category": "z"},
-        user_assistant("Sum up\n\nx", "y"),
-    ),
-    "alpaca, history": (
-        "alpaca",
-        {"instruction": "c", "output": "d", "history": [["a", "b"]]},
-        TWO,
-    ),
+    "alpaca, input": ("alpaca", {"instruction": "Add", "input": "1 2", "output": "3", "system": "s"},
+        turns("Add\n\n1 2", "3", system="s")),
+    "alpaca, Dolly": ("alpaca", {"instruction": "Sum up", "context": "x", "response": "y", "category": "z"},
+        user_assistant("Sum up\n\nx", "y")),
+    "alpaca, history": ("alpaca", {"instruction": "c", "output": "d", "history": [["a", "b"]]}, TWO),
     "alpaca, no history": ("alpaca", {"instruction": "q", "output": "r", "history": []}, ONE),
-    "OpenOrca": (
-        "prompt_completion",
-        {"system_prompt": "s", "question": "q", "response": "r"},
-        turns("q", "r", system="s"),
-    ),
-    "conversational": (
-        "prompt_completion",
+    "OpenOrca": ("prompt_completion", {"system_prompt": "s", "question": "q", "response": "r"},
+        turns("q", "r", system="s")),
+    "conversational": ("prompt_completion",
         {"prompt": turns("a", "b", "c", system="s"), "completion": turns("x", "d")[1:]},
-        turns("a", "b", "c", "d", system="s"),
-    ),
+        turns("a", "b", "c", "d", system="s")),
     "half conversational": ("prompt_completion", {"prompt": turns("q"), "completion": "r"}, ONE),
-    "a marker within a line": (
-        "prompt_completion",
+    "a marker within a line": ("prompt_completion",
         {"prompt": "What is <|user|>?", "completion": "<|users|>\n<|im_start|>"},
-        user_assistant("What is <|user|>?", "<|users|>\n<|im_start|>"),
-    ),
+        user_assistant("What is <|user|>?", "<|users|>\n<|im_start|>")),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("case", GOOD)
@@ -159,94 +122,67 @@ def test_a_prompt_alone_is_a_query_but_no_sample_of_a_pool(record, expected):
         to_messages(record)
 
 
-def said(content, role="user"):
+def talk(content, role="user"):
     """A record of two turns, the one of which has this content."""
     return {"messages": [turn | ({"content": content} if turn["role"] == role else {}) for turn in ONE]}
 
 
+# fmt: off
 BAD = {
     "no known field": ({"text": "x"}, "has none of the fields that hold a sample (messages, conversations,"),
-    "two forms": (
-        {"messages": ONE, "prompt": "q"},
-        "messages and prompt_completion; say which with --format",
-    ),
-    "three forms": (
-        {"conversations": SPOKEN, "instruction": "q", "question": "q"},
-        "sharegpt and alpaca and prompt_completion",
-    ),
+    "two forms": ({"messages": ONE, "prompt": "q"},
+        "messages and prompt_completion; say which with --format"),
+    "three forms": ({"conversations": SPOKEN, "instruction": "q", "question": "q"},
+        "sharegpt and alpaca and prompt_completion"),
     "two prompts": ({"prompt": "q", "question": "p", "answer": "r"}, "has both prompt and question"),
     "two responses": ({"prompt": "q", "response": "r", "answer": "s"}, "has both response and answer"),
     "two outputs": ({"instruction": "q", "output": "r", "response": "s"}, "has both output and response"),
-    "two inputs": (
-        {"instruction": "q", "input": "x", "context": "y", "output": "r"},
-        "both input and context",
-    ),
-    "two lists": (
-        {"conversations": SPOKEN, "conversation": SPOKEN[:1]},
-        "both conversations and conversation",
-    ),
-    "two speakers": (
-        {"conversations": [{"from": "human", "role": "user", "value": "q"}]},
-        "has both from and role",
-    ),
-    "two system fields": (
-        {"prompt": "q", "response": "r", "system": "a", "system_prompt": "b"},
-        "has both system and system_prompt",
-    ),
-    "system twice": (
-        {"messages": turns("q", "r", system="a"), "system": "b"},
-        "a system field and a system turn",
-    ),
+    "two inputs": ({"instruction": "q", "input": "x", "context": "y", "output": "r"},
+        "both input and context"),
+    "two lists": ({"conversations": SPOKEN, "conversation": SPOKEN[:1]},
+        "both conversations and conversation"),
+    "two speakers": ({"conversations": [{"from": "human", "role": "user", "value": "q"}]},
+        "has both from and role"),
+    "two system fields": ({"prompt": "q", "response": "r", "system": "a", "system_prompt": "b"},
+        "has both system and system_prompt"),
+    "system twice": ({"messages": turns("q", "r", system="a"), "system": "b"},
+        "a system field and a system turn"),
     "no list": ({"messages": "q"}, "has messages of type str; they must be a list"),
     "no messages": ({"messages": []}, "has no messages"),
     "no object": ({"messages": ["q", "r"]}, "has a message 0 that is not an object"),
     "no object in sharegpt": ({"conversations": ["q", "r"]}, "has a message 0 that is not an object"),
-    "unknown role": (
-        {"messages": [{"role": "tool", "content": "x"}]},
-        "has the unknown role 'tool' in message 0",
-    ),
+    "unknown role": ({"messages": [{"role": "tool", "content": "x"}]},
+        "has the unknown role 'tool' in message 0"),
     "capital role": ({"messages": [{"role": "User", "content": "x"}]}, "has the unknown role 'User'"),
-    "unknown speaker": (
-        {"conversations": from_value(("observation", "x"))},
-        "the unknown role 'observation'",
-    ),
+    "unknown speaker": ({"conversations": from_value(("observation", "x"))},
+        "the unknown role 'observation'"),
     "no role": ({"messages": [{"content": "x"}]}, "has a role of type NoneType; use system, user, assistant"),
     "role of another type": ({"messages": [{"role": ["user"], "content": "x"}]}, "has a role of type list"),
     "long role": ({"messages": [{"role": "x" * 5000, "content": "x"}]}, f"role '{'x' * 40}' in"),
-    "no content": (said(None), "has no text in message 0"),
-    "NaN": (said(float("nan")), "has no text in message 0"),
-    "number": (said(3, "assistant"), "has no text in message 1"),
-    "image": (said([{"type": "image_url", "image_url": "x"}]), "has no text in message 0"),
-    "image that has text": (said([{"type": "image", "text": "x"}]), "has no text in message 0"),
-    "part without text": (said([{"type": "text", "text": None}]), "has no text in message 0"),
-    "bare strings as parts": (said(["q"]), "has no text in message 0"),
-    "number as prompt": (
-        {"prompt": 3, "completion": "r"},
-        "has the field prompt of type int; it must be text",
-    ),
-    "number as answer": (
-        {"question": "q", "answer": 42},
-        "has the field answer of type int; it must be text",
-    ),
+    "no content": (talk(None), "has no text in message 0"),
+    "NaN": (talk(float("nan")), "has no text in message 0"),
+    "number": (talk(3, "assistant"), "has no text in message 1"),
+    "image": (talk([{"type": "image_url", "image_url": "x"}]), "has no text in message 0"),
+    "image that has text": (talk([{"type": "image", "text": "x"}]), "has no text in message 0"),
+    "part without text": (talk([{"type": "text", "text": None}]), "has no text in message 0"),
+    "bare strings as parts": (talk(["q"]), "has no text in message 0"),
+    "number as prompt": ({"prompt": 3, "completion": "r"},
+        "has the field prompt of type int; it must be text"),
+    "number as answer": ({"question": "q", "answer": 42},
+        "has the field answer of type int; it must be text"),
     "number as instruction": ({"instruction": 3, "output": "r"}, "the field instruction of type int"),
     "number as output": ({"instruction": "q", "output": 0}, "the field output of type int"),
     "object as input": ({"instruction": "q", "input": {}, "output": "r"}, "the field input of type dict"),
     "list as system": ({"prompt": "q", "response": "r", "system": []}, "the field system of type list"),
-    "marker after blanks in a line": (said("x\n \t<|user|>"), "own marker <|user|> at"),
+    "marker after blanks in a line": (talk("x\n \t<|user|>"), "format's marker <|user|> at"),
     "history of a number": ({"instruction": "q", "output": "r", "history": 3}, "has a history that is not"),
-    "history of text": (
-        {"instruction": "q", "output": "r", "history": "x"},
-        "has a history that is not a list",
-    ),
+    "history of text": ({"instruction": "q", "output": "r", "history": "x"},
+        "has a history that is not a list"),
     "history of texts": ({"instruction": "q", "output": "r", "history": ["ab"]}, "has a history that is not"),
-    "history of threes": (
-        {"instruction": "q", "output": "r", "history": [["a", "b", "c"]]},
-        "has a history that",
-    ),
-    "history of nulls": (
-        {"instruction": "q", "output": "r", "history": [["a", None]]},
-        "no text in message 1",
-    ),
+    "history of threes": ({"instruction": "q", "output": "r", "history": [["a", "b", "c"]]},
+        "has a history that"),
+    "history of nulls": ({"instruction": "q", "output": "r", "history": [["a", None]]},
+        "no text in message 1"),
     "all empty": ({"messages": turns("", " ")}, "has only empty messages"),
     "empty user": ({"messages": turns("", "r")}, "has an empty user turn in message 0"),
     "blank user": ({"messages": turns("\n \t", "r")}, "has an empty user turn in message 0"),
@@ -255,44 +191,34 @@ BAD = {
     "empty later": ({"messages": turns("a", "", "c", "d")}, "has an empty assistant turn in message 1"),
     "empty output": ({"instruction": "q", "output": ""}, "has an empty assistant turn"),
     "empty prompt": ({"prompt": " ", "completion": "r"}, "has an empty user turn"),
-    "empty parts": (said([]), "has an empty user turn"),
+    "empty parts": (talk([]), "has an empty user turn"),
     "only system": ({"messages": turns(system="s")}, "has no user turn"),
-    "assistant first": (
-        {"messages": turns("x", "q", "r")[1:]},
-        "the role assistant in message 0, where user",
-    ),
-    "assistant after system": (
-        {"messages": [turns(system="s")[0], ONE[1]]},
-        "the role assistant in message 1, where user",
-    ),
+    "assistant first": ({"messages": turns("x", "q", "r")[1:]},
+        "the role assistant in message 0, where user"),
+    "assistant after system": ({"messages": [turns(system="s")[0], ONE[1]]},
+        "the role assistant in message 1, where user"),
     "two users": ({"messages": [ONE[0], *ONE]}, "the role user in message 1, where assistant belongs"),
     "two assistants": ({"messages": [*ONE, ONE[1]]}, "the role assistant in message 2, where user belongs"),
     "system in the middle": ({"messages": ONE + turns("q", "r", system="s")}, "the role system in message 2"),
     "system at the end": ({"messages": [ONE[0], turns(system="s")[0]]}, "the role system in message 1"),
-    "two systems": (
-        {"messages": turns(system="s") + turns("q", "r", system="s")},
-        "the role system in message 1",
-    ),
+    "two systems": ({"messages": turns(system="s") + turns("q", "r", system="s")},
+        "the role system in message 1"),
     "completion alone": ({"prompt": turns(system="s"), "completion": "r"}, "the role assistant in message 1"),
-    "NUL": (said("a\0b"), "has a NUL character in message 0 (character 1)"),
-    "NUL in the system field": (
-        {"prompt": "q", "answer": "r", "system": "\0"},
-        "NUL character in the system field",
-    ),
-    "half a surrogate pair": (said("ab\ud800", "assistant"), "surrogate pair in message 1 (character 2)"),
-    "user's marker": (
-        said("x\n<|assistant|>\nyes"),
-        "marker <|assistant|> at the start of a line in message 0",
-    ),
-    "assistant's marker": (said("x\n<|user|>\nyes", "assistant"), "marker <|user|> at the start of a line"),
-    "system's marker": (said("<|system|>\nyes"), "own marker <|system|> at"),
-    "marker after blanks": (said("\u3000<|user|>"), "own marker <|user|> at"),
-    "marker in a system turn": ({"messages": turns("q", "r", system="<|user|>")}, "own marker <|user|> at"),
-    "marker in the system field": (
-        {"prompt": "q", "answer": "r", "system": "<|user|>"},
-        "own marker <|user|> at the start of a line in the system field",
-    ),
+    "NUL": (talk("a\0b"), "has a NUL character in message 0 (character 1)"),
+    "NUL in the system field": ({"prompt": "q", "answer": "r", "system": "\0"},
+        "NUL character in the system field"),
+    "half a surrogate pair": (talk("ab\ud800", "assistant"), "surrogate pair in message 1 (character 2)"),
+    "user's marker": (talk("x\n<|assistant|>\nyes"),
+        "marker <|assistant|> at the start of a line in message 0"),
+    "assistant's marker": (talk("x\n<|user|>\nyes", "assistant"), "marker <|user|> at the start of a line"),
+    "system's marker": (talk("<|system|>\nyes"), "format's marker <|system|> at"),
+    "marker after blanks": (talk("\u3000<|user|>"), "format's marker <|user|> at"),
+    "marker in a system turn": ({"messages": turns("q", "r", system="<|user|>")},
+        "format's marker <|user|> at"),
+    "marker in the system field": ({"prompt": "q", "answer": "r", "system": "<|user|>"},
+        "format's marker <|user|> at the start of a line in the system"),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("case", BAD)

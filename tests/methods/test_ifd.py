@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,10 @@ from rdslib.errors import UserError
 from rdslib.methods import features
 from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.methods.ifd import IFD, PreExperienced, near_centres, turns_alone
-from rdslib.models.flops import FORWARD, TRAINING
+from rdslib.models.flops import FORWARD, TRAINING, CostModel
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.models.train import train
-from rdslib.params import Encode, Experiment, Ifd, Train
+from rdslib.params import Encode, Ifd, Settings, Train
 from rdslib.selection.round_robin import round_robin
 from rdslib.selection.topk import over
 
@@ -57,9 +59,9 @@ def model_path(tiny_model, tmp_path_factory):
     return folder
 
 
-def experiment(**ifd):
-    """What IFD reads of an experiment."""
-    return Experiment.model_construct(
+def settings(**ifd):
+    """What IFD reads of settings."""
+    return Settings.model_construct(
         seed=3,
         encode=Encode(max_length=CUT, token_budget=300, shard_size=8),
         ifd=Ifd(clusters=3, per_cluster=4, train=TRAIN, **ifd),
@@ -67,7 +69,7 @@ def experiment(**ifd):
 
 
 def opened(model_path, prepared):
-    given = Extraction(experiment(), model_path, prepared, ("ratio",), queries=False)
+    given = Extraction(settings(), model_path, prepared, ("ratio",), queries=False)
     return PreExperienced().open(given)
 
 
@@ -100,7 +102,7 @@ def losses(model, tokenizer, messages, keep=None):
 
 
 def naive_ratio(model, tokenizer, sample):
-    """A naive reading of the definition, by transformers' own loss."""
+    """A naive reading of the definition, by transformers' loss."""
     prompted, count = losses(model, tokenizer, sample.messages, CUT)
     alone, left = 0.0, count
     for message in sample.messages:
@@ -114,7 +116,7 @@ def naive_ratio(model, tokenizer, sample):
 
 def prepare(model_path, folder):
     prompts = np.random.default_rng(0).normal(size=(len(SAMPLES), 5)).astype(np.float16)
-    given = Preparation(experiment(), model_path, SAMPLES, {"lm.uniform_prompt": prompts}, folder, None)
+    given = Preparation(settings(), model_path, SAMPLES, {"lm.uniform_prompt": prompts}, folder, None, folder)
     return PreExperienced().prepare(given), prompts
 
 
@@ -126,7 +128,8 @@ def test_ratios_equal_two_naive_passes(model_path, tmp_path):
     np.testing.assert_allclose(found.rows["ratio"], expected, rtol=1e-4)
     assert found.rows["ratio"].dtype == np.float32
     assert found.counts["no_response"] == 2
-    # The untrained model says otherwise: it is the pre-experienced one that is asked.
+    assert 0 < found.counts["above_one"] == sum(ratio > 1 for ratio in expected) < len(SAMPLES)
+    # The untrained model gives other ones: it is the pre-experienced model that was read.
     assert np.nanmax(abs(found.rows["ratio"] - extract(model_path, model_path).rows["ratio"])) > 0.01
 
 
@@ -141,6 +144,8 @@ def test_tokens_of_both_passes_are_counted(model_path):
     found = extract(model_path, model_path)
     per_sample = found.rows[COST] / (FORWARD * non_embedding_parameters(load_causal_lm(model_path)))
     assert found.counts["tokens"] == per_sample.sum()
+    tokenizer = load_tokenizer(model_path)
+    assert PreExperienced().tokens(settings(), tokenizer, SAMPLES, False).tolist() == per_sample.tolist()
     lengths = {sample.id: int(tokens) for sample, tokens in zip(SAMPLES, per_sample, strict=True)}
     header = len("<|assistant|>\n")
     # Byte-level tokens: the whole text to the cut, then each assistant turn that is left of it.
@@ -161,12 +166,6 @@ def test_what_is_above_one_or_has_no_response_is_never_offered(tmp_path):
     assert round_robin(over(lambda: IFD().blocks(inputs)), 4).indices.tolist() == [3, 4, 0, 6]
     with pytest.raises(ValueError, match="4"):
         round_robin(over(lambda: IFD().blocks(inputs)), 5)
-
-
-def test_ratios_above_one_are_counted(model_path):
-    found = extract(model_path, model_path)
-    above = sum(ratio > 1 for ratio in found.rows["ratio"])
-    assert 0 < found.counts["above_one"] == above < len(SAMPLES)
 
 
 def test_turns_alone_are_the_same_tokens_under_merges():
@@ -223,8 +222,8 @@ def test_the_model_is_trained_on_what_was_picked(model_path, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     counts, prompts = prepare(model_path, tmp_path / "a")
-    picked = [SAMPLES[i] for i in near_centres(prompts, 3, 4, experiment().seed)]
-    expected = train(model_path, picked, TRAIN, experiment().seed, tmp_path / "b")
+    picked = [SAMPLES[i] for i in near_centres(prompts, 3, 4, settings().seed)]
+    expected = train(model_path, picked, TRAIN, settings().seed, tmp_path / "b")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert weights[0] == weights[1]
     assert counts["samples"] == expected["samples"]
@@ -233,12 +232,28 @@ def test_the_model_is_trained_on_what_was_picked(model_path, tmp_path):
     assert counts["flops"] == TRAINING * size * counts["tokens"]
 
 
+def test_a_plan_needs_no_training(model_path, tmp_path):
+    ifd, one = PreExperienced(), {"lm.uniform_prompt": np.ones((1, 1))}
+    whole = Preparation(settings(), model_path, SAMPLES[5:6], one, tmp_path, None, tmp_path)
+    # A model of which all weights are trained is as fast as the one that it was.
+    assert ifd.rehearse(whole) == model_path
+    assert not list(tmp_path.iterdir())
+    lora = settings().ifd.model_copy(update={"train": TRAIN.model_copy(update={"method": "lora"})})
+    given = replace(whole, settings=settings().model_copy(update={"ifd": lora}))
+    rehearsed = ifd.rehearse(given)
+    assert len(extract(model_path, rehearsed).rows["ratio"]) == len(SAMPLES)
+    assert ifd.trains_on(settings(), 1000) == (12, TRAIN)
+    assert ifd.trains_on(settings(), 5) == (5, TRAIN)
+    cost = ifd.cost_model(CostModel(), settings(), {}, 77)
+    assert (cost.ifd_encoded, cost.ifd_trained) == (77, 12)
+
+
 def test_the_pool_to_prepare_on_is_the_profiles():
-    given = experiment(pool="small")
+    given = settings(pool="small")
     assert PreExperienced().prepare_pool(given, "all") == "small"
-    assert PreExperienced().recipe(given) != PreExperienced().recipe(experiment())
+    assert PreExperienced().key(given) != PreExperienced().key(settings())
 
 
-def test_a_profile_without_ifd_is_told():
+def test_a_profile_without_ifd_is_an_error():
     with pytest.raises(UserError, match="add `ifd`"):
-        PreExperienced().recipe(Experiment.model_construct(ifd=None))
+        PreExperienced().key(Settings.model_construct(ifd=None))

@@ -11,9 +11,9 @@ import torch
 from rdslib.data.chat import Sample, tokenize_chat, tokenize_query, user_assistant
 from rdslib.errors import UserError
 from rdslib.evaluation.likelihood import evaluate
-from rdslib.models.cache import FrozenLayers, Resident, layers_below_lora
+from rdslib.models.cache import LayerCache, ModelCache, layers_below_lora
 from rdslib.models.loading import load_causal_lm, load_tokenizer
-from rdslib.models.train import load_trained, train
+from rdslib.models.train import train
 from rdslib.params import Train
 from rdslib.tasks.base import TaskSample
 
@@ -80,7 +80,7 @@ def test_training_learns_saves_and_repeats(tiny_model, tmp_path, method):
     counts = train(tiny_model, SAMPLES, spec, 1, tmp_path / "a")
     train(tiny_model, SAMPLES, spec, 1, tmp_path / "b")
     before = bits(load_causal_lm(tiny_model), tokenizer, held)
-    after = bits(load_trained(tiny_model, tmp_path / "a"), tokenizer, held)
+    after = bits(ModelCache(tiny_model).trained(tmp_path / "a"), tokenizer, held)
     assert after < (0.9 if method == "full" else 0.97) * before
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -92,8 +92,8 @@ def test_training_learns_saves_and_repeats(tiny_model, tmp_path, method):
 
 
 def test_a_model_in_memory_gives_what_one_from_disk_gives(tiny_model, tmp_path):
-    """Run after run on the same base model, with its frozen layers' states kept: not a bit differs."""
-    tokenizer, resident = load_tokenizer(tiny_model), Resident(tiny_model)
+    """Run after run on the same base model, with its untrained layers' states kept: not a bit differs."""
+    tokenizer, cache = load_tokenizer(tiny_model), ModelCache(tiny_model)
     held = [TaskSample(s.id, s.source, s.messages, "t") for s in SAMPLES]
     specs = [
         params(method="lora", epochs=2, learning_rate=rate, lora_layers=1, lora_dropout=0.1)
@@ -102,40 +102,40 @@ def test_a_model_in_memory_gives_what_one_from_disk_gives(tiny_model, tmp_path):
     runs = []
     for number, spec in enumerate(specs):
         runs += [tmp_path / f"kept-{number}"]
-        base = resident.base() if spec.method == "lora" else None
+        base = cache.base() if spec.method == "lora" else None
         train(tiny_model, SAMPLES, spec, 1, runs[-1], base=base)
         train(tiny_model, SAMPLES, spec, 1, tmp_path / f"fresh-{number}")
         for name in ("adapter_model.safetensors", "model.safetensors"):
             kept, fresh = runs[-1] / name, tmp_path / f"fresh-{number}" / name
             assert kept.exists() == fresh.exists()
             assert not kept.exists() or kept.read_bytes() == fresh.read_bytes()
-        before = evaluate(resident.base(), tokenizer, held, 128, 100, frozen=resident.frozen).bits
+        before = evaluate(cache.base(), tokenizer, held, 128, 100, layers=cache.layers).bits
         assert (
             before.tolist() == evaluate(load_causal_lm(tiny_model), tokenizer, held, 128, 100).bits.tolist()
         )
     for run in (*runs, *runs[::-1], runs[0]):
-        found = evaluate(resident.trained(run), tokenizer, held, 128, 100, frozen=resident.frozen).bits
-        alone = evaluate(load_trained(tiny_model, run), tokenizer, held, 128, 100).bits
+        found = evaluate(cache.trained(run), tokenizer, held, 128, 100, layers=cache.layers).bits
+        alone = evaluate(ModelCache(tiny_model).trained(run), tokenizer, held, 128, 100).bits
         assert found.tolist() == alone.tolist()
         assert found.tolist() != before.tolist()
 
 
-def test_frozen_layers_compute_once_and_stay_within_their_limit(tiny_model, tmp_path, monkeypatch):
+def test_layers_below_compute_once_and_stay_within_their_limit(tiny_model, tmp_path, monkeypatch):
     tokenizer = load_tokenizer(tiny_model)
     train(tiny_model, SAMPLES, params(method="lora", epochs=1, lora_layers=1), 1, tmp_path)
-    model, frozen = load_trained(tiny_model, tmp_path), FrozenLayers()
+    model, layers = ModelCache(tiny_model).trained(tmp_path), LayerCache()
     (layer,) = layers_below_lora(model)
     calls = []
     layer.self_attn.register_forward_hook(lambda *_: calls.append(1))
     held = [TaskSample(s.id, s.source, s.messages, "t") for s in SAMPLES]
-    first = evaluate(model, tokenizer, held, 128, 100, frozen=frozen)
+    first = evaluate(model, tokenizer, held, 128, 100, layers=layers)
     once = len(calls)
     assert once > 2
-    assert evaluate(model, tokenizer, held, 128, 100, frozen=frozen).bits.tolist() == first.bits.tolist()
+    assert evaluate(model, tokenizer, held, 128, 100, layers=layers).bits.tolist() == first.bits.tolist()
     assert len(calls) == once
     monkeypatch.setattr("rdslib.models.cache.LIMIT", 1)  # room for one batch, whatever its size
-    assert evaluate(model, tokenizer, held, 128, 150, frozen=frozen).bits == pytest.approx(first.bits)
-    assert len(frozen._kept) == 1
+    assert evaluate(model, tokenizer, held, 128, 150, layers=layers).bits == pytest.approx(first.bits)
+    assert len(layers._kept) == 1
 
 
 def test_the_loss_is_transformers_own_over_response_tokens(tiny_model):
@@ -166,7 +166,7 @@ def test_full_weights_are_trained_in_float32(tiny_model, tmp_path):
 
 
 def test_nothing_is_learnt_from_prompts(tiny_model, tmp_path):
-    # A sample whose response lies beyond the cut is left out, and said to be; none at all is an error.
+    # A sample whose response lies beyond the cut is left out, and counted; none at all is an error.
     long = Sample("long", "s", user_assistant("x" * 200, "y"))
     counts = train(tiny_model, [*SAMPLES, long], params(epochs=1), 1, tmp_path)
     assert counts["without_response"] == 1

@@ -1,0 +1,182 @@
+"""Protocols: what is asked, byte for byte, and agreement with plain computation."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from rdslib.data.chat import format_chat, user_assistant
+from rdslib.data.download import Archives, cache_dir
+from rdslib.errors import UserError
+from rdslib.evaluation import harness
+from rdslib.evaluation.harness import measure
+from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.params import load_profile
+from rdslib.tasks.base import TaskSample, build_task
+
+
+def sample(prompt="Who?", response="me", **fields):
+    return TaskSample("one", "made up", user_assistant(prompt, response), "", **fields)
+
+
+SHOWN = [
+    {"question": "1 + 1?", "context": "On ones.", "response": "It is 2. The answer is 2."},
+    {"question": "2 + 2?", "context": "On twos.", "response": "It is 4. The answer is 4."},
+]
+ASKED = sample(question="3 + 3?", context="On threes.", exemplars=SHOWN, references=["6"])
+
+# What each protocol asks, written out. Between <<>> stands the user's turn; what follows is the model's.
+PROMPTS = {
+    "gsm8k": "<<Question: 1 + 1?\nAnswer: It is 2. The answer is 2.\n\n"
+    "Question: 2 + 2?\nAnswer: It is 4. The answer is 4.\n\nQuestion: 3 + 3?\nAnswer:>>",
+    "bbh": "<<On threes.\n\nQ: 1 + 1?\nA: Let's think step by step.\nIt is 2. The answer is 2.\n\n"
+    "Q: 2 + 2?\nA: Let's think step by step.\nIt is 4. The answer is 4.\n\n"
+    "Q: 3 + 3?\nA: Let's think step by step.>>",
+    "squad": "<<On ones.\n\nQuestion: 1 + 1?\nAnswer: It is 2. The answer is 2.\n\n"
+    "On twos.\n\nQuestion: 2 + 2?\nAnswer: It is 4. The answer is 4.\n\n"
+    "On threes.\n\nQuestion: 3 + 3?\nAnswer:>>",
+    "mmlu": "<<Which?\nA. x\nB. y\nAnswer:>>",
+    "alpaca_eval": "<<Which?\nA. x\nB. y\nAnswer:>>",
+    "codex": "<<Which?\nA. x\nB. y\nAnswer:>>Here is the completed function:\n\n```python\ndef f(x):",
+}
+PROMPTS |= dict.fromkeys(("tydiqa", "xquad"), PROMPTS["squad"])
+OTHERS = sample(
+    "Which?\nA. x\nB. y\nAnswer:", "B", choices=["A", "B"], answer=1, references=["B"], program="def f(x):\n",
+    entry_point="f", test="def check(f): pass",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model):
+    return load_causal_lm(tiny_model), load_tokenizer(tiny_model)
+
+
+def test_every_protocol_is_written_out_here():
+    assert sorted(PROMPTS) == harness.names()
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_are_these_bytes(name, tiny):
+    given = OTHERS if "Which" in PROMPTS[name] else ASKED
+    found = measure(*tiny, name, [given], 2048, 2, 0, longest=2)
+    user, _, begun = PROMPTS[name].removeprefix("<<").partition(">>")
+    before = format_chat([{"role": "user", "content": user}], "")
+    assert found.prompts == [f"{before}\n<|assistant|>\n{begun}"]
+    assert len(found.responses[0]) == (10 if name == "codex" else 1)
+
+
+def test_contexts_are_cut_to_so_many_tokens(tiny):
+    model, tokenizer = tiny
+    long = sample(question="Q?", context="word " * 900, exemplars=[], references=["x"])
+    (prompt,) = measure(model, tokenizer, "tydiqa", [long], 4096, 1, 0, longest=1).prompts
+    cut = prompt.removeprefix("<|user|>\n").partition("\n\nQuestion")[0]
+    assert ("word " * 900).startswith(cut)
+    assert len(tokenizer(cut, add_special_tokens=False)["input_ids"]) in (511, 512)
+    (prompt,) = measure(model, tokenizer, "squad", [long], 8192, 1, 0, longest=1).prompts
+    assert "word " * 899 in prompt
+
+
+def test_a_field_that_is_missing_is_named(tiny):
+    with pytest.raises(UserError, match=r"^protocol gsm8k: test sample one has no question; use a reader"):
+        measure(*tiny, "gsm8k", [sample()], 64, 1, 0)
+    with pytest.raises(UserError, match=r"^unknown protocol 'gsm9k'; protocols: alpaca_eval, bbh"):
+        measure(*tiny, "gsm9k", [sample()], 64, 1, 0)
+
+
+def greedy(model, tokenizer, prompt, tokens, stops):
+    """The likeliest tokens, one after another, up to the end or to one of `stops`."""
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    written, past = [], None
+    with torch.inference_mode():
+        for _ in range(tokens):
+            found = model(ids, past_key_values=past, use_cache=True)
+            past, best = found.past_key_values, int(found.logits[0, -1].float().argmax())
+            if best == tokenizer.eos_token_id:
+                break
+            written.append(best)
+            ids = torch.tensor([[best]])
+            if any(stop in tokenizer.decode(written) for stop in stops):
+                break
+    text = tokenizer.decode(written, skip_special_tokens=True)
+    return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
+
+
+def likeliest(model, tokenizer, prompt, choices):
+    """Which of the choices the model finds likeliest after the prompt."""
+    totals = []
+    for choice in choices:
+        before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        whole = torch.tensor([tokenizer(prompt + choice, add_special_tokens=False)["input_ids"]])
+        with torch.inference_mode():
+            logs = model(whole).logits[0].float().log_softmax(-1)
+        totals.append(sum(float(logs[at - 1, whole[0, at]]) for at in range(len(before), whole.shape[1])))
+    return choices[int(np.argmax(totals))]
+
+
+# The comparison takes some seconds a sample; more can be asked for.
+AGREEING = int(os.environ.get("AGREEING_SAMPLES", "2"))
+# Protocol, task, profile, what makes a response end, and how often a question is in a prompt: exemplars too.
+REAL = [
+    ("mmlu", "MMLU", "mini", [], "Answer:"),
+    ("gsm8k", "GSM8k", "mini", ["Question:"], "Question: "),
+    ("squad", "Squad", "mini", ["Question:"], "Question: "),
+    ("bbh", "BBH", "mini", ["\n\nQ:", "\nQ:"], "Q: "),
+    ("xquad", "XQuAD", "tasks", ["Question:"], "Question: "),
+    ("alpaca_eval", "AlpacaEval", "tasks", [], ""),
+]
+
+
+def real_samples(mini, task, profile):
+    """Some of a task's test samples."""
+    if profile == "mini":
+        return mini.task_data(task).test[:AGREEING]
+    if not os.environ.get("RDSLIB_MIRROR"):
+        pytest.skip("needs RDSLIB_MIRROR")
+    experiment = load_profile(profile).experiment
+    (params,) = (each for each in experiment.tasks if each.name == task)
+    params = params.model_copy(update={"test": AGREEING})
+    return build_task(params, Archives(experiment.downloads, cache_dir()), experiment.seed).test
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "task", "profile", "stops", "lead"), REAL, ids=[each[0] for each in REAL])
+def test_a_real_model_does_as_a_plain_computation_says(name, task, profile, stops, lead, mini):
+    samples = real_samples(mini, task, profile)
+    folder = mini.store.path(mini.model)
+    tokenizer = load_tokenizer(folder)
+    # In float32 the order of sums does not decide between words.
+    model = load_causal_lm(folder, dtype=torch.float32)
+    found = measure(model, tokenizer, name, samples, 2048, 4, 0, longest=8)
+    for each, prompt, responses, score in zip(
+        samples, found.prompts, found.responses, found.scores, strict=True
+    ):
+        user = prompt.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
+        if name in ("mmlu", "alpaca_eval"):
+            assert user == each.messages[0]["content"].strip()
+        else:
+            end = "\nA: Let's think step by step." if name == "bbh" else "\nAnswer:"
+            assert user.endswith(f"{lead}{each.question}{end}")
+            assert user.count(f"\n{lead}") + user.startswith(lead) >= 1 + len(each.exemplars)
+        if name == "mmlu":
+            expected = likeliest(model, tokenizer, prompt, each.choices)
+            assert score == (expected == each.messages[1]["content"])
+        else:
+            expected = greedy(model, tokenizer, prompt, 8, stops)
+        assert responses == [expected]
+
+
+def test_a_judges_score_is_missing_and_not_zero(tiny):
+    found = measure(*tiny, "alpaca_eval", [OTHERS], 256, 1, 0, longest=2)
+    assert math.isnan(found.scores[0])
+
+
+def test_the_tokenizer_and_the_model_are_left_as_they_were(tiny):
+    model, tokenizer = tiny
+    before = tokenizer.chat_template, model.training
+    measure(model, tokenizer, "mmlu", [OTHERS], 256, 1, 0)
+    assert (tokenizer.chat_template, model.training) == before
