@@ -157,10 +157,13 @@ def plan_request(request: SelectRequest) -> Plan:
         parts = [part_of(costs, group) for group in made]
         notes = [
             f"pool tokens: estimated from {len(pool.samples):,} rows at random by tokens a character (rows "
-            f"are cut at {cut:,} tokens), with its 95% interval; all else of the pool is counted",
-            "what is done before the features, such as training, goes at the speed of a forward pass, and so "
-            "do as many average rows as it takes; projecting gradients is in the seconds, but not in the FLOPs",
+            f"are cut at {cut:,} tokens), with its 95% interval; all else of the pool is counted"
         ]
+        if any(part.name.startswith("prepare") for part in parts):
+            notes.append(
+                "training before the features was not measured: its tokens are those of as many average "
+                "rows, and its FLOPs go at the speed of a forward pass"
+            )
         return Plan(
             f"{request.method}: {asked.k:,} of {request.pool}, {request.model} on {device_kind()}",
             facts,
@@ -404,13 +407,14 @@ def shown(plan: Plan) -> list[RenderableType]:
         "FLOPs": [_text(part.flops, "{:.3g}".format) for part in rows],
         "on this device": seconds,
     }
-    left = [part for part in rows if part.flops is not None and not part.there]
-    hours = {gpu: [_count(gpu_hours(part.flops.value, gpu)) for part in left] for gpu in GPUS}
-    lines += [table(work), table({"GPU-hours": [part.name for part in left], **hours})]
+    left = {part.name: part.flops.value for part in rows if part.flops and not part.there}
+    hours = {gpu: [_count(gpu_hours(each, gpu)) for each in left.values()] for gpu in GPUS}
+    lines += [table(work), table({"GPU-hours": left, **hours})]
     peaks = ", ".join(f"{name} {peak}" for name, peak in GPUS.items())
     lines.append(
         line(
-            f"GPU-hours are at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, not a measurement."
+            f"GPU-hours are at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, "
+            "not a measurement."
         )
     )
     for name, sizes in (("disk", plan.disk), ("memory", plan.memory)):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
+import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+import typer
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -44,10 +45,10 @@ def line(text: object, margin: int = 0) -> RenderableType:
     return Padding(Text(plain(text)), (0, 0, 0, margin))
 
 
-def table(columns: Mapping[str, Iterable[object]], title: str = "") -> RenderableType:
+def table(columns: Mapping[str, Iterable[object]]) -> RenderableType:
     """A table by its columns, each row on one line: numbers to the right, long texts cut."""
-    found = Table(box=None, pad_edge=False, title=plain(title) or None, title_justify="left", title_style="")
     cells = {name: [plain(value) for value in values] for name, values in columns.items()}
+    found = Table(box=None, pad_edge=False, show_header=any(map(str.strip, cells)))
     for name, values in cells.items():
         number = all(map(_NUMBER.fullmatch, values))
         found.add_column(
@@ -58,19 +59,16 @@ def table(columns: Mapping[str, Iterable[object]], title: str = "") -> Renderabl
     return Padding(found, (0, 0, 0, MARGIN))
 
 
-def show(parts: Iterable[RenderableType]) -> None:
-    """Print parts, one under another, in the width of the terminal."""
-    console = Console(file=sys.stdout, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = COLUMNS
-    for part in parts:
-        console.print(part, soft_wrap=False)
-
-
-def as_text(parts: Iterable[RenderableType], width: int = COLUMNS) -> str:
-    """What `show` prints on a terminal of some width."""
-    console = Console(width=width, highlight=False, emoji=False, color_system=None, record=False)
+def as_text(parts: Iterable[RenderableType], width: int | None = None) -> str:
+    """Parts as text, one under another, in the width of the terminal."""
+    width = width or shutil.get_terminal_size((COLUMNS, 24)).columns
+    console = Console(width=width, highlight=False, emoji=False, markup=False, color_system=None)
     with console.capture() as capture:
         for part in parts:
             console.print(part)
-    return "\n".join(each.rstrip() for each in capture.get().splitlines()) + "\n"
+    return "\n".join(each.rstrip() for each in capture.get().splitlines())
+
+
+def show(parts: Iterable[RenderableType]) -> None:
+    """Print parts."""
+    typer.echo(as_text(parts))
