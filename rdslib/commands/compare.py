@@ -238,7 +238,7 @@ def shown(compared: Compared) -> list[RenderableType]:
     for name in NAMES:
         columns[f"in {name}"] = counts["count", name].map("{:,}".format)
         columns[f"of {name}"] = counts["share", name].map("{:.1%}".format)
-    parts += ["", "Samples of each source", table({**columns, "source": counts.index})]
+    parts += ["", "Samples of each source", table({**columns, "source": counts.index}, ["source"])]
     if len(c.spread):
         columns = {"selection": c.spread["selection"], "n": c.spread["n"].map("{:,}".format)}
         columns |= {name: c.spread[name].map("{:.4f}".format) for name in (*SPREAD, "mean")}

@@ -200,7 +200,7 @@ def shown(scores: pd.DataFrame) -> RenderableType:
     columns |= {"n": scores["n"], "seconds": scores["seconds"].map("{:.0f}".format)}
     if "diff" in scores:
         columns["diff from the first"] = _intervals(scores, "diff", "diff_low", "diff_high", "+.3f")
-    return table(columns)
+    return table(columns, ["model", "task"])
 
 
 def _intervals(scores: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:

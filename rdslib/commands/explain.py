@@ -27,6 +27,8 @@ from rdslib.selection.topk import Block, Ranking
 
 # Neighbours of a sample; and of more lists or queries of a task, those that are shown.
 NEIGHBOURS, SHOWN = 5, 10
+# Columns that are cut where a table is too wide.
+CUT = ("task", "id", "source", "text")
 
 _QUERY = ["task", "query", "text", "score", "rank"]
 _TURN = [*_QUERY, "picks", "last_score", "last_rank"]
@@ -372,7 +374,7 @@ def shown(explanation: Explanation) -> list[RenderableType]:
         "picked": ["" if pd.isna(rank) else f"#{rank}" for rank in e.neighbours["picked"]],
         **{name: e.neighbours[name] for name in ("id", "source", "text")},
     }
-    return [*parts, "", "Nearest in the pool, by cosine", table(columns)]
+    return [*parts, "", "Nearest in the pool, by cosine", table(columns, CUT)]
 
 
 def _listing(rows: pd.DataFrame, title: str) -> list[RenderableType]:
@@ -387,7 +389,7 @@ def _listing(rows: pd.DataFrame, title: str) -> list[RenderableType]:
         columns["last rank"] = best["last_rank"].map(_count)
     columns |= {"text": best["text"]} if queries else {}
     more = f" (the best {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
-    return ["", line(title + more), table(columns)]
+    return ["", line(title + more), table(columns, CUT)]
 
 
 def _number(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import typer
 from rich.console import Console, RenderableType
@@ -45,15 +45,16 @@ def line(text: object, margin: int = 0) -> RenderableType:
     return Padding(Text(plain(text)), (0, 0, 0, margin))
 
 
-def table(columns: Mapping[str, Iterable[object]]) -> RenderableType:
-    """A table by its columns, each row on one line: numbers to the right, long texts cut."""
+def table(columns: Mapping[str, Iterable[object]], cut: Collection[str] = ()) -> RenderableType:
+    """A table by its columns, each row on one line, numbers to the right.
+
+    `cut`: the columns that are cut where the table is too wide.
+    """
     cells = {name: [plain(value) for value in values] for name, values in columns.items()}
     found = Table(box=None, pad_edge=False, show_header=any(map(str.strip, cells)))
     for name, values in cells.items():
-        number = all(map(_NUMBER.fullmatch, values))
-        found.add_column(
-            Text(plain(name)), justify="right" if number else "left", no_wrap=number, overflow="ellipsis"
-        )
+        justify = "right" if all(map(_NUMBER.fullmatch, values)) else "left"
+        found.add_column(Text(plain(name)), justify=justify, no_wrap=name not in cut, overflow="ellipsis")
     for row in zip(*cells.values(), strict=True):
         found.add_row(*(Text(value, no_wrap=True, overflow="ellipsis") for value in row))
     return Padding(found, (0, 0, 0, MARGIN))

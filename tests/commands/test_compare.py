@@ -23,16 +23,17 @@ from rdslib.commands.compare import (
     LONGEST,
     SPREAD,
     UNNAMED,
-    as_text,
     check_figure,
     compare,
     compare_figure,
+    shown,
     write_figure,
 )
-from rdslib.commands.output import record_of, select_own
-from rdslib.commands.own_pool import Request
+from rdslib.commands.request import SelectRequest
+from rdslib.commands.select import record_of, write_selection
+from rdslib.commands.text import as_text
 from rdslib.errors import UserError
-from rdslib.figures import style as drawing
+from rdslib.figures import style as style
 
 SOURCES = [
     "FLAN V2",
@@ -51,8 +52,17 @@ def row(text, source=None, **extra):
 def write(path, rows, method=None, form=None):
     path.write_text("\n".join(json.dumps(each) for each in rows), encoding="utf-8")
     if method:
-        record_of(path).write_text(json.dumps({"request": {"method": method, "form": form}}))
+        request = SelectRequest(pool="pool.jsonl", model="m", k="1", method=method, format=form)
+        record_of(path).write_text(json.dumps({"request": request.model_dump()}))
     return path
+
+
+def select(pool, model, out, **options):
+    return write_selection(SelectRequest.of({"pool": pool, "model": model, **options}), out)
+
+
+def said(compared):
+    return as_text(shown(compared))
 
 
 def picks(texts, sources=("s",), scores=None):
@@ -125,8 +135,8 @@ def test_any_file_of_data_can_be_compared(tmp_path):
         assert found.scores.to_dict("list") == {"selection": ["B"] * 6, "score": [i / 8 for i in range(6)]}
         assert found.sides[1].common_rank is None  # A has no ranks
         assert set(found.sources["source"]) == {"a", "b"}
-        assert "No row of A has rds_score." in as_text(found)
-        assert "mean rank" not in as_text(found)
+        assert "No row of A has rds_score." in said(found)
+        assert "mean rank" not in said(found)
 
 
 def test_selections_are_read_back_in_their_form(tmp_path, tiny_model, monkeypatch):
@@ -137,10 +147,8 @@ def test_selections_are_read_back_in_their_form(tmp_path, tiny_model, monkeypatc
     made = {}
     for name, form, k, seed in (("own", "own", "5", 1), ("messages", "messages", "4", 2)):
         made[name] = tmp_path / f"{name}.jsonl"
-        request = Request(
-            str(pool), str(tiny_model), k, method="random", form="messages", on_error="stop", seed=seed
-        )
-        select_own(request, made[name], form)
+        options = {"method": "random", "format": "messages", "as_": form, "seed": seed}
+        select(pool, tiny_model, made[name], k=k, **options)
     found = compare(made["own"], made["messages"])
     sets = [
         {json.loads(line)["messages"][0]["content"] for line in path.read_text().splitlines()}
@@ -159,8 +167,8 @@ def test_a_pool_of_another_form_written_as_messages_is_read(tmp_path, tiny_model
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     pool = write(tmp_path / "pool.jsonl", [{"instruction": f"{i}", "output": "yes"} for i in range(6)])
     for name, form in (("own", "own"), ("messages", "messages")):
-        request = Request(str(pool), str(tiny_model), "3", method="random", form="alpaca")
-        select_own(request, tmp_path / f"{name}.jsonl", form)
+        options = {"method": "random", "format": "alpaca", "as_": form}
+        select(pool, tiny_model, tmp_path / f"{name}.jsonl", k=3, **options)
     assert compare(tmp_path / "own.jsonl", tmp_path / "messages.jsonl").jaccard == 1
 
 
@@ -170,9 +178,9 @@ def test_scores_of_different_methods_are_said_not_to_compare(tmp_path):
         for method in ("rds", "rds_eos", "top_ppl")
     }
     note = "Scores of RDS+ and of Top-PPL are on different scales and do not compare."
-    assert note in as_text(compare(files["rds"], files["top_ppl"]))
+    assert note in said(compare(files["rds"], files["top_ppl"]))
     for other in (files["rds"], write(tmp_path / "unknown.jsonl", picks("abc"))):
-        assert "different scales" not in as_text(compare(files["rds"], other))
+        assert "different scales" not in said(compare(files["rds"], other))
 
 
 def words(figure):
@@ -227,7 +235,7 @@ def test_many_sources_are_shown_as_others(tmp_path):
     assert sum(bar.get_height() for bar in sources.patches) == pytest.approx(2)
     assert upper.get_xlim() != lower.get_xlim()
     assert "different scales" in figure.get_supxlabel()
-    text = as_text(compared)
+    text = said(compared)
     shown = [line.split() for line in text.splitlines() if line.endswith(" others") or "  source " in line]
     assert len(shown) == LAYERS + 1
     assert [sum(int(line[at]) for line in shown) for at in (0, 2)] == [300, 300]
@@ -238,12 +246,12 @@ def test_the_figure_without_scores_says_so(tmp_path):
     b = write(tmp_path / "b.jsonl", [row("b", "s")], "rds")
     found = compare(a, b)
     assert found.spread.empty
-    assert as_text(found).endswith("No row of A or B has rds_score.")
+    assert said(found).endswith("No row of A or B has rds_score.")
     assert words(compare_figure(found)).count("No scores") == 2
 
 
 def test_the_text_is_at_most_100_columns_wide(tmp_path):
-    lines = as_text(large(tmp_path)).splitlines()
+    lines = said(large(tmp_path)).splitlines()
     assert max(map(len, lines)) <= 100
     assert "The mean rank of what is ranked in both is 224.5 in A and 74.5 in B." in lines
     assert any(line.endswith(SOURCES[3]) for line in lines)
@@ -258,7 +266,7 @@ def test_figures_are_written_by_their_names_and_the_same_twice(tmp_path, name, s
         contents.append((tmp_path / name).read_bytes())
     assert contents[0].startswith(start)
     assert contents[0] == contents[1]
-    assert isinstance(compare_figure(compared), drawing.Drawing)
+    assert isinstance(compare_figure(compared), style.Drawing)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +283,7 @@ def test_a_figure_that_cannot_be_written_is_one_line(tmp_path, name, message):
     assert "\n" not in str(error.value)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match=r"folder.png: cannot be written"):
-        write_figure(drawing.nothing("x"), tmp_path / "folder.png")
+        write_figure(style.nothing("x"), tmp_path / "folder.png")
 
 
 @pytest.mark.parametrize(
@@ -284,11 +292,15 @@ def test_a_figure_that_cannot_be_written_is_one_line(tmp_path, name, message):
         (None, None, "b.jsonl: there is no such file or folder"),
         ("", None, "b.jsonl: holds no samples"),
         ("[1]", None, "b.jsonl:1: is not a JSON object"),
-        (json.dumps(row("a", rds_score="high")), None, "b.jsonl:1: its rds_score 'high' is no number; mend"),
+        (
+            json.dumps(row("a", rds_score="high")),
+            None,
+            "b.jsonl:1: its rds_score 'high' is no number; correct",
+        ),
         (json.dumps(row("a", rds_rank=[1])), None, r"b.jsonl:1: its rds_rank '\[1\]' is no number"),
         (json.dumps(row("a", rds_score=float("nan"))), None, "b.jsonl:1: its rds_score 'nan' is no number"),
-        (json.dumps(row("a")), "[]", "b.jsonl.rds.json: is not what `rds select` writes; remove it"),
-        (json.dumps(row("a")), "{", "b.jsonl.rds.json: is not what `rds select` writes; remove it"),
+        (json.dumps(row("a")), "[]", "b.jsonl.rds.json: is not what `rds select` writes; select anew"),
+        (json.dumps(row("a")), "{", "b.jsonl.rds.json: is not what `rds select` writes; select anew"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(tmp_path, content, record, message):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from itertools import pairwise
 
 import numpy as np
@@ -12,15 +11,16 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from rdslib.commands import explain as explaining
-from rdslib.commands import own_pool as own
-from rdslib.commands.explain import NEIGHBOURS, SHOWN, as_text, explain, ranks_at
-from rdslib.commands.output import record_of, reopen, select_own
-from rdslib.commands.own_pool import Request
+from rdslib.commands import text as texts
+from rdslib.commands import user_data
+from rdslib.commands.explain import NEIGHBOURS, SHOWN, explain, ranks_at, shown
+from rdslib.commands.request import SelectRequest
+from rdslib.commands.select import record_of, reopen, write_selection
 from rdslib.errors import UserError
 from rdslib.methods import features, get_scorer
-from rdslib.pipeline.steps import scoring_inputs
 
 K = 9
 SOURCES = ("sums", "words", "codes")
@@ -53,6 +53,15 @@ REQUESTS = {
 }
 
 
+def select(pool, model, out, k=2, **options):
+    request = SelectRequest.of({"pool": str(pool), "model": str(model), "k": str(k), **options})
+    return write_selection(request, out)
+
+
+def flat(explanation):
+    return " ".join(texts.as_text(shown(explanation)).split())
+
+
 def write(path, rows):
     path.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in rows), encoding="utf-8")
     return str(path)
@@ -67,7 +76,7 @@ def folder(tmp_path_factory):
     write(folder / "sums.jsonl", QUERIES[:12])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RDSLIB_HOME", str(folder / "home"))
-        patch.setattr(own, "_ENCODE", own._ENCODE.model_copy(update={"shard_size": 16}))
+        patch.setattr(user_data, "ENCODE", user_data.ENCODE.model_copy(update={"shard_size": 16}))
         yield folder
 
 
@@ -76,27 +85,25 @@ def selected(folder, tiny_model):
     """The file of a selection, by name, made when it is asked for."""
     made = {}
 
-    def select(name):
+    def selected(name):
         if name not in made:
             made[name] = folder / f"{name}.jsonl"
             changes = {"method": "rds", **REQUESTS[name]}
             if "queries" in changes:
                 changes["queries"] = str(folder / changes["queries"])
-            select_own(Request(str(folder / "pool.jsonl"), str(tiny_model), str(K), **changes), made[name])
+            select(folder / "pool.jsonl", tiny_model, made[name], k=K, **changes)
         return made[name]
 
-    return select
+    return selected
 
 
 def matrices(path):
     """All scores of each target: [lists, pool]."""
-    study, run = reopen(path)
-    scorer, step = get_scorer(run.method), study.selection(run)
-    inputs = {name: study.store.path(each) for name, each in step.inputs.items()}
+    selection, asked = reopen(path)
     found = {}
-    for target in run.targets or (None,):
-        seed = run.seed if scorer.seeded else study.experiment.seed
-        blocks = dict(scorer.blocks(scoring_inputs(inputs, scorer, study.pool_file, seed, target)))
+    for target in asked.targets or (None,):
+        inputs = selection.pipeline.scoring_inputs(asked, target)
+        blocks = dict(get_scorer(asked.method).blocks(inputs))
         found[target] = np.concatenate([blocks[start] for start in sorted(blocks)], axis=1)
     return found
 
@@ -180,23 +187,23 @@ def test_scores_are_those_that_were_written(selected):
                 assert f"query {row['rds_query']}" in found.why
                 assert row["rds_task"] in found.why
             else:
-                assert found.why.startswith("Taken by the method, which has it at rank ")
+                assert found.why.startswith("Picked by the method, which has it at rank ")
 
 
 @pytest.mark.parametrize("position", [0, 5, 47])
 def test_neighbours_are_the_nearest_by_cosine(selected, monkeypatch, position):
     path = selected("one task")
     monkeypatch.setattr(explaining, "TILE", 7)
-    study, run = reopen(path)
-    step = study.features("lm.weighted_all", None)
-    rows = features.read_all(study.store.path(step), "weighted_all").astype(np.float64)
+    selection, asked = reopen(path)
+    step = selection.pipeline.features("lm.weighted_all")
+    rows = features.read_all(selection.store.path(step), "weighted_all").astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     # Rounded, so that what ties in float32 ties here.
     cosines = np.round(rows @ rows[position], 5)
     order = [at for at in ordered(cosines) if at != position][:NEIGHBOURS]
     found = explain(path, names()[position]).neighbours
     np.testing.assert_allclose(found["cosine"], cosines[order], atol=2e-5)
-    picked = study.picks(run)["position"].tolist()
+    picked = selection.pipeline.picks(asked)["position"].to_pylist()
     for each in found.itertuples():
         at = names().index(each.id)
         assert cosines[at] >= cosines[order[-1]]
@@ -256,11 +263,8 @@ def test_what_was_left_out_has_its_reason(folder, tiny_model):
     (folder / "mixed.jsonl").write_text(text)
     write(folder / "test.jsonl", [row(long, "x")])
     out = folder / "mixed.out.jsonl"
-    request = Request(
-        str(folder / "mixed.jsonl"), str(tiny_model), "2", method="random", on_error="quarantine",
-        dedup="exact", exclude=(str(folder / "test.jsonl"),),
-    )  # fmt: skip
-    select_own(request, out)
+    options = {"method": "random", "on_error": "quarantine", "dedup": "exact"}
+    select(folder / "mixed.jsonl", tiny_model, out, exclude=[str(folder / "test.jsonl")], **options)
     for sample, line, state, reason, text in (
         ("2", 3, "duplicate", "repeats", "again"),
         ("leak", 5, "contaminated", "has words of", "one two"),
@@ -273,7 +277,7 @@ def test_what_was_left_out_has_its_reason(folder, tiny_model):
         assert found.where.endswith(f"mixed.jsonl:{line}")
         assert reason in found.why
         assert found.text.startswith(text)
-        assert f"Left out as {state}: {found.why}" in " ".join(as_text(found).split())
+        assert f"Left out as {state}: {found.why}" in flat(found)
     assert explain(out, "twin").reach is not None
     with pytest.raises(UserError, match="has no sample of that id"):
         explain(out, "8")
@@ -282,28 +286,23 @@ def test_what_was_left_out_has_its_reason(folder, tiny_model):
 def test_an_id_like_a_rank_is_the_id(folder, tiny_model):
     rows = [row(f"text {i}", "r", id=f"#{i}") for i in range(4)]
     pool, out = write(folder / "ranks.jsonl", rows), folder / "ranks.out.jsonl"
-    select_own(Request(pool, str(tiny_model), "2", method="random"), out)
+    select(pool, tiny_model, out, method="random")
     assert [explain(out, f"#{i}").text.splitlines()[0] for i in range(4)] == [f"text {i}" for i in range(4)]
-
-
-def columns(line):
-    """How many columns of a terminal a line takes."""
-    return sum(1 + (unicodedata.east_asian_width(each) in "WF") for each in line)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_the_text_says_it_in_100_columns(selected, name):
     for sample in ("#0", "#8", "4", "a7"):
         found = explain(selected(name), sample)
-        text = as_text(found)
-        assert all(columns(line) <= 100 for line in text.splitlines())
+        text = texts.as_text(shown(found))
+        assert all(cell_len(line) <= 100 for line in text.splitlines())
         flat = " ".join(text.split())
         assert flat.startswith(f"Sample {found.id}, of the source {found.source}, from ")
         assert found.why in flat
         assert f"9 of 48 samples were picked, and the walk ended at rank {found.reach}." in flat
         assert (f"Pick #{found.rank} of {found.method}." in flat) == (found.rank is not None)
-        shown = [line for line in text.splitlines() if line.startswith("Score and rank in the pool ")]
-        assert len(shown) == (3 if name == "tasks" else 1)
+        titles = [line for line in text.splitlines() if line.startswith("Score and rank in the pool ")]
+        assert len(titles) == (3 if name == "tasks" else 1)
         more = f"(the best {SHOWN} of 12)"
         assert flat.count(more) == (name in ("one task", "tasks", "limited", "response"))
         assert ("Nearest in the pool, by cosine" in text) == (
@@ -317,9 +316,10 @@ def test_the_text_says_it_in_100_columns(selected, name):
 @example("a" + "你" * 200, 0)
 @given(st.text(st.sampled_from("a 你好é\x1b[31m\n\t\x00-"), max_size=300), st.integers(0, 40))
 def test_no_line_is_too_wide_or_controls_the_terminal(text, margin):
-    lines = explaining.wrapped(text, margin)
-    table = explaining.tabulated({text: ["1", text], "n": ["2", "3"], "text": [text * 3, text]})
-    assert all(columns(line) <= 100 and line.isprintable() for line in [*lines, *table])
+    lines = texts.as_text([texts.line(text, margin)]).splitlines()
+    columns = {f"x{text}"[:40]: ["1", text], "n": ["2", "3"], "text": [text * 3, text]}
+    table = texts.as_text([texts.table(columns, list(columns))]).splitlines()
+    assert all(cell_len(line) <= 100 and line.isprintable() for line in [*lines, *table])
     words = "".join(each if each.isprintable() else " " for each in text).split()
     assert "".join("".join(lines).split()) == "".join(words)
     assert len(table) == 3
@@ -382,7 +382,7 @@ def test_what_is_no_selection_is_one_line(selected, folder, tmp_path, tiny_model
     with pytest.raises(UserError, match="is not what `rds select` writes; select anew"):
         explain(out, "0")
     pool = write(tmp_path / "pool.jsonl", POOL[:4])
-    select_own(Request(pool, str(tiny_model), "2", method="random"), out)
+    select(pool, tiny_model, out, method="random")
     assert explain(out, "0").pool_size == 4
     write(tmp_path / "pool.jsonl", POOL[5:9])
     with pytest.raises(UserError, match="the files that it was selected from have changed; select anew"):

@@ -254,7 +254,10 @@ REFUSED = {
     "a misspelt choice": ({"on_error": "skip"}, "on_error='skip': input should be 'stop' or 'quarantine'"),
     "no such duplicates": ({"dedup": "fuzzy"}, "dedup='fuzzy': input should be 'none', 'exact' or 'near'"),
     "no such engine": ({"engine": "spark"}, "engine='spark': input should be 'local' or 'ray'"),
-    "none of a source": ({"max_per_source": 0}, "max_per_source=0: input should be greater than or equal to 1"),
+    "none of a source": (
+        {"max_per_source": 0},
+        "max_per_source=0: input should be greater than or equal to 1",
+    ),
     "a device": ({"device": "cuda:99"}, "--device cuda:99: cannot be used here"),
 }
 
