@@ -335,7 +335,8 @@ def _disk(costs: Costs) -> dict[str, float]:
         use = costs.use([each])
         speed = None if use else costs.speed(each.arguments["extractor"])
         # Beside each feature are the FLOPs of each sample.
-        disk["features"] += each.weight * (use.row_bytes + 8 if use else speed.row_bytes if speed else 12)
+        row_bytes = use.row_bytes + 8 if use else speed.row_bytes if speed else 12
+        disk["features"] += costs.rows(each) * row_bytes
     writer = PoolWriter(costs.scratch / "pool", costs.scratch / "records", ("record", "where"))
     for row in pool.rows:
         writer.add(row.sample, json.dumps(row.record, ensure_ascii=False, default=str), row.where)

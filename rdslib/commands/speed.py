@@ -311,6 +311,11 @@ class Costs:
     def _samples_of(self, file: File) -> Sequence[Sample]:
         return self.samples[file.step.hash, file.name]
 
+    def rows(self, step: Step) -> int:
+        """How many rows a feature has."""
+        given = step.arguments
+        return len(self._samples_of(given["samples"])) if given["queries"] else self._size(given)
+
     def _size(self, arguments: Mapping[str, Any]) -> int:
         """How many samples of the pool a step reads."""
         return arguments["draw"][0] if arguments["draw"] else len(self.pool.all_sizes)

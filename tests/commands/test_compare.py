@@ -62,7 +62,7 @@ def select(pool, model, out, **options):
 
 
 def said(compared):
-    return as_text(shown(compared))
+    return as_text(shown(compared), 100)
 
 
 def picks(texts, sources=("s",), scores=None):

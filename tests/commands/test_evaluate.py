@@ -39,7 +39,7 @@ def test_models_are_scored_and_compared_on_the_same_samples(profile, tiny_model,
     ours, theirs = table.iloc[:2], table.iloc[2:]
     assert theirs["diff"].to_numpy() == pytest.approx(theirs["score"].to_numpy() - ours["score"].to_numpy())
     assert ours["diff"].isna().all()
-    assert "diff from the first" in as_text([shown(table)])
+    assert "diff from the first" in as_text([shown(table)], 100)
 
     # What was measured is kept.
     def not_again(*arguments, **named):

@@ -294,7 +294,7 @@ def test_an_id_like_a_rank_is_the_id(folder, tiny_model):
 def test_the_text_says_it_in_100_columns(selected, name):
     for sample in ("#0", "#8", "4", "a7"):
         found = explain(selected(name), sample)
-        text = texts.as_text(shown(found))
+        text = texts.as_text(shown(found), 100)
         assert all(cell_len(line) <= 100 for line in text.splitlines())
         flat = " ".join(text.split())
         assert flat.startswith(f"Sample {found.id}, of the source {found.source}, from ")
@@ -316,9 +316,9 @@ def test_the_text_says_it_in_100_columns(selected, name):
 @example("a" + "你" * 200, 0)
 @given(st.text(st.sampled_from("a 你好é\x1b[31m\n\t\x00-"), max_size=300), st.integers(0, 40))
 def test_no_line_is_too_wide_or_controls_the_terminal(text, margin):
-    lines = texts.as_text([texts.line(text, margin)]).splitlines()
+    lines = texts.as_text([texts.line(text, margin)], 100).splitlines()
     columns = {f"x{text}"[:40]: ["1", text], "n": ["2", "3"], "text": [text * 3, text]}
-    table = texts.as_text([texts.table(columns, list(columns))]).splitlines()
+    table = texts.as_text([texts.table(columns, list(columns))], 100).splitlines()
     assert all(cell_len(line) <= 100 and line.isprintable() for line in [*lines, *table])
     words = "".join(each if each.isprintable() else " " for each in text).split()
     assert "".join("".join(lines).split()) == "".join(words)

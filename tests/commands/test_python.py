@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdslib import select
 import rdslib.commands.select  # noqa: F401  # for the examples
+from rdslib import select
 from rdslib.data.chat import user_assistant
 from rdslib.errors import UserError
 from tests.command import rds
