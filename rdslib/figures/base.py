@@ -137,7 +137,7 @@ def published(file: str) -> pd.DataFrame:
     model cards, "fig" read off a figure's pixels (within 0.1), "cited" the cited work's own paper. A number
     that was never run or that is not public is NaN, and `note` says which of the two it is.
     """
-    rows = pd.read_csv(PUBLISHED / f"{file}.csv")
+    rows = pd.read_csv(PUBLISHED / f"{file}.csv", dtype={"note": "str", "source": "str"})
     rows.insert(0, "origin", "published")
     return rows.fillna(dict.fromkeys({"note", "source"} & set(rows.columns), ""))
 
@@ -239,7 +239,9 @@ def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
         found = scores.agg(samples="size", mean="mean", median="median").round(3).reset_index()
     elif "query" in table:
         counts = table.dropna(subset="query").groupby("origin", sort=False)
-        found = counts.agg(tasks=("task", "size"), queries=("query", "sum"), test=("test", "sum")).reset_index()
+        found = counts.agg(
+            tasks=("task", "size"), queries=("query", "sum"), test=("test", "sum")
+        ).reset_index()
     else:
         found = table
     if "method" in found:
@@ -294,7 +296,9 @@ def _agreement(table: pd.DataFrame, origin: str, pool: float, scores: pd.Series,
     # Of a single pool and several, the largest is meant.
     place = ours.index(pool) if min(len(ours), len(theirs)) > 1 else -1
     matched = paper[paper["pool_size"] == theirs[max(place, -1) if place < len(theirs) else -1]]
-    both = pd.concat([scores, matched.set_index("method")["score"]], axis=1, join="inner").set_axis([0, 1], axis=1)
+    both = pd.concat([scores, matched.set_index("method")["score"]], axis=1, join="inner").set_axis(
+        [0, 1], axis=1
+    )
     if len(both) < 3 or both.nunique().min() < 2:
         return None
     return round((both[0] * (-1 if lower else 1)).corr(both[1], method="spearman"), 2)

@@ -168,7 +168,7 @@ def _fig1_draw(table: pd.DataFrame) -> Drawing:
         ]  # fmt: skip
         keys.append(Patch(color=RED, alpha=0.13, linewidth=0, label="beyond the Pareto frontier"))
         axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=len(keys))
-    moved = "Where costs are nearly equal, points with intervals are moved sideways to be told apart."
+    moved = "Where costs are nearly equal, points with intervals are moved sideways to be seen apart."
     small = notes(table, lambda row: f"{method_title(row.method)} from {human(row.pool_size)}")
     style.footnotes(figure, [*small, moved if table["low"].notna().any() else ""])
     style.settle(figure)
@@ -317,7 +317,7 @@ def _scaling(table: pd.DataFrame, x: str, axis: Any, labels: Any) -> Drawing:
         known = _known(rows, axes, f"One model for all tasks, selected from {span(rows['pool_size'])}")
         if known.empty:
             continue
-        _lines(axes, known.sort_values("budget"), x, marker="o", markersize=4.5, zorder=3)
+        _lines(axes, known.sort_values("budget"), x, marker="o", markersize=5.5, zorder=3)
         axis(axes, known)
         _room(axes, known, x, 0.09, 0.09)
     style.footnotes(figure, notes(table, lambda row: f"{method_title(row.method)} at {human(row.budget)}"))

@@ -268,7 +268,10 @@ def stacked(
     axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
     axes.tick_params(axis="x", length=0)
     # Reversed, to read from the top of the stack down. A name is no formula, whatever it holds.
-    keys = [Patch(color=colours[name], label=literal(name)) for name in reversed(sources)]
+    keys = [
+        Patch(facecolor=colours[name], edgecolor="white", linewidth=0.5, label=literal(name))
+        for name in reversed(sources)
+    ]
     axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
 
 

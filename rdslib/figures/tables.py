@@ -92,7 +92,9 @@ class Part:
 
     def frame(self, form: Callable[[Cell], str]) -> pd.DataFrame:
         """The cells as text of one form."""
-        return pd.DataFrame([[form(cell) for cell in row] for row in self.rows], columns=map(form, self.header))
+        return pd.DataFrame(
+            [[form(cell) for cell in row] for row in self.rows], columns=map(form, self.header)
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ class Tables:
             ]  # fmt: skip
             heads = [{"selector": f"th.col{place}", "props": "text-align: right"}
                      for place, number in enumerate(part.numeric) if number]  # fmt: skip
-            caption = "\n".join([f"<strong>{html.escape(part.title)}</strong>", *map(html.escape, part.details)])
+            caption = "\n".join(
+                [f"<strong>{html.escape(part.title)}</strong>", *map(html.escape, part.details)]
+            )
             styler = frame.style.hide(axis="index").set_caption(caption).set_table_styles(heads)
             styler = styler.set_td_classes(pd.DataFrame(classes, frame.index, frame.columns))
             tables.append(styler.set_uuid(f"{len(tables)}").to_html())
@@ -131,7 +135,9 @@ class Tables:
         for part in self.parts:
             blocks.append(f"**{part.title}.** {_marked('. '.join(part.details))}.")
             align = ["right" if number else "left" for number in part.numeric]
-            blocks.append(part.frame(_markdown).to_markdown(index=False, colalign=align, disable_numparse=True))
+            blocks.append(
+                part.frame(_markdown).to_markdown(index=False, colalign=align, disable_numparse=True)
+            )
         return "\n\n".join([*blocks, *map(_marked, self._notes)]) + "\n"
 
     def latex(self) -> str:
@@ -144,7 +150,9 @@ class Tables:
                 frame.iloc[row, 0] = rf"\midrule {frame.iloc[row, 0]}"
             columns = "".join("r" if number else "l" for number in part.numeric)
             head = rf"\noindent\textbf{{{part.title}.}} {'. '.join(part.details).translate(_LATEX)}.\par\smallskip"
-            blocks.append(f"{head}\n{frame.style.hide(axis='index').to_latex(column_format=columns, hrules=True)}")
+            blocks.append(
+                f"{head}\n{frame.style.hide(axis='index').to_latex(column_format=columns, hrules=True)}"
+            )
         small = [rf"{{\footnotesize {note.translate(_LATEX)}\par}}" for note in self._notes]
         return "\n\n".join(block.rstrip() for block in [*blocks, *small]) + "\n"
 
