@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import pandas as pd
 
@@ -142,9 +142,10 @@ def published(file: str) -> pd.DataFrame:
     return rows.fillna(dict.fromkeys({"note", "source"} & set(rows.columns), ""))
 
 
-def paper_flops(method: str, budget: int, pool_size: int) -> float:
-    """FLOPs of selection and training by the paper's formula (Appendix E), with the paper's model."""
-    return total_flops(method, budget, pool_size)
+def paper_flops(rows: pd.DataFrame) -> list[float]:
+    """FLOPs of selection and training by the paper's formula (Appendix E) and with its model, by row."""
+    columns = (rows[column].tolist() for column in ("method", "budget", "pool_size"))
+    return [total_flops(*each) for each in zip(*columns, strict=True)]
 
 
 def method_title(method: str) -> str:
@@ -217,88 +218,92 @@ def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
     """Gather what a figure's tidy table comes to, as a small table to stand under it.
 
     Of scores, for each origin, pool and budget (and of tasks the average): the best method, and RDS+ where
-    that is another; its rank, its score, and the difference from balanced random (of the ablation: from RDS+),
-    with 95% intervals where the table has them; and Spearman's rank correlation of the methods' scores with
-    the published ones, pools matched by size, where at least three methods have both. Of sources: the size
-    and the largest source of each bar. Of other tables: the sum or the mean of each column.
+    that is another, with its difference from balanced random (of the ablation: from RDS+) and Spearman's rank
+    correlation of the methods' scores with the published ones, the pools matched by size. Of sources: the
+    size and the largest source of each bar. Of other tables: the mean or the sum of a column.
 
     Returns:
-        A row a group; what is not known is an empty text.
+        A row a group, as text; what is not known is empty.
     """
     if "method" in table and "score" in table:
         found = _key_scores(table)
     elif "source" in table and "count" in table:
         known = table.dropna(subset="count")
         keys = ["origin", *(key for key in ("pool", "selection", "method", "budget") if key in known)]
-        rows = known.loc[known.groupby(keys, sort=False)["count"].idxmax()].set_index(keys)
-        samples = known.groupby(keys, sort=False)["count"].sum()
-        found = pd.DataFrame({"samples": samples, "largest source": rows["source"]})
-        found = found.assign(share=(rows["count"] / samples).round(3)).reset_index()
+        groups = known.groupby(keys, sort=False)["count"]
+        largest = known.loc[groups.idxmax()].set_index(keys)
+        columns = {"samples": groups.sum(), "largest source": largest["source"]}
+        shares = (largest["count"] / columns["samples"]).map("{:.1%}".format)
+        found = pd.DataFrame({**columns, "its share": shares}).reset_index()
     elif "score" in table:
-        scores = table.groupby(["origin", "task"], sort=False)["score"]
-        found = scores.agg(samples="size", mean="mean", median="median").round(3).reset_index()
+        groups = table.groupby(["origin", "task"], sort=False)["score"]
+        found = groups.agg(samples="size", mean="mean", median="median").round(3).reset_index()
     elif "query" in table:
-        counts = table.dropna(subset="query").groupby("origin", sort=False)
-        found = counts.agg(
-            tasks=("task", "size"), queries=("query", "sum"), test=("test", "sum")
-        ).reset_index()
+        counts = table.dropna(subset="query").astype({"query": int, "test": int})
+        found = counts.groupby("origin", sort=False)[["query", "test"]].sum().reset_index()
     else:
         found = table
     if "method" in found:
-        found = found.assign(method=found["method"].map(method_title))
+        found["method"] = found["method"].map(method_title)
     return found.dropna(axis=1, how="all").astype(object).fillna("")
 
 
 def _key_scores(table: pd.DataFrame) -> pd.DataFrame:
-    if "task" in table:
-        table = table[table["task"] == AVERAGE]
-    table = table.dropna(subset="score")
-    methods = set(table["method"])
-    other, column = (BASELINE, "diff_vs_random") if BASELINE in methods else (RDS, "diff_vs_rds")
-    table = table.reindex(columns=[*table.columns.union([column, f"{column}_low", f"{column}_high"])])
+    rows = table.dropna(subset="score")
+    rows = rows[rows["task"] == AVERAGE] if "task" in rows else rows
+    # Turned so that more is better.
+    rows = rows.assign(gain=rows["score"].where(rows["better"] == "higher", -rows["score"]))
+    other, column = (BASELINE, "diff_vs_random") if BASELINE in set(rows["method"]) else (RDS, "diff_vs_rds")
+    paired = [column, f"{column}_low", f"{column}_high"]
+    rows = rows.reindex(columns=[*rows.columns.union(paired)])
+    paper = rows[rows["origin"] == "published"]
     found = []
-    for (origin, pool, budget), rows in table.groupby(["origin", "pool_size", "budget"], sort=False):
-        lower = (rows["better"] == "lower").all()
-        rows = rows.sort_values("score", ascending=lower, kind="stable").set_index("method")
-        ranks = rows["score"].rank(method="min", ascending=lower).astype(int)
-        for method in dict.fromkeys([rows.index[0], *({RDS} & set(rows.index))]):
-            row = rows.loc[method]
-            apart = row[column]
-            if math.isnan(apart) and other in rows.index and method != other:
-                apart = row["score"] - rows.loc[other, "score"]
+    for key, group in rows.groupby(["origin", "pool_size", "budget"], sort=False):
+        origin, pool, budget = cast("tuple[str, float, float]", key)
+        group = group.sort_values("gain", ascending=False, kind="stable").set_index("method")
+        digits = 1 if group["score"].abs().max() >= 10 else 3
+        theirs = _matched(paper, rows[rows["origin"] == origin], pool) if origin == "measured" else paper[:0]
+        for method in dict.fromkeys([group.index[0], *group.index.intersection([RDS])]):
+            row = group.loc[method]
+            difference = row[column]
+            if math.isnan(difference) and other in group.index and method != other:
+                difference = row["score"] - group.loc[other, "score"]
             found.append(
                 {
                     "origin": origin,
                     "pool": human(pool),
                     "selected": human(budget),
                     "method": method,
-                    "rank": f"{ranks[method]} of {len(rows)}",
-                    "score": round(row["score"], 3),
-                    "95% interval": _interval(row["low"], row["high"]),
-                    f"minus {method_title(other)}": round(apart, 3),
-                    "its 95% interval": _interval(row[f"{column}_low"], row[f"{column}_high"]),
-                    "rank correlation with the paper": _agreement(table, origin, pool, rows["score"], lower),
+                    "rank": f"{(group['gain'] > row['gain']).sum() + 1} of {len(group)}",
+                    "score": f"{row['score']:.{digits}f}",
+                    "95% interval": _interval(row["low"], row["high"], digits),
+                    f"minus {method_title(other)}": _signed(difference, digits),
+                    "its 95% interval": _interval(row[paired[1]], row[paired[2]], digits),
+                    "rank correlation with the paper": _spearman(group["gain"], theirs),
                 }
             )
     return pd.DataFrame(found)
 
 
-def _interval(low: float, high: float) -> str | None:
-    return None if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+def _matched(paper: pd.DataFrame, measured: pd.DataFrame, pool: float) -> pd.DataFrame:
+    """The paper's scores from the pool that is as large among its pools as `pool` is among those measured."""
+    ours, theirs = (sorted(rows["pool_size"].unique()) for rows in (measured, paper))
+    if paper["budget"].nunique() != 1 or pool not in (ours[0], ours[-1]):
+        return paper[:0]
+    return paper[paper["pool_size"] == theirs[0 if pool == ours[0] != ours[-1] else -1]]
 
 
-def _agreement(table: pd.DataFrame, origin: str, pool: float, scores: pd.Series, lower: bool) -> float | None:
-    """Spearman's correlation of measured scores with those published of the pool of the same rank in size."""
-    paper = table[table["origin"] == "published"]
-    if origin == "published" or paper.empty or paper["budget"].nunique() > 1:
-        return None
-    ours, theirs = (sorted(rows["pool_size"].unique()) for rows in (table[table["origin"] == origin], paper))
-    # Of a single pool and several, the largest is meant.
-    place = ours.index(pool) if min(len(ours), len(theirs)) > 1 else -1
-    matched = paper[paper["pool_size"] == theirs[max(place, -1) if place < len(theirs) else -1]]
-    both = pd.concat([scores, matched.set_index("method")["score"]], axis=1, join="inner").set_axis(
-        [0, 1], axis=1
-    )
+def _spearman(gains: pd.Series, paper: pd.DataFrame) -> float | None:
+    """Spearman's rank correlation over the methods that both have; None for fewer than three."""
+    both = pd.concat([gains, paper.set_index("method")["gain"]], axis=1, join="inner", keys=["a", "b"])
     if len(both) < 3 or both.nunique().min() < 2:
         return None
-    return round((both[0] * (-1 if lower else 1)).corr(both[1], method="spearman"), 2)
+    return round(both["a"].rank().corr(both["b"].rank()), 2)
+
+
+def _interval(low: float, high: float, digits: int) -> str | None:
+    return None if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _signed(value: float, digits: int) -> str | None:
+    return None if math.isnan(value) else f"{value:+.{digits}f}"

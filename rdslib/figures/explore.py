@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from typing import Any
 
@@ -38,33 +37,14 @@ POOL = "The pool"
 ALL = ""
 # A shortened sample: characters of a message, and messages. Characters of a query in a dropdown.
 WIDTH, TURNS, LABEL = 240, 4, 90
+# Samples that only one of two methods took, as far as they are listed.
+SHOWN = 5
+BOLD = "font-weight: bold"
 # Each line in the direction of its first letter, and none wider than its place.
 READABLE = "white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; line-height: 1.45"
 
 
 # What can be asked.
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What two selections from one pool have in common.
-
-    Attributes:
-        pool_size: Samples of the pool.
-        overlap: Samples that both took.
-        jaccard: Their share of those that either took.
-        sources: Each source with its counts `only_first`, `both` and `only_second`.
-        only_first: The first samples that the first alone took, with the columns of `Explorer.neighbours`;
-            `rank` is their place in its selection.
-        only_second: The same of the second.
-    """
-
-    pool_size: int
-    overlap: int
-    jaccard: float
-    sources: pd.DataFrame
-    only_first: pd.DataFrame
-    only_second: pd.DataFrame
 
 
 class Explorer:
@@ -142,7 +122,7 @@ class Explorer:
     def largest(self, method: str, task: str | None = None, pool: str | None = None) -> int:
         """The largest budget: how many samples of a pool (see `selection`) a method has to offer."""
         pool = self._pool(method, pool)
-        size = len(self._positions(pool))
+        size = self.pool_size(pool)
         refused = [ranker(1, True, None).refused for ranker in self._rankers(method, pool, task)]
         return size - len(reduce(np.intersect1d, refused)) - int(get_scorer(method).skip * size)
 
@@ -204,27 +184,20 @@ class Explorer:
         ]
         return pd.concat(parts, ignore_index=True)
 
-    def compare(
-        self, first: str, second: str, budget: int, task: str | None = None, shown: int = 5
-    ) -> Comparison:
+    def compare(self, first: str, second: str, budget: int, task: str | None = None) -> pd.DataFrame:
         """Compare two methods' selections from the largest pool that both select from.
 
-        Of the samples that one of them alone took, the first `shown` are listed.
+        Returns:
+            A row a sample that either took: taken (`both`, `first` or `second`, by whom), and the columns of
+            `neighbours`; what only one took stands in the order in which it picked, with its rank there.
         """
         pool = self.pools(first, second)[0]
         ours, theirs = (self.selection(method, budget, task, pool) for method in (first, second))
         in_both = ours["position"].isin(theirs["position"])
-        only_ours, only_theirs = ours[~in_both], theirs[~theirs["position"].isin(ours["position"])]
-        sources = {"only_first": only_ours, "both": ours[in_both], "only_second": only_theirs}
-        counts = {name: self._counts(picks["source"]) for name, picks in sources.items()}
-        overlap = int(in_both.sum())
-        return Comparison(
-            pool_size=len(self._positions(pool)),
-            overlap=overlap,
-            jaccard=overlap / (2 * budget - overlap),
-            sources=pd.DataFrame({"source": self.sources, **counts}),
-            only_first=self._listed(only_ours.head(shown)),
-            only_second=self._listed(only_theirs.head(shown)),
+        only_theirs = theirs[~theirs["position"].isin(ours["position"])]
+        parts = {"both": ours[in_both], "first": ours[~in_both], "second": only_theirs}
+        return pd.concat(
+            [self._listed(picks).assign(taken=name) for name, picks in parts.items()], ignore_index=True
         )
 
     def map(self, method: str, budget: int, task: str | None = None) -> pd.DataFrame:
@@ -252,9 +225,13 @@ class Explorer:
         # By the eigenvectors of the covariance, which is exact, and quick for many samples.
         return PCA(2, svd_solver="covariance_eigh").fit(self._vectors(None))
 
+    def pool_size(self, pool: str) -> int:
+        """How many samples a pool holds."""
+        return len(self._positions(pool))
+
     def title(self, method: str, budget: int, task: str | None) -> str:
         """Say in a line what was selected, from how many and for which task."""
-        size = len(self._positions(self.pools(method)[0]))
+        size = self.pool_size(self.pools(method)[0])
         aim = f" for {task or 'all tasks'}" if self.needs_queries(method) else ""
         samples = "1 sample" if budget == 1 else f"{budget:,} samples"
         return f"{method_title(method)}: {samples} selected from {human(size)}{aim}"
@@ -395,8 +372,8 @@ def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
 
 def neighbours(explorer: Explorer) -> widgets.interactive:
     """Show a query in full, and the samples of the pool that a method finds nearest to it."""
-    task = _dropdown("Task", [(name, name) for name in explorer.tasks])
-    query = _dropdown("Query", [], "640px")
+    task = widgets.Dropdown(options=explorer.tasks)
+    query = widgets.Dropdown(layout=widgets.Layout(width="640px", max_width="100%"))
 
     def list_queries(_: object = None) -> None:
         firsts = [" ".join(each.messages[0]["content"].split()) for each in explorer.queries(task.value)]
@@ -407,13 +384,13 @@ def neighbours(explorer: Explorer) -> widgets.interactive:
         messages = explorer.queries(task)[query].messages
         found = explorer.neighbours(task, query, method)
         whole = f"{READABLE}; max-height: 24em; overflow: auto"
-        near = _html("p", f"Nearest to it by {method_title(method)}", "font-weight: bold")
+        near = _html("p", f"Nearest to it by {method_title(method)}", BOLD)
         return HTML(_html("div", text_of(messages), whole) + near + _samples(found))
 
     list_queries()
     task.observe(list_queries, "value")
-    methods = _methods([name for name in explorer.methods if explorer.needs_queries(name)])
-    return _part(show, task=task, query=query, method=methods)
+    methods = [name for name in explorer.methods if explorer.needs_queries(name)]
+    return _part(show, task=task, query=query, method=_choice(methods))
 
 
 def mix(explorer: Explorer) -> widgets.interactive:
@@ -434,7 +411,7 @@ def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.in
         # A CSS inch has 96 pixels: the picture's are finer.
         return Image(style.png(figure), width=int(96 * figure.get_figwidth()))
 
-    return _with_budget(explorer, show, method=_methods(explorer.methods))
+    return _with_budget(explorer, show, method=_choice(explorer.methods))
 
 
 def comparison(explorer: Explorer) -> widgets.interactive:
@@ -442,39 +419,35 @@ def comparison(explorer: Explorer) -> widgets.interactive:
 
     def show(first: str, second: str, task: str, budget: int) -> HTML:
         found = explorer.compare(first, second, budget, task or None)
-        summary = (
-            f"Of {budget:,} samples each, from a pool of {found.pool_size:,}, both took {found.overlap:,} "
-            f"(Jaccard {found.jaccard:.2f})."
-        )
-        titles = [method_title(method) for method in (first, second)]
-        sources = found.sources.set_axis(["source", f"{titles[0]} only", "both", f"{titles[1]} only"], axis=1)
-        parts = [_html("p", summary), _set(sources[sources.iloc[:, 1:].any(axis=1)])]
-        for name, samples in zip(titles, (found.only_first, found.only_second), strict=True):
-            if len(samples):
-                parts += [
-                    _html("p", f"The first that only {name} took", "font-weight: bold"),
-                    _samples(samples),
-                ]
+        titles = {"first": method_title(first), "second": method_title(second)}
+        both = int((found["taken"] == "both").sum())
+        pool = explorer.pool_size(explorer.pools(first, second)[0])
+        summary = f"Of {budget:,} samples each, from a pool of {pool:,}, both took {both:,}"
+        parts = [_html("p", f"{summary} (Jaccard {both / len(found):.2f}).")]
+        counts = pd.crosstab(found["source"], found["taken"]).reindex(columns=["first", "both", "second"])
+        heads = ["source", f"{titles['first']} only", "both", f"{titles['second']} only"]
+        parts.append(_set(counts.fillna(0).astype(int).reset_index().set_axis(heads, axis=1)))
+        for name, title in titles.items():
+            if len(samples := found[found["taken"] == name].head(SHOWN)):
+                parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
         return HTML("".join(parts))
 
-    second = _methods(explorer.methods, "Second")
+    second = _choice(explorer.methods)
     second.value = explorer.methods[0]
-    return _with_budget(explorer, show, first=_methods(explorer.methods, "First"), second=second)
+    return _with_budget(explorer, show, first=_choice(explorer.methods), second=second)
 
 
 def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -> widgets.interactive:
     """Controls of methods, of a task and of a budget, which ends where one of the methods has no more."""
-    task = _dropdown("Task", [("all tasks", ALL), *((name, name) for name in explorer.tasks)])
+    task = widgets.Dropdown(options=[("all tasks", ALL), *((name, name) for name in explorer.tasks)])
     grid = explorer.study.experiment.grid
     start = max(grid.source_budgets, default=grid.single_task_budget)
     budget = widgets.IntSlider(
-        description="Budget",
         min=1,
         max=start,
         value=start,
         continuous_update=False,
         layout=widgets.Layout(width="560px", max_width="100%"),
-        style={"description_width": "60px"},
     )
 
     def limit(_: object = None) -> None:
@@ -504,20 +477,9 @@ def _part(show: Callable[..., Any], **controls: Any) -> widgets.interactive:
     return widgets.interactive(shown, {"auto_display": True}, **controls)
 
 
-def _dropdown(name: str, options: Sequence[tuple[str, Any]], width: str = "280px") -> Any:
-    return widgets.Dropdown(
-        description=name,
-        options=options,
-        layout=widgets.Layout(width=width, max_width="100%"),
-        style={"description_width": "60px"},
-    )
-
-
-def _methods(methods: Sequence[str], name: str = "Method") -> Any:
+def _choice(methods: Sequence[str]) -> widgets.Dropdown:
     """A choice of methods, RDS+ first chosen."""
-    control = _dropdown(name, [(method_title(method), method) for method in methods])
-    control.value = RDS
-    return control
+    return widgets.Dropdown(options=[(method_title(method), method) for method in methods], value=RDS)
 
 
 def _samples(table: pd.DataFrame) -> str:
@@ -525,14 +487,16 @@ def _samples(table: pd.DataFrame) -> str:
 
 
 def _set(table: pd.DataFrame) -> str:
-    """A table as HTML, its text as it stands."""
+    """A table as HTML, its text as it stands, a number in one line."""
     cells = table.style.format(escape="html", precision=4).format_index(escape="html", axis=1)
-    numbers = table.select_dtypes("number").columns
-    cells = cells.set_properties(**{"vertical-align": "top", "text-align": "start"})
-    cells = cells.set_properties(subset=numbers, **{"text-align": "right", "white-space": "nowrap"})
-    texts = dict(each.split(": ") for each in READABLE.split("; "))
-    cells = cells.set_properties(subset=table.columns.difference(numbers), **texts, **{"min-width": "10em"})
-    return cells.hide(axis="index").to_html()
+    classes = table.dtypes.map(lambda kind: "number" if pd.api.types.is_numeric_dtype(kind) else "text")
+    cells = cells.set_td_classes(pd.DataFrame([classes] * len(table), table.index))
+    look: list[Any] = [
+        {"selector": "td", "props": "vertical-align: top; text-align: start"},
+        {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
+        {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
+    ]
+    return cells.set_table_styles(look).hide(axis="index").to_html()
 
 
 def _html(tag: str, text: object, css: str = "") -> str:

@@ -111,7 +111,7 @@ def write_report(profile: str, folder: Path, out: Path) -> Path:
 
 def _section(name: str, folder: Path, described: dict[str, Any]) -> tuple[str, str, str]:
     """The name, the heading and the HTML of a figure."""
-    notebook = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)
     parts = []
     heading = ""
     for cell in notebook.cells:
@@ -139,7 +139,7 @@ def _section(name: str, folder: Path, described: dict[str, Any]) -> tuple[str, s
 
 
 def _html(cell: nbformat.NotebookNode) -> str:
-    notebook = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
     return str(_EXPORTER.from_notebook_node(notebook)[0])
 
 
@@ -152,7 +152,7 @@ def _page(sections: list[tuple[str, str, str]], described: dict[str, Any]) -> st
     # Figures may have been drawn on different days: every version that any of them names.
     versions = [{"python": each["python"], "platform": each["platform"], **each["versions"]}
                 for each in described.values()]  # fmt: skip
-    found = pd.DataFrame(versions).agg(lambda column: ", ".join(column.unique()))
+    found = pd.DataFrame(versions).agg(_listed)
     given = html.escape(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -168,6 +168,10 @@ def _page(sections: list[tuple[str, str, str]], described: dict[str, Any]) -> st
         f"<h3>Parameters</h3><details><summary>All parameters of the profile</summary><pre>{given}</pre>"
         "</details></main></body></html>\n"
     )
+
+
+def _listed(column: pd.Series) -> str:
+    return ", ".join(column.unique())
 
 
 def _table(rows: pd.DataFrame) -> str:

@@ -122,8 +122,7 @@ def _costs(study: Study, runs: list[Run]) -> dict[str, float]:
 def _fig1_published() -> pd.DataFrame:
     """10,000 selected for one task at a time from 200k and from 5.8M, mean of seven tasks, in percent."""
     rows = published("fig1")
-    costs = [paper_flops(row.method, row.budget, row.pool_size) for row in rows.itertuples()]
-    rows.insert(4, "flops", costs)
+    rows.insert(4, "flops", paper_flops(rows))
     return rows
 
 
@@ -163,9 +162,9 @@ def _fig1_draw(table: pd.DataFrame) -> Drawing:
         axes.set_xlabel("Cost of selection and training (FLOPs, log scale)")
         _room(axes, known, "flops", 0.2, 0.13)
         keys: list[Line2D | Patch] = [
-            Line2D([], [], color=style.GREY, linestyle="", label=f"from {human(pool)}", **_marker(rank, style.GREY))
+            Line2D([], [], linestyle="", label=f"from {human(pool)}", **_marker(rank, style.GREY))
             for rank, pool in enumerate(sorted(rows["pool_size"].unique()))
-        ]  # fmt: skip
+        ]
         keys.append(Patch(color=RED, alpha=0.13, linewidth=0, label="beyond the Pareto frontier"))
         axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=len(keys))
     moved = "Where costs are nearly equal, points with intervals are moved sideways to be seen apart."
@@ -253,8 +252,7 @@ def _scaling_published() -> pd.DataFrame:
     """Up to the whole pool of 5.8M selected for all tasks, mean of seven tasks, in percent."""
     rows = published("fig4")
     rows.insert(4, "percent", 100 * rows["budget"] / rows["pool_size"])
-    costs = [paper_flops(row.method, row.budget, row.pool_size) for row in rows.itertuples()]
-    rows.insert(5, "flops", costs)
+    rows.insert(5, "flops", paper_flops(rows))
     return rows
 
 
@@ -381,7 +379,7 @@ def _lines(axes: Axes, known: pd.DataFrame, x: str, **look: Any) -> None:
     axes.vlines(drawn[x], drawn["low"], drawn["high"], color=colours, linewidth=1, alpha=0.55, zorder=1.8)
     # Methods of one cost share an x: caps tell whose interval ends where.
     for end in ("low", "high"):
-        axes.scatter(drawn[x], drawn[end], 49, colours, "_", linewidths=1.2, zorder=1.9)
+        axes.scatter(drawn[x], drawn[end], s=49, c=colours, marker="_", linewidths=1.2, zorder=1.9)
 
 
 def _ink(known: pd.DataFrame, x: str) -> tuple[np.ndarray, np.ndarray]:

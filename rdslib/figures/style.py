@@ -250,11 +250,11 @@ def stacked(
     )  # fmt: skip
     for place, name in enumerate(bars):
         tops = heights[name].cumsum()
-        for source, value in heights[name].items():
+        for source, colour, value, top in zip(sources, colours.values(), heights[name], tops, strict=True):
             if value >= 0.06 * highest:
                 share = f"{counts.loc[source, name] / totals[name]:.0%}"
-                colour = "white" if _is_dark(colours[str(source)]) else "#222222"
-                middle = tops[source] - value / 2
+                colour = "white" if _is_dark(colour) else "#222222"
+                middle = top - value / 2
                 axes.text(place, middle, share, ha="center", va="center", fontsize=7.5, color=colour)
         over = tops.iloc[-1] + 0.012 * highest
         axes.text(place, over, f"{totals[name]:,.0f}", ha="center", va="bottom", fontsize=8, color=GREY)

@@ -6,13 +6,14 @@ is named under the table with its `note` as the reason.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -45,7 +46,8 @@ CSS = """<style>
 .rds{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start;overflow-x:auto}
 .rds table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;font-size:.9rem;margin:0}
 .rds caption{text-align:left;padding-bottom:.5rem;white-space:pre-line;position:sticky;left:0;max-width:85vw}
-.rds th,.rds td{padding:.2rem .6rem;text-align:left;vertical-align:top;background:none;border:0;max-width:22rem}
+.rds th,.rds td{padding:.2rem .6rem;text-align:left;vertical-align:top;background:none;border:0}
+.rds td{max-width:22rem}
 .rds thead th{border-bottom:1px solid}.rds .rule{border-top:1px solid}
 .rds .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .rds small{display:block;font-size:.72rem;font-weight:normal}
@@ -58,8 +60,7 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A cell: its text, the small print under it, and whether it is bold."""
 
     text: str
@@ -69,15 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Part:
-    """One of the tables of a figure.
-
-    Attributes:
-        title: What stands over it, in bold.
-        details: The lines below its title.
-        header: A cell a column.
-        rows: Rows of cells.
-        rules: The numbers of rows that have a thin rule over them.
-    """
+    """A table: its title, the lines below that, a header, rows, and the numbers of rows under a thin rule."""
 
     title: str
     details: Sequence[str]
@@ -90,11 +83,13 @@ class Part:
         """Of each column, whether all its cells are numbers: such columns are set to the right."""
         return [all(_is_number(cell.text) for cell in column) for column in zip(*self.rows, strict=True)]
 
-    def frame(self, form: Callable[[Cell], str]) -> pd.DataFrame:
-        """The cells as text of one form."""
-        return pd.DataFrame(
-            [[form(cell) for cell in row] for row in self.rows], columns=map(form, self.header)
-        )
+    def frame(self, form: Callable[[Cell], str], rule: str = "") -> pd.DataFrame:
+        """The cells as text of one form; `rule` stands at the beginning of a row under a rule."""
+        rows = [[form(cell) for cell in row] for row in self.rows]
+        # The rule under the header stands over the first row already.
+        for place in filter(None, self.rules):
+            rows[place][0] = rule + rows[place][0]
+        return pd.DataFrame(rows, columns=[form(cell) for cell in self.header])
 
 
 @dataclass(frozen=True)
@@ -110,55 +105,53 @@ class Tables:
             (folder / f"{name}.{kind}").write_text(text, encoding="utf-8", newline="\n")
 
     def _repr_html_(self) -> str:
-        tables = []
-        for part in self.parts:
-            frame = part.frame(_html)
-            classes = [
-                [" ".join((["n"] if number else []) + (["rule"] if row in part.rules else []))
-                 for number in part.numeric]
-                for row in frame.index
-            ]  # fmt: skip
-            heads = [{"selector": f"th.col{place}", "props": "text-align: right"}
-                     for place, number in enumerate(part.numeric) if number]  # fmt: skip
-            caption = "\n".join(
-                [f"<strong>{html.escape(part.title)}</strong>", *map(html.escape, part.details)]
-            )
-            styler = frame.style.hide(axis="index").set_caption(caption).set_table_styles(heads)
-            styler = styler.set_td_classes(pd.DataFrame(classes, frame.index, frame.columns))
-            tables.append(styler.set_uuid(f"{len(tables)}").to_html())
-        small = "".join(f'<p class="rds-notes">{html.escape(note)}</p>' for note in self._notes)
-        return f'{CSS}<div class="rds">{"".join(tables)}</div>{small}'
+        tables = "".join(_styled(part) for part in self.parts)
+        small = "".join(f'<p class="rds-notes">{html.escape(note)}</p>' for note in self._lines)
+        return f'{CSS}<div class="rds">{tables}</div>{small}'
 
     def markdown(self) -> str:
         """The tables as Markdown, one after another."""
         blocks = []
         for part in self.parts:
-            blocks.append(f"**{part.title}.** {_marked('. '.join(part.details))}.")
             align = ["right" if number else "left" for number in part.numeric]
-            blocks.append(
-                part.frame(_markdown).to_markdown(index=False, colalign=align, disable_numparse=True)
-            )
-        return "\n\n".join([*blocks, *map(_marked, self._notes)]) + "\n"
+            table = part.frame(_markdown).to_markdown(index=False, colalign=align, disable_numparse=True)
+            blocks += [f"**{part.title}.** {_marked('. '.join(part.details))}.", table]
+        return "\n\n".join([*blocks, *map(_marked, self._lines)]) + "\n"
 
     def latex(self) -> str:
         """The tables as LaTeX, one after another; they need the package booktabs."""
         blocks = ["% Needs \\usepackage{booktabs}."]
         for part in self.parts:
-            frame = part.frame(_latex)
-            # The rule under the header stands before the first row already.
-            for row in filter(None, part.rules):
-                frame.iloc[row, 0] = rf"\midrule {frame.iloc[row, 0]}"
+            styler = part.frame(_latex, r"\midrule ").style.hide(axis="index")
             columns = "".join("r" if number else "l" for number in part.numeric)
-            head = rf"\noindent\textbf{{{part.title}.}} {'. '.join(part.details).translate(_LATEX)}.\par\smallskip"
-            blocks.append(
-                f"{head}\n{frame.style.hide(axis='index').to_latex(column_format=columns, hrules=True)}"
-            )
-        small = [rf"{{\footnotesize {note.translate(_LATEX)}\par}}" for note in self._notes]
-        return "\n\n".join(block.rstrip() for block in [*blocks, *small]) + "\n"
+            about = ". ".join(part.details).translate(_LATEX)
+            head = rf"\noindent\textbf{{{part.title}.}} {about}.\par\smallskip"
+            blocks.append(f"{head}\n{styler.to_latex(column_format=columns, hrules=True)}".rstrip())
+        small = [rf"{{\footnotesize {note.translate(_LATEX)}\par}}" for note in self._lines]
+        return "\n\n".join([*blocks, *small]) + "\n"
 
     @property
-    def _notes(self) -> list[str]:
+    def _lines(self) -> list[str]:
         return distinct(filter(None, self.notes)) if self.parts else [NOTHING]
+
+
+def _styled(part: Part) -> str:
+    """A table as HTML, its colours and sizes by classes."""
+    frame = part.frame(_html)
+    heads: list[Any] = [
+        {"selector": f"th.col{place}", "props": "text-align: right"}
+        for place, number in enumerate(part.numeric)
+        if number
+    ]
+    classes = [
+        [f"{'n' if number else ''} {'rule' if row in part.rules else ''}" for number in part.numeric]
+        for row in frame.index
+    ]
+    caption = "\n".join([f"<strong>{html.escape(part.title)}</strong>", *map(html.escape, part.details)])
+    styler = frame.style.hide(axis="index").set_caption(caption).set_table_styles(heads)
+    # Named by what they hold: two tables of a page are not mistaken for each other, nor is one with itself.
+    name = hashlib.sha256(frame.to_csv().encode()).hexdigest()[:8]
+    return styler.set_td_classes(pd.DataFrame(classes, columns=frame.columns)).set_uuid(name).to_html()
 
 
 def _html(cell: Cell) -> str:
@@ -206,6 +199,11 @@ def _number(value: float, digits: int, sign: str = "") -> str:
 
 def _interval(low: float, high: float, digits: int) -> str:
     return "" if math.isnan(low) else f"{_number(low, digits)} to {_number(high, digits)}"
+
+
+def _difference(row: pd.Series, digits: int) -> Cell:
+    interval = _interval(row["diff_vs_rds_low"], row["diff_vs_rds_high"], digits)
+    return Cell(_number(row["diff_vs_rds"], digits, "+"), interval)
 
 
 def _count(value: float) -> Cell:
@@ -343,7 +341,7 @@ def _tab4_set(table: pd.DataFrame) -> Tables:
     parts = []
     for title, rows in by_origin(table):
         header = [Cell("Task"), Cell("Queries"), Cell("Test")]
-        cells = [[Cell(row.task), _count(row.query), _count(row.test)] for row in rows.itertuples()]
+        cells = [[Cell(row["task"]), _count(row["query"]), _count(row["test"])] for _, row in rows.iterrows()]
         said = rows["note"].fillna("").astype(str)
         if said.any():
             header = [*header, Cell("Note")]
@@ -406,15 +404,7 @@ def _tab6_set(table: pd.DataFrame) -> Tables:
         if "diff_vs_rds" in rows and rows["diff_vs_rds"].notna().any():
             way = "below" if (rows["better"] == "lower").all() else "above"
             header.append(Cell("Difference from RDS+", f"{way} 0 is better"))
-            columns.append(
-                {
-                    row.method: Cell(
-                        _number(row.diff_vs_rds, digits, "+"),
-                        _interval(row.diff_vs_rds_low, row.diff_vs_rds_high, digits),
-                    )
-                    for row in rows.itertuples()
-                }
-            )
+            columns.append({row["method"]: _difference(row, digits) for _, row in rows.iterrows()})
         cells = [
             [Cell(method_title(method)), *(column[method] for column in columns)]
             for method in in_order(rows["method"])
