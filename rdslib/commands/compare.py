@@ -1,29 +1,29 @@
-"""What two selections of one's own have in common: samples, ranks, sources and scores."""
+"""`rds compare`: what two selections have in common, in samples, ranks, sources and scores."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+import typer
+from rich.console import RenderableType
 
-from rdslib.commands.output import record_of
-from rdslib.data.chat import Sample
-from rdslib.data.formats import form_of
+from rdslib.commands.select import read_record, record_of
+from rdslib.commands.text import line, show, table
 from rdslib.data.dedup import text_key
+from rdslib.data.formats import form_of
 from rdslib.data.reader import Row, read_rows
 from rdslib.errors import UserError
-from rdslib.figures import style as drawing
-from rdslib.figures.plain_text import tabulated, wrapped
-from rdslib.figures.style import GREY, OTHERS, method_name, styled
+from rdslib.methods import SCORERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NAMES = ("A", "B")
 COLOURS = ("#0072B2", "#E69F00")
@@ -35,10 +35,33 @@ UNNAMED = "(no source named)"
 SPREAD = ("min", "25%", "median", "75%", "max")
 
 
+def compare_command(
+    a: Annotated[Path, typer.Argument(help="A file that `rds select` wrote, or other samples.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    figure: Annotated[Path | None, typer.Option(help="A .png or .svg file to draw them to.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="The rows' form, where their fields do not tell.")
+    ] = None,
+) -> None:
+    """Compare two selections: their overlap, sources and scores."""
+    if figure is not None:
+        check_figure(figure)
+    compared = compare(a, b, format)
+    show(shown(compared))
+    if figure is not None:
+        write_figure(compare_figure(compared), figure)
+
+
 @dataclass(frozen=True)
 class Side:
-    """One of two selections: its file, the method that its record names (or None), how many samples it has,
-    and how many different texts. `common_rank`: the mean rank of those that are ranked in both, or None.
+    """One of two selections.
+
+    Attributes:
+        path: Its file.
+        method: The method that its record names, or None.
+        samples: How many samples it has.
+        texts: How many different texts.
+        common_rank: The mean rank of those that are ranked in both, or None.
     """
 
     path: Path
@@ -50,17 +73,20 @@ class Side:
     @property
     def made_by(self) -> str:
         """The method in words, if it is known."""
-        return "" if self.method is None else f" by {method_name(self.method)}"
+        return "" if self.method is None else f" by {title_of(self.method)}"
 
 
 @dataclass(frozen=True)
 class Compared:
     """Two selections, A and B, side by side; samples with one text are the same.
 
-    `common` texts are in both, and `jaccard` is their share of those in either. Tidy tables: `sources`, for
-    every source of either, the largest shares first: selection, source, count, share; `scores`, a row for
-    each sample that has one: selection, score; `spread`, a row for each selection that has scores:
-    selection, n, min, 25%, median, 75%, max, mean.
+    Attributes:
+        sides: The two.
+        common: How many texts are in both.
+        jaccard: Their share of those in either.
+        sources: For every source of either, the largest shares first: selection, source, count, share.
+        scores: A row for each sample that has one: selection, score.
+        spread: A row for each selection that has scores: selection, n, min, 25%, median, 75%, max, mean.
     """
 
     sides: tuple[Side, Side]
@@ -82,17 +108,23 @@ class Compared:
         missing = [name for name in NAMES if name not in set(self.spread["selection"])]
         notes = [f"No row of {' or '.join(missing)} has rds_score."] if missing else []
         if self.scales_differ:
-            first, second = (method_name(side.method or "") for side in self.sides)
+            first, second = (title_of(side.method or "") for side in self.sides)
             notes.append(f"Scores of {first} and of {second} are on different scales and do not compare.")
         return notes
 
 
 def compare(a: Path, b: Path, form: str | None = None) -> Compared:
-    """Compare two files: what `select_own` has written, or other data that `read_rows` reads.
+    """Compare two files: what `rds select` has written, or other data that `read_rows` reads.
 
-    `form` is that of the rows, by default the one that a selection was made with, or else what their fields
-    tell. Holds a few hundred bytes a sample. Raises UserError for what cannot be read, and for a rank or
-    score that is no number.
+    Holds a few hundred bytes a sample.
+
+    Args:
+        a: A file.
+        b: Another.
+        form: That of the rows; by default the one that a selection was made with, or what their fields say.
+
+    Raises:
+        UserError: Something cannot be read, or a rank or score is no number.
     """
     (first_method, first), (second_method, second) = (_read(path, form) for path in (a, b))
     one, other = (table.drop_duplicates("text").set_index("text") for table in (first, second))
@@ -132,11 +164,8 @@ def _read(path: Path, form: str | None) -> tuple[str | None, pd.DataFrame]:
     record = record_of(path) if path.is_file() else None
     if record is None or not record.exists():
         return None, _rows(path, form, False)
-    try:
-        request = json.loads(record.read_text(encoding="utf-8"))["request"]
-        method, made_with = request["method"], request["form"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{record}: is not what `rds select` writes; remove it, or select anew") from error
+    request = read_record(path)["request"]
+    method, made_with = request.method, request.format
     if form is None and made_with is not None:
         # The pool's form, unless the rows were given another with `--as messages`.
         first = next(read_rows(path, on_error="quarantine"))
@@ -149,7 +178,7 @@ def _rows(path: Path, form: str | None, selection: bool) -> pd.DataFrame:
     for row in read_rows(path, form):
         assert isinstance(row, Row)  # a bad one is an error
         named = row.record.get("source") or row.record.get("dataset") or not selection
-        text = repr(text_key(Sample(row.id, row.source, row.messages))).encode()
+        text = repr(text_key(row.sample)).encode()
         rows.append(
             {
                 "text": hashlib.blake2b(text, digest_size=16).digest(),
@@ -171,8 +200,13 @@ def _number(row: Row, name: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{row.where}: its {name} {str(value)[:40]!r} is no number; mend or remove it")
+        raise UserError(f"{row.where}: its {name} {str(value)[:40]!r} is no number; correct or remove it")
     return number
+
+
+def title_of(method: str) -> str:
+    """What a method is called; one of a plug-in that is not loaded, by its name."""
+    return SCORERS[method].title if method in SCORERS else method
 
 
 def layers(sources: pd.DataFrame) -> pd.DataFrame:
@@ -185,95 +219,100 @@ def layers(sources: pd.DataFrame) -> pd.DataFrame:
     return merged.groupby(["selection", "source"], sort=False, as_index=False).sum()
 
 
-def as_text(compared: Compared) -> str:
-    """A comparison for a terminal, in lines of at most 100 columns."""
+def shown(compared: Compared) -> list[RenderableType]:
+    """A comparison for a terminal."""
     c = compared
-    lines = []
+    parts = []
     for name, side in zip(NAMES, c.sides, strict=True):
         texts = "" if side.texts == side.samples else f", {side.texts:,} different texts"
-        lines += wrapped(f"{name}: {side.path}{side.made_by}, {side.samples:,} samples{texts}")
-    lines += ["", f"{_texts(c.common)} in both, which is a Jaccard index of {c.jaccard:.4f}."]
+        parts.append(line(f"{name}: {side.path}{side.made_by}, {side.samples:,} samples{texts}"))
+    parts += ["", line(f"{_texts(c.common)} in both, which is a Jaccard index of {c.jaccard:.4f}.")]
     first, second = (side.common_rank for side in c.sides)
     if first is not None and second is not None:
-        lines.append(f"The mean rank of what is ranked in both is {first:,.1f} in A and {second:,.1f} in B.")
-    table = layers(c.sources).set_index(["source", "selection"])[["count", "share"]].unstack()
-    table = table.loc[drawing.distinct(layers(c.sources)["source"])]
-    cells: dict[str, Iterable[str]] = {}
+        ranks = f"{first:,.1f} in A and {second:,.1f} in B"
+        parts.append(line(f"The mean rank of what is ranked in both is {ranks}."))
+    rows = layers(c.sources)
+    counts = rows.set_index(["source", "selection"])[["count", "share"]].unstack()
+    counts = counts.loc[rows["source"].drop_duplicates().tolist()]
+    columns: dict[str, pd.Series | pd.Index] = {}
     for name in NAMES:
-        cells[f"in {name}"] = table["count", name].map("{:,}".format)
-        cells[f"of {name}"] = table["share", name].map("{:.1%}".format)
-    lines += ["", "Samples of each source", *tabulated({**cells, "source": table.index})]
+        columns[f"in {name}"] = counts["count", name].map("{:,}".format)
+        columns[f"of {name}"] = counts["share", name].map("{:.1%}".format)
+    parts += ["", "Samples of each source", table({**columns, "source": counts.index})]
     if len(c.spread):
-        cells = {"selection": c.spread["selection"], "n": c.spread["n"].map("{:,}".format)}
-        cells |= {name: c.spread[name].map("{:.4f}".format) for name in (*SPREAD, "mean")}
-        lines += ["", "Scores", *tabulated(cells)]
-    return "\n".join([*lines, "", *(line for note in c.notes for line in wrapped(note))]).rstrip()
+        columns = {"selection": c.spread["selection"], "n": c.spread["n"].map("{:,}".format)}
+        columns |= {name: c.spread[name].map("{:.4f}".format) for name in (*SPREAD, "mean")}
+        parts += ["", "Scores", table(columns)]
+    return [*parts, *(["", *map(line, c.notes)] if c.notes else [])]
 
 
 def _texts(count: int) -> str:
     return "1 text is" if count == 1 else f"{count:,} texts are"
 
 
-@styled
 def compare_figure(compared: Compared) -> Figure:
-    """The sources of both selections, as shares, and beside them the scores of each."""
+    """Draw the sources of both selections, as shares, and beside them the scores of each."""
+    from rdslib.figures import style
+
     c = compared
-    figure = drawing.Drawing(figsize=(11, 5.2))
-    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.1))
-    _draw_sources(figure.add_subplot(grid[:, 0]), c)
     methods = {side.method for side in c.sides}
     one_scale = len(methods) == 1 and None not in methods and len(c.scores) > 0
-    upper = None
-    for row, (name, side, colour) in enumerate(zip(NAMES, c.sides, COLOURS, strict=True)):
-        values = c.scores.loc[c.scores["selection"] == name, "score"]
-        axes = figure.add_subplot(grid[row, 1], sharex=upper)
-        _draw_scores(
-            axes,
-            f"Scores in {name}{side.made_by}",
-            values,
-            _bins(c.scores["score"] if one_scale else values),
-            colour,
-        )
-        upper = axes if one_scale else None
     files = [f"{name}: {side.path}{side.made_by}" for name, side in zip(NAMES, c.sides, strict=True)]
-    drawing.footnotes(figure, [drawing.literal(line) for line in (*files, *c.notes)])
-    return figure
+
+    @style.styled
+    def draw() -> Figure:
+        figure = style.Drawing(figsize=(11, 5.2))
+        grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.1))
+        _draw_sources(figure.add_subplot(grid[:, 0]), c)
+        upper = None
+        for row, (name, side, colour) in enumerate(zip(NAMES, c.sides, COLOURS, strict=True)):
+            values = c.scores.loc[c.scores["selection"] == name, "score"]
+            axes = figure.add_subplot(grid[row, 1], sharex=upper)
+            binned = c.scores["score"] if one_scale else values
+            _draw_scores(axes, f"Scores in {name}{side.made_by}", values, binned, colour)
+            upper = axes if one_scale else None
+        style.footnotes(figure, [style.literal(text) for text in (*files, *c.notes)])
+        return figure
+
+    return draw()
 
 
 def _draw_sources(axes: Axes, c: Compared) -> None:
+    from matplotlib.patches import Patch
+
+    from rdslib.figures import style
+
     rows = layers(c.sources)
-    names = drawing.distinct(rows["source"])
-    colours = drawing.source_colours(names[:LAYERS]) | dict.fromkeys(names[LAYERS:], OTHERS)
-    drawing.stacked(axes, rows, "selection", colours, "Share of the samples")
-    # A key of its own, for names of any length and any characters.
+    names = rows["source"].drop_duplicates().tolist()
+    colours = style.source_colours(names[:LAYERS]) | dict.fromkeys(names[LAYERS:], style.OTHERS)
+    style.stacked(axes, rows, "selection", colours, "Share of the samples")
+    # In place of matplotlib's key, for names of any length and any characters.
     keys = [Patch(color=colours[name]) for name in reversed(names)]
-    words = [drawing.literal(_shortened(name)) for name in reversed(names)]
+    words = [style.literal(_shortened(name)) for name in reversed(names)]
     axes.legend(keys, words, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-    drawing.title(axes, "Sources", f"{_texts(c.common)} in both (Jaccard index {c.jaccard:.3f})")
+    style.title(axes, "Sources", f"{_texts(c.common)} in both (Jaccard index {c.jaccard:.3f})")
 
 
-def _draw_scores(axes: Axes, title: str, values: pd.Series, bins: list[float], colour: str) -> None:
+def _draw_scores(axes: Axes, title: str, values: pd.Series, binned: pd.Series, colour: str) -> None:
+    from rdslib.figures import style
+
     details = ""
     if len(values):
-        axes.hist(values, bins, color=colour, alpha=0.6, edgecolor="white", linewidth=0.5)
+        edges = np.histogram_bin_edges(binned, style.bins(len(binned))).tolist()
+        axes.hist(values, edges, color=colour, alpha=0.6, edgecolor="white", linewidth=0.5)
         axes.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.3)
         details = f"n = {len(values):,}, mean {values.mean():.3f} (dashed)"
     else:
-        axes.text(0.5, 0.5, "No scores", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.5, "No scores", transform=axes.transAxes, ha="center", color=style.GREY)
         axes.set(xticks=[], yticks=[])
     axes.set(ylabel="Samples")
-    drawing.title(axes, drawing.literal(title), details)
+    style.title(axes, style.literal(title), details)
 
 
 def _shortened(name: str) -> str:
     """A name without its middle, if it is long: paths differ at their ends."""
     half = LONGEST // 2
     return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
-
-
-def _bins(values: pd.Series) -> list[float]:
-    """The edges of a histogram's bins."""
-    return np.histogram_bin_edges(values, drawing.bins(len(values))).tolist()
 
 
 def check_figure(path: Path) -> None:
@@ -286,8 +325,10 @@ def check_figure(path: Path) -> None:
 
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or SVG; raises UserError as `check_figure` does, or if it cannot be written."""
+    from rdslib.figures import style
+
     check_figure(path)
-    form = drawing.png if path.suffix.lower() == ".png" else drawing.svg
+    form = style.png if path.suffix.lower() == ".png" else style.svg
     try:
         path.write_bytes(form(figure))
     except OSError as error:

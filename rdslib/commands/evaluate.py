@@ -1,21 +1,27 @@
-"""How well models do on tasks: the paper's metric and bits per byte, and what one has over another."""
+"""`rds evaluate`: how well models do on tasks, by the paper's metric and in bits per byte."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
+import typer
+from rich.console import RenderableType
 
+from rdslib.commands.run import ProfileOption
+from rdslib.commands.text import show, table
 from rdslib.errors import UserError
 from rdslib.evaluation.bootstrap import Estimate, estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
 from rdslib.params import Model, profile_path
-from rdslib.pipeline.study import Study
+
+if TYPE_CHECKING:
+    from rdslib.pipeline.study import Study
 
 BITS = "bits per byte"
 
@@ -23,7 +29,38 @@ BITS = "bits per byte"
 Parts = tuple[np.ndarray, np.ndarray]
 
 
-def examine(
+def evaluate_command(
+    profile: ProfileOption = "mini",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model, a folder or hub name; by default the profile's. Repeated: compared."),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task of the profile; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many test samples a task; 0 is all.")] = 0,
+    max_response: Annotated[
+        int, typer.Option(min=0, help="At most so many tokens a response; 0 is what the protocol says.")
+    ] = 0,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="For AlpacaEval: the model that compares responses; key in OPENAI_API_KEY."),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="Its OpenAI-compatible address; by default OpenAI's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A CSV file to write the scores to as well.")] = None,
+) -> None:
+    """Score models on a profile's tasks, by the paper's protocols and in bits per byte.
+
+    Each score has its 95% interval, and each further model its difference from the first on the same test
+    samples. What was measured is kept: a run that was stopped goes on with the next task.
+    """
+    scores = evaluate(profile, model or (), task or (), limit, max_response, judge, judge_url)
+    if out is not None:
+        write(scores, out)
+    show([shown(scores)])
+
+
+def evaluate(
     profile: str,
     models: Sequence[str] = (),
     tasks: Sequence[str] = (),
@@ -32,17 +69,25 @@ def examine(
     judge: str | None = None,
     judge_url: str | None = None,
 ) -> pd.DataFrame:
-    """Scores of models on a profile's tasks, and each model's differences from the first.
+    """Score models on a profile's tasks, and take each model's differences from the first.
 
-    `models`: folders or hub names, in place of the profile's own; `tasks`: some of the profile's; `limit`:
-    at most so many test samples of each, drawn with the profile's seed and evenly over subtasks;
-    `max_response`: at most so many tokens of a response; `judge`, at `judge_url`: what compares responses
-    with the references where a protocol leaves the score to a judge; without one there is no score.
+    Args:
+        profile: The profile.
+        models: Folders or hub names, in place of the profile's model.
+        tasks: Some of the profile's.
+        limit: At most so many test samples of each, drawn with the profile's seed and evenly over subtasks.
+        max_response: At most so many tokens of a response.
+        judge: What compares responses with the references where a protocol leaves the score to a judge;
+            without one there is no score.
+        judge_url: Where the judge is.
 
-    A row a model, task and metric: model, task, metric, score, low, high, n, seconds, and what it is less
-    the first model's (less, less_low, less_high), paired by test sample. Intervals are 95%, by resampling
-    test samples. Raises UserError for a profile without an experiment, an unknown task, or a task without a
-    protocol.
+    Returns:
+        A row a model, task and metric: model, task, metric, score, low, high, n, seconds, and the difference
+        from the first model (diff, diff_low, diff_high), paired by test sample. Intervals are 95%, by
+        resampling test samples.
+
+    Raises:
+        UserError: The profile has no experiment, or a task is unknown or has no protocol.
     """
     studies = [_study(profile, model, tasks, limit, max_response) for model in models or [""]]
     for study in studies:
@@ -67,13 +112,13 @@ def examine(
                 row["seconds"] = _seconds(study, task, metric)
                 both = known & ~np.isnan(first[metric][0])
                 if study is not studies[0] and both.any():
-                    less = estimate_difference(
+                    diff = estimate_difference(
                         {task: [_of(parts, both)]},
                         {task: [_of(first[metric], both)]},
                         e.bootstrap,
                         study.experiment.seed,
                     )
-                    row |= _columns(less, "less", "less_low", "less_high")
+                    row |= _columns(diff, "diff", "diff_low", "diff_high")
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -83,6 +128,8 @@ def _of(parts: Parts, which: np.ndarray) -> Parts:
 
 
 def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_response: int) -> Study:
+    from rdslib.pipeline.study import Study  # loads torch
+
     study = Study.load(profile)
     e = study.experiment
     known = {task.name: task for task in e.tasks}
@@ -146,29 +193,27 @@ def _columns(estimate: Estimate, value: str, low: str, high: str) -> dict[str, f
     return {value: estimate.value, low: estimate.low, high: estimate.high}
 
 
-def as_text(table: pd.DataFrame) -> str:
-    """The table as people read it."""
-    shown = table[["model", "task", "metric"]].assign(
-        score=_intervals(table, "score", "low", "high", ".3f"),
-        n=table["n"],
-        seconds=table["seconds"].map("{:.0f}".format),
-    )
-    if "less" in table:
-        shown["less the first"] = _intervals(table, "less", "less_low", "less_high", "+.3f")
-    return shown.to_string(index=False)
+def shown(scores: pd.DataFrame) -> RenderableType:
+    """The scores as people read them."""
+    columns: dict[str, Iterable[object]] = {name: scores[name] for name in ("model", "task", "metric")}
+    columns["score"] = _intervals(scores, "score", "low", "high", ".3f")
+    columns |= {"n": scores["n"], "seconds": scores["seconds"].map("{:.0f}".format)}
+    if "diff" in scores:
+        columns["diff from the first"] = _intervals(scores, "diff", "diff_low", "diff_high", "+.3f")
+    return table(columns)
 
 
-def _intervals(table: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:
+def _intervals(scores: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:
     """Values with their intervals, empty where there is none."""
-    rows = table[[value, low, high]].to_numpy(dtype=float)
+    rows = scores[[value, low, high]].to_numpy(dtype=float)
     return [
         "" if np.isnan(row).any() else "{} [{}, {}]".format(*(f"{x:{form}}" for x in row)) for row in rows
     ]
 
 
-def write(table: pd.DataFrame, out: Path) -> None:
-    """The table as CSV; raises UserError if it cannot be written."""
+def write(scores: pd.DataFrame, out: Path) -> None:
+    """Write scores as CSV; raises UserError if that cannot be done."""
     try:
-        table.to_csv(out, index=False)
+        scores.to_csv(out, index=False)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error

@@ -1,4 +1,4 @@
-"""Why a sample is in a selection of one's own, or why not: its ranks, what took it, and what is like it."""
+"""`rds explain`: why a sample is in a selection, or why not."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
+import typer
+from rich.console import RenderableType
 
-from rdslib.commands.output import reopen
-from rdslib.commands.own_pool import LEFT_OUT, RECORDS
-from rdslib.data.chat import Sample
+from rdslib.commands.select import counts_of, reopen
+from rdslib.commands.text import MARGIN, WIDTH, line, shortened, show, table
+from rdslib.commands.user_data import LEFT_OUT, RECORDS
 from rdslib.data.pool import rows_at
-from rdslib.data.reader import Rejected, Row, read_rows
+from rdslib.data.reader import Rejected, Row
 from rdslib.errors import UserError
-from rdslib.figures.plain_text import MARGIN, WIDTH, shortened, tabulated, wrapped
 from rdslib.methods import InnerProduct, ScoringInputs, get_scorer
 from rdslib.methods.base import TILE
-from rdslib.pipeline.steps import read_selection
 from rdslib.selection.topk import Block, Ranking
 
 # Neighbours of a sample; and of more lists or queries of a task, those that are shown.
@@ -33,21 +33,44 @@ _TURN = [*_QUERY, "picks", "last_score", "last_rank"]
 _RANK = re.compile(r"#(\d{1,15})")
 
 
+def explain_command(
+    selection: Annotated[Path, typer.Argument(help="The file that `rds select` wrote.")],
+    sample: Annotated[
+        str,
+        typer.Option(help="Its id (its row number in the pool, if it has none), or --sample=#3, its rank."),
+    ],
+) -> None:
+    """Say why a sample was picked, or why not: its rank under each query, what picked it, what is like it."""
+    show(shown(explain(selection, sample)))
+
+
 @dataclass(frozen=True)
 class Explanation:
     """What a selection made of a row of its pool.
 
-    `state`: picked, not picked, or of what was left out of the pool rejected, contaminated or duplicate; then
-    `where` the row is and `why` are all that is known. `rank` (from 0) and `score` are a pick's; `reach` says
-    how deep the walk went to the last pick.
+    Lists take turns in picking: a list is a query of the one task, or one of several tasks with its best
+    query for the sample, or what a method without queries goes by.
 
-    `turns` has a row for each list that takes turns in picking: a query of the one task, or one of several
-    tasks with its best query for the sample, or what a method without queries goes by. `task`, `query` (its
-    number in the input) and `text` say which; `score` and `rank` (from 1; NA: never offered) are what the
-    sample has there, of the whole pool. Of the list's own picks there are `picks`, how many, and
-    `last_score` and `last_rank` of the last. `queries` are those of several tasks, with the first five
-    columns. `neighbours`: cosine, id, source, picked (the rank, or NA) and text of the nearest in the pool;
-    None where a method looks at no vectors.
+    Attributes:
+        id: The sample's.
+        where: Its place in the input.
+        source: Its source.
+        text: Its first messages.
+        state: picked, not picked, or of what was left out of the pool rejected, contaminated or duplicate;
+            then the fields after `why` say nothing of the row.
+        why: The reason.
+        method: The method.
+        pool_size: How many samples the pool has.
+        budget: How many were picked.
+        rank: Of a pick, from 0.
+        score: Of a pick.
+        reach: How deep the walk went to the last pick.
+        turns: A row for each list: task, query (its number in the input) and text say which; score and rank
+            (from 1; NA: never offered) are the sample's there, of the whole pool; picks, how many the list
+            has made; last_score and last_rank, of the last of these.
+        queries: The same of each query of several tasks, up to the rank.
+        neighbours: The nearest in the pool: cosine, id, source, picked (the rank, or NA) and text; None where
+            a method looks at no vectors.
     """
 
     id: str
@@ -68,25 +91,24 @@ class Explanation:
 
 
 class _Opened:
-    """A selection that `select_own` has written, with all that it was made from."""
+    """A selection that `rds select` has written, with all that it was made from."""
 
     def __init__(self, path: Path) -> None:
-        self.study, self.run = reopen(path)
-        step = self.study.selection(self.run)
-        self.study.compute([step])
-        self.data = self.study.store.path(self.study.data)
-        self.picks = read_selection(self.study.store.path(step)).to_pandas()
-        self.pool = self.study.pool_file
-        self.scorer = get_scorer(self.run.method)
+        self.selection, self.asked = reopen(path)
+        self.pipeline = self.selection.pipeline
+        self.data = self.selection.store.path(self.pipeline.pool)
+        self.picks = self.pipeline.picks(self.asked).to_pandas()
+        self.pool = self.pipeline.pool_file()
+        self.scorer = get_scorer(self.asked.method)
 
     @property
     def several(self) -> bool:
         """Whether it is tasks that take turns, each by its best query."""
-        return len(self.run.targets) > 1
+        return len(self.asked.targets) > 1
 
     def inputs(self, target: str | None) -> ScoringInputs:
         """What the method reads to score the pool for a task."""
-        return self.study.scoring_inputs(self.run, target)
+        return self.pipeline.scoring_inputs(self.asked, target)
 
     def position(self, sample: str) -> int | None:
         """Where in the pool a sample is, by its id or "#" and its rank; None if there is no such id."""
@@ -102,20 +124,26 @@ class _Opened:
 
 
 def explain(selection: Path, sample: str) -> Explanation:
-    """Explain a sample of a selection that `select_own` has written.
+    """Explain a sample of a selection that `rds select` has written.
 
-    `sample` is its id in the pool, or "#3" for the pick of rank 3, where no sample has that for an id. Scores
-    are made anew, a tile at a time: at most twice, and features are read once or twice more for neighbours.
-    Raises UserError as `reopen` does, and for a sample that there is not.
+    Scores are made anew, a tile at a time: at most twice, and features are read once or twice more for
+    neighbours.
+
+    Args:
+        selection: The file.
+        sample: Its id in the pool, or "#3" for the pick of rank 3, where no sample has that for an id.
+
+    Raises:
+        UserError: As of `reopen`, or there is no such sample.
     """
     opened = _Opened(selection)
     position = opened.position(sample)
     if position is None:
         return _left_out(opened, sample)
     pool, picks, several = opened.pool, opened.picks, opened.several
-    tables = [_lists(opened, target, position) for target in opened.run.targets or (None,)]
+    tables = [_lists(opened, target, position) for target in opened.asked.targets or (None,)]
     turns = pd.concat([table.tail(1) if several else table for table in tables], ignore_index=True)
-    last = _list_of(opened, picks["taker"].iloc[-1])
+    last = _list_of(opened, picks["picked_by"].iloc[-1])
     reach = int(turns["last_rank"].iloc[last])
     # Lists that come after the one that picked last have offered one sample less.
     offered = turns["rank"] <= reach - (np.arange(len(turns)) > last)
@@ -124,15 +152,15 @@ def explain(selection: Path, sample: str) -> Explanation:
     if rank is None:
         why = _why_not(opened, turns, offered.fillna(False).to_numpy(dtype=bool))
     else:
-        row = turns.iloc[_list_of(opened, picks["taker"].iloc[rank])]
-        why = f"Taken by {_name(opened, row)}, which has it at rank {row['rank']:,}."
+        row = turns.iloc[_list_of(opened, picks["picked_by"].iloc[rank])]
+        why = f"Picked by {_name(opened, row)}, which has it at rank {row['rank']:,}."
     (found,), (kept,) = pool.take([position]), rows_at(opened.data / RECORDS, [position])
     return Explanation(
         found.id, kept["where"], found.source, shortened(found.messages),
-        "not picked" if rank is None else "picked", why, opened.run.method, len(pool), len(picks),
+        "not picked" if rank is None else "picked", why, opened.asked.method, len(pool), len(picks),
         rank, None if rank is None else float(picks["score"].iloc[rank]), reach,
         # What a method without queries goes by may be of some of the pool alone, such as a source.
-        turns if opened.run.targets else turns[turns["rank"].notna()],
+        turns if opened.asked.targets else turns[turns["rank"].notna()],
         pd.concat([table[_QUERY].iloc[:-1] if several else table[_QUERY].head(0) for table in tables]),
         _neighbours(opened, position) if isinstance(opened.scorer, InnerProduct) else None,
     )  # fmt: skip
@@ -143,9 +171,16 @@ def ranks_at(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score and rank (1 is the best, ties go to the smaller position) of a sample in each list of a pool.
 
-    `others` has the position of another sample, by list (-1 is the last). Returns float [lists, 2] and int64
-    [lists, 2]: the sample's, and those of the list's other one. What is never offered has rank 0, and so has
-    what is not asked for, whose score is NaN. Goes through the blocks twice.
+    Goes through the blocks twice.
+
+    Args:
+        blocks: What gives the score blocks.
+        position: The sample's.
+        others: The position of another sample, by list (-1 is the last).
+
+    Returns:
+        Scores (float [lists, 2]) and ranks (int64 [lists, 2]): the sample's, and those of the list's other
+        one. What is never offered has rank 0, and so has what is not asked for, whose score is NaN.
     """
     scores, places = np.empty(0), np.empty(0, dtype=np.int64)
     found = 0
@@ -180,21 +215,21 @@ def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
         for start, block in opened.scorer.blocks(inputs):
             yield start, np.vstack([block, block.max(axis=0)]) if opened.several else block
 
-    picks = opened.picks[opened.picks["taker"] == target] if opened.several else opened.picks
-    rows = picks["taker"].map(lambda taker: -1 if opened.several else _list_of(opened, taker))
+    picks = opened.picks[opened.picks["picked_by"] == target] if opened.several else opened.picks
+    rows = picks["picked_by"].map(lambda each: -1 if opened.several else _list_of(opened, each))
     scores, ranks = ranks_at(blocks, position, picks["position"].groupby(rows).last().to_dict())
     counts = np.zeros(len(scores), dtype=np.int64)
     np.add.at(counts, rows.to_numpy(dtype=np.int64), 1)
-    asked: list[tuple[int, Sample | None]] = [(number, None) for number in range(len(scores))]
+    names = [(number, "") for number in range(len(scores))]
     if target is not None:
-        asked = [*opened.study.queries[target]]
+        names = [(row.number, shortened(row.messages)) for row in opened.selection.queries[target]]
     if opened.several:
-        asked.append(asked[int(scores[:-1, 0].argmax())])
+        names.append(names[int(scores[:-1, 0].argmax())])
     return pd.DataFrame(
         {
             "task": target or "",
-            "query": [number for number, _ in asked],
-            "text": [shortened(query.messages) if query else "" for _, query in asked],
+            "query": [number for number, _ in names],
+            "text": [text for _, text in names],
             "score": scores[:, 0],
             "rank": _known(ranks[:, 0]),
             "picks": counts,
@@ -208,16 +243,16 @@ def _known(ranks: np.ndarray) -> pd.api.extensions.ExtensionArray:
     return pd.array([int(rank) or None for rank in ranks], dtype="Int64")
 
 
-def _list_of(opened: _Opened, taker: str) -> int:
-    """Which of the lists that take turns a taker is; a window names none, and has one."""
-    return opened.run.targets.index(taker) if opened.several else int(taker or 0)
+def _list_of(opened: _Opened, picked_by: str) -> int:
+    """Which of the lists that take turns a pick is of; a window names none, and has one."""
+    return opened.asked.targets.index(picked_by) if opened.several else int(picked_by or 0)
 
 
 def _name(opened: _Opened, turn: pd.Series) -> str:
     """A list, in words."""
     if opened.several:
         return f"the task {turn['task']} (for query {turn['query']})"
-    return f"query {turn['query']} of the task {turn['task']}" if opened.run.targets else "the method"
+    return f"query {turn['query']} of the task {turn['task']}" if opened.asked.targets else "the method"
 
 
 def _why_not(opened: _Opened, turns: pd.DataFrame, offered: np.ndarray) -> str:
@@ -230,15 +265,15 @@ def _why_not(opened: _Opened, turns: pd.DataFrame, offered: np.ndarray) -> str:
     if offered.any():
         by = _name(opened, turns[offered].iloc[0])
         return f"Offered by {by}, but its source had as many picks by then as it may."
-    if not opened.run.targets:
+    if not opened.asked.targets:
         return f"Its rank is {best['rank']:,}."
     return f"Its best rank is {best['rank']:,}, by {_name(opened, best)}."
 
 
 def _neighbours(opened: _Opened, position: int) -> pd.DataFrame:
     """What is nearest to a sample in the pool by the cosine of the feature; none if it has no feature."""
-    inputs, (feature,) = opened.inputs(opened.run.targets[0]), opened.scorer.features
-    own = next(
+    inputs, (feature,) = opened.inputs(opened.asked.targets[0]), opened.scorer.features
+    its = next(
         shard[position - start].astype(np.float32)
         for start, shard in inputs.pool(feature)
         if start <= position < start + len(shard)
@@ -247,9 +282,9 @@ def _neighbours(opened: _Opened, position: int) -> pd.DataFrame:
     for shard_start, shard in inputs.pool(feature):
         for start in range(shard_start, shard_start + len(shard), TILE):
             rows = shard[start - shard_start :][:TILE].astype(np.float32)
-            lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(own)
+            lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(its)
             # Row by row: BLAS may give equal rows different sums, and ties would go astray.
-            cosines = (rows * own).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+            cosines = (rows * its).sum(axis=1) / np.where(lengths > 0, lengths, 1)
             there = (lengths > 0) & (np.arange(start, start + len(rows)) != position)
             ranking.add(start, np.where(there, cosines, -np.inf)[None])
     (best,) = ranking.lists()
@@ -268,23 +303,31 @@ def _neighbours(opened: _Opened, position: int) -> pd.DataFrame:
 
 def _left_out(opened: _Opened, sample: str) -> Explanation:
     """What is known of a row that is not in the pool; raises UserError if there is no such row either."""
-    study, size, budget = opened.study, len(opened.pool), len(opened.picks)
-    if study.counts["read"] > size:
+    request, pool = opened.selection.request, opened.selection.pool
+    size, budget = len(opened.pool), len(opened.picks)
+    if counts_of(opened.selection)["read"] > size:
         # What was left out is listed by its place; ids are the input's.
-        rows = enumerate(read_rows(study.inputs["pool"], study.request.form, "quarantine"))
+        rows = enumerate(pool.rows(request.format, "quarantine"))
         row = next((row for number, row in rows if sample in _ids(row, number)), None)
         if row is not None:
             with (opened.data / LEFT_OUT).open(encoding="utf-8") as lines:
-                told = next(told for told in map(json.loads, lines) if told["where"] == row.where)
+                found = next(each for each in map(json.loads, lines) if each["where"] == row.where)
             text = (row.raw or "")[:WIDTH] if isinstance(row, Rejected) else shortened(row.messages)
             source = "" if isinstance(row, Rejected) else row.source
             return Explanation(
-                sample, row.where, source, text, told["kind"], told["reason"],
-                opened.run.method, size, budget,
-            )  # fmt: skip
+                sample,
+                row.where,
+                source,
+                text,
+                found["kind"],
+                found["reason"],
+                opened.asked.method,
+                size,
+                budget,
+            )
     known = ", ".join(repr(each[:30]) for each in opened.pool.ids[:3].to_pylist())
     raise UserError(
-        f"--sample {sample[:60]!r}: {study.request.pool} has no sample of that id; its ids are such as "
+        f"--sample {sample[:60]!r}: {pool.name} has no sample of that id; its ids are such as "
         f"{known}, and the picks are #0 to #{budget - 1}"
     )
 
@@ -299,53 +342,52 @@ def _ids(row: Row | Rejected, number: int) -> set[str]:
         return {str(number)}
 
 
-# As text.
+# --- for a terminal
 
 
-def as_text(explanation: Explanation) -> str:
-    """An explanation for a terminal, in lines of at most 100 columns."""
+def shown(explanation: Explanation) -> list[RenderableType]:
+    """An explanation for a terminal."""
     e = explanation
     source = f", of the source {e.source}" if e.source else ""
-    lines = wrapped(f"Sample {e.id}{source}, from {e.where}")
-    lines += [part for line in e.text.splitlines() for part in wrapped(line, MARGIN)]
+    head = [line(f"Sample {e.id}{source}, from {e.where}")]
+    head += [line(each, MARGIN) for each in e.text.splitlines()]
     if e.reach is None:
-        return "\n".join([*lines, "", *wrapped(f"Left out as {e.state}: {e.why}")])
+        return [*head, "", line(f"Left out as {e.state}: {e.why}")]
     verdict = f"Not picked by {e.method}." if e.rank is None else f"Pick #{e.rank} of {e.method}."
     least = ", the least of the tasks that offered it" if len(e.queries) else ""
     score = "" if e.score is None else f" Its score is {_number(e.score)}{least}."
     of = f"{e.budget:,} of {e.pool_size:,} samples were picked, and the walk ended at rank {e.reach:,}."
-    lines += ["", *wrapped(f"{verdict} {e.why}{score} {of}")]
-    whose = "for each task by its best query, its" if len(e.queries) else "for each query, its"
-    whose = whose if e.turns["task"].any() else "for the method, its"
-    lines += ["", *_listing(e.turns, f"Score and rank in the pool {whose} picks, and the last of them")]
+    by = "for each task by its best query" if len(e.queries) else "for each query"
+    by = by if e.turns["task"].any() else "for the method"
+    parts = [*head, "", line(f"{verdict} {e.why}{score} {of}")]
+    parts += _listing(e.turns, f"Score and rank in the pool {by}, its picks, and the last of them")
     for task, rows in e.queries.groupby("task", sort=False):
-        lines += ["", *_listing(rows, f"Score and rank in the pool for each query of the task {task}")]
+        parts += _listing(rows, f"Score and rank in the pool for each query of the task {task}")
     if e.neighbours is None:
-        return "\n".join([*lines, "", "No neighbours: the method looks at no vectors."])
+        return [*parts, "", "No neighbours: the method looks at no vectors."]
     if e.neighbours.empty:
-        return "\n".join([*lines, "", "No neighbours: it has no vector, or no other sample has one."])
-    near = e.neighbours
-    cells: dict[str, Iterable[str]] = {
-        "cosine": near["cosine"].map(_number),
-        "picked": ["" if pd.isna(rank) else f"#{rank}" for rank in near["picked"]],
-        **{name: near[name] for name in ("id", "source", "text")},
+        return [*parts, "", "No neighbours: it has no vector, or no other sample has one."]
+    columns: dict[str, Iterable[object]] = {
+        "cosine": e.neighbours["cosine"].map(_number),
+        "picked": ["" if pd.isna(rank) else f"#{rank}" for rank in e.neighbours["picked"]],
+        **{name: e.neighbours[name] for name in ("id", "source", "text")},
     }
-    return "\n".join([*lines, "", "Nearest in the pool, by cosine", *tabulated(cells)])
+    return [*parts, "", "Nearest in the pool, by cosine", table(columns)]
 
 
-def _listing(rows: pd.DataFrame, title: str) -> list[str]:
+def _listing(rows: pd.DataFrame, title: str) -> list[RenderableType]:
     """The best ranks of some lists, under a title that says of how many."""
     best = rows.sort_values("rank", kind="stable").head(SHOWN)
-    queries, tasks = rows["task"].any(), rows["task"].nunique() > 1
-    cells = {"task": best["task"]} if tasks else {}
-    cells |= {"query": best["query"].map(str)} if queries else {}
-    cells |= {"score": best["score"].map(_number), "rank": best["rank"].map(_count)}
+    queries = rows["task"].any()
+    columns: dict[str, Iterable[object]] = {"task": best["task"]} if rows["task"].nunique() > 1 else {}
+    columns |= {"query": best["query"]} if queries else {}
+    columns |= {"score": best["score"].map(_number), "rank": best["rank"].map(_count)}
     if "picks" in best:
-        cells |= {"picks": best["picks"].map(_count), "last score": best["last_score"].map(_number)}
-        cells["last rank"] = best["last_rank"].map(_count)
-    cells |= {"text": best["text"]} if queries else {}
-    return [*wrapped(title + (f" (the best {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else "")),
-            *tabulated(cells)]  # fmt: skip
+        columns |= {"picks": best["picks"].map(_count), "last score": best["last_score"].map(_number)}
+        columns["last rank"] = best["last_rank"].map(_count)
+    columns |= {"text": best["text"]} if queries else {}
+    more = f" (the best {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
+    return ["", line(title + more), table(columns)]
 
 
 def _number(value: float) -> str:

@@ -1,66 +1,107 @@
-"""What a selection or a study will cost, told before anything is spent, with nothing left behind.
+"""`rds plan`: what a selection or a study will cost, before anything is spent, with nothing left behind.
 
 Rows and characters are counted, tokens are estimated from a random sample of the rows, and the speed is that
-of the method's own extractors on some of these. FLOPs are counted as a study counts them
-(`rdslib.models.flops`).
+of the method's extractors on some of these. FLOPs are counted as a study counts them.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from rich.console import RenderableType
 
-from rdslib.commands.estimates import NOTHING, Part, Reservoir, Total, exactly, taken, together
-from rdslib.commands.gauge import Gauge
-from rdslib.commands.own_pool import OwnPool, Request
+from rdslib.commands.request import SelectRequest, use_device, with_options
+from rdslib.commands.speed import NOTHING, Costs, PoolSample, Total, added, exactly
+from rdslib.commands.text import line, show, table
+from rdslib.commands.user_data import UserSelection, check_kept, sort_out
 from rdslib.data.chat import Sample
 from rdslib.data.pool import PoolFile, PoolWriter
 from rdslib.data.reader import Row
 from rdslib.errors import UserError
-from rdslib.figures import published
-from rdslib.figures import specs as tables
-from rdslib.methods import get_scorer
-from rdslib.models.device import compute_dtype, device_kind
+from rdslib.methods import get_extractor
 from rdslib.models.flops import FORWARD, PAPER, training_flops
 from rdslib.params import Profile, load_profile
-from rdslib.pipeline import steps as stages
-from rdslib.pipeline.store import Step, Store, in_order
-from rdslib.pipeline.study import Run, Study
+from rdslib.pipeline.step import Step, in_order
+from rdslib.pipeline.steps import POOL, model_folder
+from rdslib.pipeline.store import Store
 from rdslib.selection.topk import HELD
-from rdslib.tasks import base as tasks
+from rdslib.tasks.base import QUERIES, TEST, read_task
+
+if TYPE_CHECKING:
+    from rdslib.pipeline.pipeline import Pipeline, Request
+    from rdslib.pipeline.study import Study
 
 # Dense bf16 TFLOP/s by the data sheets, and the share of it that is assumed to be made use of.
 GPUS = {"A100 80GB": 312, "H100 SXM": 989, "L40S": 362, "RTX 4090": 165}
 UTILISATION = 0.4
 
 
+@with_options(optional=("pool", "model", "k"), without=("as_", "resume"))
+def plan_command(options: Mapping[str, Any]) -> None:
+    """Say what a selection will cost, before anything is spent: with a profile alone, what a study will.
+
+    The pool is read, its tokens are estimated from a sample, and the speed of this device is measured for a
+    few seconds. Nothing is left behind.
+    """
+    use_device(options["device"])
+    if options["pool"] is None and options["profile"] is not None:
+        show(shown(plan_profile(options["profile"])))
+        return
+    if None in (options["pool"], options["model"], options["k"]):
+        raise UserError("rds plan: give --pool, --model and -k, as to `rds select`, or --profile alone")
+    show(shown(plan_request(SelectRequest.of(options))))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the work; None is not known. `there`: it is done, and its seconds are what it took."""
+
+    name: str
+    tokens: Total | None = None
+    flops: Total | None = None
+    seconds: Total | None = None
+    there: bool = False
+
+
+def together(name: str, parts: Sequence[Part], there: bool = False) -> Part:
+    """Parts as one; what is not known of one of them is not known of it."""
+    tokens, flops, seconds = (
+        added(getattr(part, each) for part in parts) for each in ("tokens", "flops", "seconds")
+    )
+    return Part(name, tokens, flops, seconds, there)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What work costs.
 
-    `facts`: counts and estimates by name. `notes`: what the numbers rest on. `disk`, `memory`: bytes by what
-    takes them. `steps`: the artifacts, and whether they exist. `alternatives`: the parts have no sum.
+    Attributes:
+        title: What it is a plan of.
+        facts: Counts and estimates by name.
+        parts: The work.
+        notes: What the numbers rest on.
+        disk: Bytes by what takes them.
+        memory: The same of the largest things in memory, not all of them at once.
+        steps: The artifacts, and whether they exist.
+        alternatives: Whether the parts are alternatives, which have no sum.
     """
 
     title: str
     facts: Mapping[str, Total]
-    parts: tuple[Part, ...]
-    notes: tuple[str, ...]
+    parts: Sequence[Part]
+    notes: Sequence[str]
     disk: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, float] = field(default_factory=dict)
-    steps: tuple[tuple[str, bool], ...] = ()
+    steps: Sequence[tuple[str, bool]] = ()
     alternatives: bool = False
 
     @property
@@ -69,298 +110,335 @@ class Plan:
         return together("still to do", [part for part in self.parts if not part.there])
 
 
-class _Uncomputed(OwnPool):
-    """A selection of which nothing is made: its pool is counted where it lies."""
+def plan_request(request: SelectRequest) -> Plan:
+    """Plan a selection; raises UserError for what `rds select` would refuse before it loads a model."""
+    from rdslib.models.device import device_kind
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self.reservoir = Reservoir(request.seed)
-        self.sources: list[str] = []
-        seen = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
-        started = time.monotonic()
-        with self.store.progress.bar("rows of the pool", 0, "row") as bar:
-            for kind, row, _ in self._sorted_out():
-                seen["read"] += 1
-                seen[kind] += 1
-                bar.update()
-                if kind == "kept" and isinstance(row, Row):
-                    if self.limits:
-                        self.sources.append(sys.intern(row.source))
-                    self.reservoir.add(Sample(row.id, row.source, row.messages), row)
-        self.reading = time.monotonic() - started
-        self._seen = dict(seen)
-        if not seen["kept"]:
-            raise UserError(f"{request.pool}: no sample is left of {seen['read']} rows; see to its form")
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return self._seen
-
-    @property
-    def pool_file(self) -> PoolFile:
-        # Limits are checked against the sources alone.
-        return cast("PoolFile", SimpleNamespace(sources=self.sources))
-
-    def _size(self, pool: str) -> int:
-        return self.counts["kept"]
-
-    def compute(self, steps: Iterable[Step]) -> None:
-        """Nothing is computed."""
-
-
-def plan_request(request: Request) -> Plan:
-    """What `rds select` would cost. Raises UserError for what it would refuse before it loads a model."""
-    study = _Uncomputed(request.in_full())
-    run = study.run()
-    steps = in_order([study.selection(run)])
-    sizes, rows = study.reservoir.drawn()
-    samples = [Sample(row.id, row.source, row.messages) for row in rows]
-    queries = {task: [sample for _, sample in found] for task, found in study.queries.items()}
+    selection = UserSelection(request)
+    pipeline, pool, started = selection.pipeline, PoolSample(request.seed), time.monotonic()
+    counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
+    sources: list[str] = []
+    with selection.store.progress.bar("rows of the pool", 0, "row") as bar:
+        for kind, row, _ in sort_out(
+            selection.pool, selection.tests, request.format, request.on_error, request.dedup
+        ):
+            counts["read"] += 1
+            counts[kind] += 1
+            bar.update()
+            if kind == "kept" and isinstance(row, Row):
+                pool.add(row.sample, row)
+                if selection.limits:
+                    sources.append(sys.intern(row.source))
+    reading = time.monotonic() - started
+    check_kept(selection.pool.name, counts)
+    pool.close()
+    pipeline.size = counts["kept"]
+    asked = selection.asked(counts["kept"], sources)
+    steps = in_order([pipeline.selection(asked)])
+    queries = {
+        (pipeline.queries[task].hash, QUERIES): [row.sample for row in rows]
+        for task, rows in selection.queries.items()
+    }
     with tempfile.TemporaryDirectory(prefix="rds-plan-") as folder:
-        scratch = Path(folder)
-        all_sizes = np.array(study.reservoir.sizes)
-        model = _model_folder(study, scratch)
-        gauge = Gauge(study, model, samples, sizes, all_sizes, queries, {}, scratch, steps)
-        cut = study.experiment.encode.max_length
-        asked = sum(gauge.lengths(each, cut, queries=True).sum() for each in queries.values())
-        facts = {f"rows {kind}": exactly(count) for kind, count in study.counts.items()}
+        model = _model_of(pipeline, Path(folder))
+        costs = Costs(pipeline, steps, model, pool, queries, Path(folder))
+        cut = pipeline.settings.encode.max_length
+        asked_tokens = sum(costs.lengths(each, cut, queries=True).sum() for each in queries.values())
+        facts = {f"rows {kind}": exactly(count) for kind, count in counts.items()}
         facts |= {
-            "characters": exactly(float(all_sizes.sum())),
-            "pool tokens": gauge.over_pool(gauge.lengths(samples, cut), cut),
+            "characters": exactly(float(pool.all_sizes.sum())),
+            "pool tokens": costs.over_pool(costs.lengths(pool.samples, cut), cut),
             "queries": exactly(sum(map(len, queries.values()))),
-            "query tokens": exactly(float(asked)),
-            "parameters": exactly(gauge.parameters),
-            "seconds to read the pool": exactly(study.reading),
+            "query tokens": exactly(float(asked_tokens)),
+            "parameters": exactly(costs.parameters),
+            "seconds to read the pool": exactly(reading),
         }
-        parts = tuple(gauge.part(step) for step in steps if step.stage in ("prepare", "encode"))
+        made = [group for group in passes(steps) if group[0].name in ("prepare", "features")]
+        parts = [part_of(costs, group) for group in made]
         notes = [
-            f"pool tokens: estimated from {len(samples):,} rows at random by tokens a character (rows are "
-            f"cut at {cut:,} tokens), with its 95% interval; all else of the pool is counted",
-            *gauge.remarks,
+            f"pool tokens: estimated from {len(pool.samples):,} rows at random by tokens a character (rows "
+            f"are cut at {cut:,} tokens), with its 95% interval; all else of the pool is counted"
         ]
-        names = {step.params["extractor"] for step in steps if step.stage == "prepare"}
-        if names & {"ifd", "less"}:
+        if any(part.name.startswith("prepare") for part in parts):
             notes.append(
                 "training before the features was not measured: its tokens are those of as many average "
-                "rows, and its FLOPs go at the speed of a plain forward pass"
+                "rows, and its FLOPs go at the speed of a forward pass"
             )
-        if "less" in names:
-            notes.append("projecting gradients is in the seconds, but not in the FLOPs, as in a study's")
         return Plan(
-            f"{request.method}: {run.budget:,} of {request.pool}, {request.model} on {device_kind()}",
-            facts, parts, tuple(notes), _disk(gauge, rows), _memory(gauge, run),
-            tuple((f"{step.stage}: {step.label}", study.store.has(step)) for step in steps),
-        )  # fmt: skip
+            f"{request.method}: {asked.k:,} of {request.pool}, {request.model} on {device_kind()}",
+            facts,
+            parts,
+            [*notes, *costs.notes],
+            _disk(costs),
+            _memory(costs, asked),
+            [(f"{each.name}: {each.label}", selection.store.has(each)) for each in steps],
+        )
 
 
 def plan_profile(profile: str) -> Plan:
-    """What is missing of a profile's study, and what that would cost.
+    """Plan what is missing of a profile's study; of one without an experiment, the paper's selections.
 
-    Of a profile without an experiment, what the paper's selections cost. Raises UserError for no such
-    profile, or a mistake in it.
+    Raises:
+        UserError: There is no such profile, or it has a mistake.
     """
+    from rdslib import figures
+    from rdslib.models.device import device_kind
+    from rdslib.pipeline.study import Study
+
     if load_profile(profile).experiment is None:
-        return _paper(load_profile(profile))
+        return _plan_paper(load_profile(profile))
     study = Study.load(profile)
-    steps = in_order([step for name in tables.FIGURES for step in tables.steps(study, name)])
-    missing = study.missing(steps)
-    rates = _rates(study, steps)
+    steps = in_order([each for name in figures.FIGURES for each in figures.steps(study, name)])
     parts, notes = [], []
     with tempfile.TemporaryDirectory(prefix="rds-plan-") as folder:
-        gauge = _gauge_of(study, Path(folder), steps) if missing else None
-        for stage in dict.fromkeys(step.stage for step in steps):
-            of_stage = [step for step in steps if step.stage == stage]
-            made = [taken(study.store.manifest(step)) for step in of_stage if study.store.has(step)]
+        missing = study.missing(steps)
+        costs = _costs_of(study, steps, Path(folder)) if missing else None
+        groups = passes(steps)
+        rates = _rates(study.store, groups)
+        for name in dict.fromkeys(each.name for each in steps):
+            of_name = [group for group in groups if group[0].name == name]
+            todo = [group for group in of_name if not all(map(study.store.has, group))]
+            made = [_taken(study.store, group) for group in of_name if group not in todo]
             if made:
-                parts.append(together(f"{stage}: {len(made)} of {len(of_stage)} steps", made, there=True))
-            todo = [step for step in of_stage if step in missing]
+                parts.append(together(f"{name}: {len(made)} of {len(of_name)}", made, there=True))
             if todo:
-                found = []
-                for step in todo:
-                    part = gauge.part(step) if gauge else Part(step.label)
-                    if _kind(step) in rates:
-                        part = replace(part, seconds=exactly(step.weight * rates[_kind(step)]))
-                    found.append(part)
-                parts.append(together(f"{stage}: {len(todo)} of {len(of_stage)} steps", found))
+                planned = [_at_rate(part_of(costs, group), group, rates) for group in todo]
+                parts.append(together(f"{name}: {len(todo)} of {len(of_name)}", planned))
     if missing:
         notes.append(
-            "seconds: where steps of the same kind exist, by what these took; else by FLOPs, those "
-            "of training and evaluation at the speed of a forward pass; one process; what is marked so is "
-            "not counted, and evaluation is one pass of each test sample"
+            "seconds: where steps of the same kind exist, by what these took; else by FLOPs, those of "
+            "training and evaluation at the speed of a forward pass; one process; what is marked so is not "
+            "counted, and evaluation is one pass of each test sample"
         )
-    if missing and gauge is None:
+    if missing and costs is None:
         notes.append("FLOPs: not known before the model and the data are there; `rds run` gets them first")
-    if gauge:
-        notes += gauge.remarks
     facts = {"steps": exactly(len(steps)), "steps missing": exactly(len(missing))}
-    return Plan(f"profile {study.profile.name} on {device_kind()}", facts, tuple(parts), tuple(notes))
+    notes += costs.notes if costs else []
+    return Plan(f"profile {study.profile.name} on {device_kind()}", facts, parts, notes)
 
 
-def _paper(profile: Profile) -> Plan:
+def _plan_paper(profile: Profile) -> Plan:
     """The methods of Figure 1, by the paper's formulas."""
-    table = published.fig1()
-    budget = int(table["budget"].iloc[0])
+    from rdslib import figures
+    from rdslib.methods import get_scorer
+
+    rows = figures.get_figure("fig1_pareto").published()
+    budget = int(rows["budget"].iloc[0])
     tokens = PAPER.tokens_per_sample
-    parts = [
-        Part(f"train on {budget:,}, any method", exactly(tokens * budget * PAPER.epochs),
-             exactly(training_flops(budget)), None)
-    ]  # fmt: skip
-    for method, size, note in zip(table["method"], table["pool_size"], table["note"], strict=True):
+    training = exactly(tokens * budget * PAPER.epochs), exactly(training_flops(budget))
+    parts = [Part(f"train on {budget:,}, any method", *training)]
+    for method, size, note in zip(rows["method"], rows["pool_size"], rows["note"], strict=True):
         name = f"select {method} from {size:,}" + (f" ({note} in the paper)" if note else "")
-        parts.append(Part(name, None, exactly(get_scorer(method).paper_flops(size, budget, PAPER)), None))
+        parts.append(Part(name, None, exactly(get_scorer(method).paper_flops(size, budget, PAPER))))
     facts = {"parameters": exactly(PAPER.parameters), "tokens a sample": exactly(tokens)}
     note = (
         f"by the paper's formulas: Llama-2-7B counted as {PAPER.parameters:.0e} parameters, each sample as "
         f"{tokens:,} tokens, {PAPER.epochs} epochs; LESS with its warm-up, IFD with its training"
     )
     title = f"profile {profile.name}: Figure 1, {budget:,} samples for one task"
-    return Plan(title, facts, tuple(parts), (note,), alternatives=True)
+    return Plan(title, facts, parts, [note], alternatives=True)
 
 
-def _model_folder(study: Study, scratch: Path) -> Path:
+# --- the parts
+
+
+def passes(steps: Sequence[Step]) -> list[list[Step]]:
+    """The steps, those together that are made in one call, such as features of one pass."""
+    groups: dict[str, list[Step]] = {}
+    for each in steps:
+        groups.setdefault(each.group, []).append(each)
+    return list(groups.values())
+
+
+def part_of(costs: Costs | None, group: Sequence[Step]) -> Part:
+    """What is to be done of a group of steps; of one that exists, what it took."""
+    label = group[0].label
+    if costs is None:
+        return Part(label)
+    todo = [each for each in group if not costs.pipeline.store.has(each)]
+    if not todo:
+        return _taken(costs.pipeline.store, group)
+    tokens, flops = costs.cost(todo)
+    if flops == NOTHING:
+        return Part(label, tokens, flops, NOTHING)
+    # What is not measured itself goes at the speed of a plain forward pass.
+    speed = costs.speed(group[0].arguments["extractor"] if group[0].name == "features" else "lm")
+    return Part(label, tokens, flops, speed and speed.seconds(flops))
+
+
+def _taken(store: Store, group: Sequence[Step]) -> Part:
+    """What steps that exist took; those of one pass have the same seconds."""
+    found = [store.manifest(each) for each in group]
+    tokens = max(each["counts"].get("tokens", each["counts"].get("training_tokens", 0)) for each in found)
+    seconds = max(each["seconds"] for each in found)
+    return Part(group[0].label, exactly(tokens), None, exactly(seconds), there=True)
+
+
+def _kind(group: Sequence[Step]) -> tuple[str, str]:
+    return group[0].name, group[0].arguments.get("extractor", "")
+
+
+def _rates(store: Store, groups: Sequence[Sequence[Step]]) -> dict[tuple[str, str], float]:
+    """Seconds a unit of weight that existing steps took, by kind."""
+    weights: dict[tuple[str, str], float] = defaultdict(float)
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for group in groups:
+        if all(map(store.has, group)):
+            weights[_kind(group)] += group[0].weight
+            seconds[_kind(group)] += max(store.manifest(each)["seconds"] for each in group)
+    return {kind: seconds[kind] / weights[kind] for kind in weights}
+
+
+def _at_rate(part: Part, group: Sequence[Step], rates: Mapping[tuple[str, str], float]) -> Part:
+    rate = rates.get(_kind(group))
+    return part if rate is None else replace(part, seconds=exactly(group[0].weight * rate))
+
+
+def _model_of(pipeline: Pipeline, scratch: Path) -> Path:
     """Where the language model is; a GGUF file that was not converted yet is, into `scratch`."""
     from rdslib.models.loading import convert_gguf
 
-    if study.store.has(study.model):
-        return stages.model_folder(study.store.path(study.model))
-    path = Path(study.experiment.model.path or "")
+    if pipeline.store.has(pipeline.model):
+        return model_folder(pipeline.store.path(pipeline.model))
+    path = Path(pipeline.settings.model.path or "")
     if path.suffix.lower() != ".gguf":
         return path
     convert_gguf(path, scratch / "model")
     return scratch / "model"
 
 
-def _gauge_of(study: Study, scratch: Path, steps: list[Step]) -> Gauge | None:
-    """A gauge with a profile's own data; None where the model or the data would have to be downloaded."""
-    where = study
-    if not (study.store.has(study.model) and study.store.has(study.data)):
+def _costs_of(study: Study, steps: Sequence[Step], scratch: Path) -> Costs | None:
+    """The costs of a study with its data; None where the model or the data would have to be downloaded."""
+    pipeline, store = study.pipeline, study.store
+    needed = [pipeline.model, *study.data_steps]
+    if not all(map(store.has, needed)):
         if study.experiment.downloads:
             return None
-        where = copy.copy(study)
-        where.store = Store(scratch / "home", study.store.progress)
-        where.compute([where.model, where.data])
-    reservoir = Reservoir(study.experiment.seed)
-    data = where.store.path(where.data)
-    for sample in PoolFile(data / "pool.parquet"):
-        reservoir.add(sample, sample)
-    sizes, samples = reservoir.drawn()
-    found = {name: tasks.read_task(stages.task_folder(data, name)) for name in study.task_names}
-    return Gauge(
-        study, stages.model_folder(where.store.path(where.model)), samples, sizes, np.array(reservoir.sizes),
-        {name: each.queries for name, each in found.items()},
-        {name: each.test for name, each in found.items()}, scratch, steps,
-    )  # fmt: skip
+        store = Store(scratch / "home", store.progress)
+    model, *_ = [store.make(each) for each in needed]
+    pool = PoolSample(study.experiment.seed)
+    for sample in PoolFile(store.path(study.pool) / POOL):
+        pool.add(sample)
+    pool.close()
+    tasks = {each.hash: read_task(store.path(each)) for each in study.tasks.values()}
+    samples: dict[tuple[str, str], Sequence[Sample]] = {}
+    for each, data in tasks.items():
+        samples |= {(each, QUERIES): data.queries, (each, TEST): data.test}
+    return Costs(pipeline, steps, model_folder(model), pool, samples, scratch)
 
 
-def _kind(step: Step) -> tuple[str, str]:
-    return step.stage, step.params.get("extractor", "")
-
-
-def _rates(study: Study, steps: list[Step]) -> dict[tuple[str, str], float]:
-    """Seconds a unit of weight that existing steps took, by kind."""
-    weights: dict[tuple[str, str], float] = defaultdict(float)
-    seconds: dict[tuple[str, str], float] = defaultdict(float)
-    for step in steps:
-        if study.store.has(step):
-            weights[_kind(step)] += step.weight
-            seconds[_kind(step)] += study.store.manifest(step)["seconds"]
-    return {kind: seconds[kind] / weights[kind] for kind in weights}
-
-
-def _disk(gauge: Gauge, rows: list[Row]) -> dict[str, float]:
+def _disk(costs: Costs) -> dict[str, float]:
     """Bytes below RDSLIB_HOME, by what takes them."""
-    encoded = [step for step in gauge.steps if step.stage == "encode"]
-    writer = PoolWriter(gauge.scratch / "pool", gauge.scratch / "records", ("record", "where"))
-    for row, sample in zip(rows, gauge.samples, strict=True):
-        writer.add(sample, json.dumps(row.record, ensure_ascii=False, default=str), row.where)
+    pool, disk = costs.pool, {}
+    disk["features"] = 0.0
+    for each in costs.features:
+        use = costs.use([each])
+        speed = None if use else costs.speed(each.arguments["extractor"])
+        # Beside each feature are the FLOPs of each sample.
+        disk["features"] += each.weight * (use.row_bytes + 8 if use else speed.row_bytes if speed else 12)
+    writer = PoolWriter(costs.scratch / "pool", costs.scratch / "records", ("record", "where"))
+    for row in pool.rows:
+        writer.add(row.sample, json.dumps(row.record, ensure_ascii=False, default=str), row.where)
     writer.close()
-    written = sum((gauge.scratch / name).stat().st_size for name in ("pool", "records"))
-    disk = {
-        "features": sum(step.weight * gauge.row_bytes(step) for step in encoded),
-        "copy of the pool, about": float(written / gauge.sizes.sum() * gauge.all_sizes.sum()),
-    }
-    if str(gauge.model).startswith(str(gauge.scratch)):
-        disk["model, converted"] = 2.0 * gauge.weights
-    for step in encoded:
-        folder = gauge.scratch / step.params["extractor"]
-        if (size := sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())) > 0:
-            disk[f"prepared for {step.params['extractor']}"] = size
-        elif step.params["extractor"] == "ifd" and _trains_whole(gauge):
-            disk["trained model"] = 4.0 * gauge.weights
+    written = sum((costs.scratch / name).stat().st_size for name in ("pool", "records"))
+    disk["copy of the pool, about"] = float(written / pool.sizes.sum() * pool.all_sizes.sum())
+    if costs.scratch in costs.model.parents:
+        disk["model, converted"] = 2.0 * costs.weights
+    for name in dict.fromkeys(each.arguments["extractor"] for each in costs.features):
+        files = [each for each in (costs.scratch / name).rglob("*") if each.is_file()]
+        if files:
+            disk[f"prepared for {name}"] = sum(each.stat().st_size for each in files)
+        elif _trains_whole(costs, name):
+            disk["trained model"] = 4.0 * costs.weights
     return disk
 
 
-def _memory(gauge: Gauge, run: Run) -> dict[str, float]:
+def _memory(costs: Costs, asked: Request) -> dict[str, float]:
     """Bytes of the largest things in memory, by what they are; not all of them at once."""
     from rdslib.models.encode import LOGIT_ROWS
 
-    e, c, size = gauge.experiment, gauge.bare.config, compute_dtype().itemsize
-    encoded = [step for step in gauge.steps if step.stage == "encode"]
-    names = {step.params["extractor"] for step in encoded}
-    lists = len(run.targets) if len(run.targets) > 1 else sum(map(len, gauge.queries.values())) or 1
-    memory = {"ranking, at most": 24.0 * lists * min(run.budget, HELD // lists)}
-    if names & {"lm", "ifd", "less"}:
-        tokens = max(e.encode.token_budget, e.encode.max_length)
+    encode, c, size = costs.settings.encode, costs.config, costs.bytes_a_number
+    lists = len(asked.targets) if len(asked.targets) > 1 else sum(map(len, costs.samples.values())) or 1
+    memory = {"ranking, at most": 24.0 * lists * min(asked.k, HELD // lists)}
+    uses = [use for use in map(costs.use, passes(costs.features)) if use]
+    if uses:
+        tokens = max(encode.token_budget, encode.max_length)
         width = 4 * c.hidden_size + 2 * getattr(c, "intermediate_size", 4 * c.hidden_size)
         # Scores of one layer's heads, of which plain attention, on a processor, has the softmax too.
-        scores = c.num_attention_heads * tokens * e.encode.max_length * (2 * size + 4)
-        heads = names & {"ifd", "less"} or any("nll" in step.params["wanted"] for step in encoded)
+        scores = c.num_attention_heads * tokens * encode.max_length * (2 * size + 4)
+        heads = any(use.logits for use in uses)
         logits = min(tokens, LOGIT_ROWS) * c.vocab_size * (size + 8) if heads else 0
-        layers = (e.less.train.lora_layers or c.num_hidden_layers) if "less" in names and e.less else 1
-        memory["weights"] = float(gauge.weights * size)
+        layers = max(use.layers for use in uses)
+        memory["weights"] = float(costs.weights * size)
         memory["one batch, roughly"] = float(layers * (tokens * width * size + scores) + logits)
-    for name in names - {"lm", "ifd", "less"}:
-        measured = gauge.measured(name)
-        if measured is not None and measured.total_tokens:
-            memory[f"weights of {name}, but for its word embeddings"] = (
-                4.0 * measured.cost.sum() / measured.total_tokens / FORWARD
-            )
-    if "ifd" in names and _trains_whole(gauge):
-        memory["training: weights, gradients and Adam's moments"] = 16.0 * gauge.weights
+    for group in passes(costs.features):
+        name = group[0].arguments["extractor"]
+        speed = None if costs.use(group) else costs.speed(name)
+        if speed is not None and speed.tokens:
+            words = f"weights of {name}, but for its word embeddings"
+            memory[words] = 4.0 * speed.cost.sum() / speed.tokens / FORWARD
+        if _trains_whole(costs, name):
+            memory["training: weights, gradients and Adam's moments"] = 16.0 * costs.weights
     return memory
 
 
-def _trains_whole(gauge: Gauge) -> bool:
-    return gauge.experiment.ifd is not None and gauge.experiment.ifd.train.method == "full"
+def _trains_whole(costs: Costs, name: str) -> bool:
+    trained = get_extractor(name).trains_on(costs.settings, 1)
+    return trained is not None and trained[1].method == "full"
 
 
-def as_text(plan: Plan) -> str:
-    """The plan for a person to read."""
-    rows = [*plan.parts, *([] if plan.alternatives else [plan.left])]
-    wide = max(len(part.name) for part in rows)
-    lines = [plan.title, *(f"  {name:<26}{_text(total, _count)}" for name, total in plan.facts.items())]
-    lines += ["", f"{'work':<{wide}}  {'tokens':>15} {'FLOPs':>10}  seconds on this device"]
-    for part in rows:
-        tokens, flops = _text(part.tokens, _count, False), _text(part.flops, "{:.3g}".format, False)
-        seconds = f"{'exists, took ' if part.there else ''}{_text(part.seconds, _time)}"
-        if part.seconds == NOTHING and part is not rows[-1]:
-            seconds = "not counted"
-        rate = f", at {_text(part.rate, _count)} tokens/s" if part.rate else ""
-        lines.append(f"  {part.name:<{wide}}{tokens:>15} {flops:>10}  {seconds}{rate}")
-    if not plan.alternatives:
-        lines.append(f"  FLOPs still to do: {_text(plan.left.flops, '{:.3g}'.format)}")
-    lines += ["", f"{'GPU-hours':<{wide}}  " + "".join(f"{name:>12}" for name in GPUS)]
-    for part in rows:
-        if part.flops is not None and not part.there:
-            hours = "".join(f"{_count(gpu_hours(part.flops.value, name)):>12}" for name in GPUS)
-            lines.append(f"  {part.name:<{wide}}{hours}")
-    peaks = ", ".join(f"{name} {peak}" for name, peak in GPUS.items())
-    lines.append(
-        f"  at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, not a measurement"
-    )
-    for name, sizes in (("disk", plan.disk), ("memory", plan.memory)):
-        if sizes:
-            lines += ["", name, *(f"  {what:<48}{_bytes(size)}" for what, size in sizes.items())]
-    if plan.steps:
-        there = sum(exists for _, exists in plan.steps)
-        lines += ["", f"artifacts: {there} of {len(plan.steps)} exist"]
-        lines += [f"  {'exists ' if exists else 'missing'}  {label}" for label, exists in plan.steps]
-    return "\n".join([*lines, "", *(f"{note[0].upper()}{note[1:]}." for note in plan.notes)])
+# --- for a terminal
 
 
 def gpu_hours(flops: float, gpu: str) -> float:
     """Hours that FLOPs take on one of `GPUS`, at the assumed utilisation."""
     return flops / (GPUS[gpu] * 1e12 * UTILISATION) / 3600
+
+
+def shown(plan: Plan) -> list[RenderableType]:
+    """The plan for a terminal."""
+    rows = [*plan.parts, *([] if plan.alternatives else [plan.left])]
+    lines = [line(plan.title)]
+    lines.append(table({"": plan.facts, " ": [_text(each, _count) for each in plan.facts.values()]}))
+    seconds = [_seconds(part, part is rows[-1]) for part in rows]
+    work = {
+        "work": [part.name for part in rows],
+        "tokens": [_text(part.tokens, _count, False) for part in rows],
+        "FLOPs": [_text(part.flops, "{:.3g}".format) for part in rows],
+        "on this device": seconds,
+    }
+    left = {part.name: part.flops.value for part in rows if part.flops and not part.there}
+    hours = {gpu: [_count(gpu_hours(each, gpu)) for each in left.values()] for gpu in GPUS}
+    lines += [table(work), table({"GPU-hours": left, **hours})]
+    peaks = ", ".join(f"{name} {peak}" for name, peak in GPUS.items())
+    lines.append(
+        line(
+            f"GPU-hours are at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, "
+            "not a measurement."
+        )
+    )
+    for name, sizes in (("disk", plan.disk), ("memory", plan.memory)):
+        if sizes:
+            lines.append(table({name: sizes, " ": map(_bytes, sizes.values())}))
+    if plan.steps:
+        there = sum(exists for _, exists in plan.steps)
+        states = ["exists" if exists else "missing" for _, exists in plan.steps]
+        lines.append(
+            table(
+                {
+                    f"{there} of {len(plan.steps)} exist": states,
+                    "artifact": [label for label, _ in plan.steps],
+                }
+            )
+        )
+    notes = [line(f"{note[0].upper()}{note[1:]}.") for note in plan.notes]
+    return [each for part in [*lines, *notes] for each in (part, "")][:-1]
+
+
+def _seconds(part: Part, is_sum: bool) -> str:
+    if part.seconds == NOTHING and not is_sum:
+        return "not counted"
+    return f"{'exists, took ' if part.there else ''}{_text(part.seconds, _time)}"
 
 
 def _text(total: Total | None, write: Callable[[float], str], ends: bool = True) -> str:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from rdslib.commands.evaluate import as_text, examine
+from rdslib.commands.evaluate import evaluate, shown
+from rdslib.commands.text import as_text
 from rdslib.errors import UserError
 from rdslib.evaluation import harness
 from rdslib.models.loading import make_random
@@ -30,22 +31,22 @@ def test_models_are_scored_and_compared_on_the_same_samples(profile, tiny_model,
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     other = tmp_path / "other"
     make_random(RandomModel(layers=1, hidden_size=16, heads=2), 5, other)
-    table = examine(profile, [str(tiny_model), str(other)], ["Sums"], limit=6)
+    table = evaluate(profile, [str(tiny_model), str(other)], ["Sums"], limit=6)
     assert table["metric"].tolist() == ["accuracy", "bits per byte"] * 2
     assert (table["n"] == 6).all()
     assert (table["low"] <= table["score"]).all()
     assert (table["score"] <= table["high"]).all()
     ours, theirs = table.iloc[:2], table.iloc[2:]
-    assert theirs["less"].to_numpy() == pytest.approx(theirs["score"].to_numpy() - ours["score"].to_numpy())
-    assert ours["less"].isna().all()
-    assert "less the first" in as_text(table)
+    assert theirs["diff"].to_numpy() == pytest.approx(theirs["score"].to_numpy() - ours["score"].to_numpy())
+    assert ours["diff"].isna().all()
+    assert "diff from the first" in as_text([shown(table)])
 
     # What was measured is kept.
     def not_again(*arguments, **named):
         raise AssertionError("measured twice")
 
     monkeypatch.setattr(harness, "measure", not_again)
-    again = examine(profile, [str(tiny_model), str(other)], ["Sums"], limit=6)
+    again = evaluate(profile, [str(tiny_model), str(other)], ["Sums"], limit=6)
     assert again.equals(table)
 
 
@@ -53,7 +54,7 @@ def test_responses_for_a_judge_are_written_without_one(profile, tiny_model, tmp_
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     text = (tmp_path / "mine.yaml").read_text().replace("protocol: mmlu", "protocol: alpaca_eval")
     (tmp_path / "mine.yaml").write_text(text)
-    table = examine(profile, [str(tiny_model)], ["Sums"], limit=3, max_response=4)
+    table = evaluate(profile, [str(tiny_model)], ["Sums"], limit=3, max_response=4)
     assert table["metric"].tolist() == ["bits per byte"]
     (responses,) = (tmp_path / "home" / "judged").glob("*/responses.json")
     rows = json.loads(responses.read_text())
@@ -61,16 +62,16 @@ def test_responses_for_a_judge_are_written_without_one(profile, tiny_model, tmp_
     assert set(rows[0]) == {"instruction", "output", "generator"}
 
 
-def test_what_cannot_be_examined_is_one_line(profile):
+def test_what_cannot_be_evaluated_is_one_line(profile):
     with pytest.raises(UserError, match=r"^--task Nope: is not in profile .*; tasks: Sums, Reverse$"):
-        examine(profile, tasks=["Nope"])
+        evaluate(profile, tasks=["Nope"])
     with pytest.raises(UserError, match=r"^--task Reverse: has no protocol in profile .*; leave it out"):
-        examine(profile)
+        evaluate(profile)
 
 
 def test_a_profile_that_names_no_protocol_there_is_is_one_line(profile, tmp_path):
     text = (tmp_path / "mine.yaml").read_text().replace("protocol: mmlu", "protocol: mmlv")
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=r"^unknown protocol 'mmlv'; protocols: "):
-        examine(profile, tasks=["Sums"])
+        evaluate(profile, tasks=["Sums"])
     assert isinstance(Study.load(profile), Study)

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from rdslib.figures import charts as figures
-from rdslib.figures import specs as tables
+from rdslib import figures
 from rdslib.figures.publish import publish
 from rdslib.params import ROOT
 from rdslib.pipeline.study import Study
@@ -23,8 +22,8 @@ def folder(tmp_path):
     """Three figures of the profile `paper`, as its notebooks leave them."""
     study = Study.load("paper", home=tmp_path / "home")
     for name in NAMES:
-        table = tables.table(study, name)
-        publish(study, name, getattr(figures, name)(table), table, out=tmp_path / "figures")
+        table = figures.table(study, name)
+        publish(study, name, figures.draw(name, table), table, out=tmp_path / "figures")
     return tmp_path / "figures"
 
 
@@ -75,7 +74,7 @@ def test_without_artifacts_there_is_no_verdict_and_nothing_is_computed(tmp_path)
     assert not study.store.has(study.data)
     described["artifacts"][0]["hash"] = "0" * 16
     (tmp_path / "tab5_pool_sources.json").write_text(json.dumps(described))
-    assert "made by other recipes now" in rds("verify", tmp_path, home=tmp_path / "home").stdout
+    assert "made in another way now" in rds("verify", tmp_path, home=tmp_path / "home").stdout
 
 
 @pytest.mark.parametrize(
@@ -126,6 +125,6 @@ def test_the_report_cannot_be_written_is_one_line(folder, tmp_path):
 
 def test_committed_figures_have_what_makes_them():
     for folder in (ROOT / "figures").iterdir():
-        for name in tables.FIGURES:
+        for name in figures.FIGURES:
             kinds = ["png", "svg", "csv", "json", *(["md", "tex"] if name.startswith("tab") else [])]
             assert [kind for kind in kinds if not (folder / f"{name}.{kind}").is_file()] == [], name

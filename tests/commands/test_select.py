@@ -1,4 +1,4 @@
-"""`rds select` on a pool of one's own."""
+"""`rds select` on a user's pool."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import sys
 import numpy as np
 import pytest
 
-from rdslib.commands.output import reopen, select_own
-from rdslib.commands.own_pool import OwnPool, Request
+from rdslib.commands.request import SelectRequest
+from rdslib.commands.select import reopen, write_selection
+from rdslib.commands.user_data import UserSelection
 from rdslib.data.chat import tokenize_chat, tokenize_query
 from rdslib.errors import UserError
 from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.encode import encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
 from rdslib.params import RandomModel
-from rdslib.pipeline.study import Run
+from rdslib.pipeline.pipeline import Request
 
 
 def row(prompt, response, **extra):
@@ -50,6 +51,11 @@ def select(folder, model, *extra, **changes):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+def request_for(folder, model, k, **changes):
+    given = {"pool": folder / "pool.jsonl", "queries": folder / "queries.jsonl", "model": model, "k": k}
+    return SelectRequest.of({**given, **changes})
+
+
 def error_of(done):
     """The one line that a command that failed has said, beside its progress."""
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("rds: ")]
@@ -57,7 +63,7 @@ def error_of(done):
     return line
 
 
-def test_the_picks_are_the_definition_and_the_lines_are_the_users_own(files, tiny_model):
+def test_the_picks_are_the_definition_and_the_lines_are_the_users(files, tiny_model):
     done = select(files, tiny_model, "-k", "7")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (files / "out.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -137,33 +143,31 @@ METHODS = sorted(set(SCORERS) - {"embed_gtr", "embed_minilm", "embed_nv"})
 def test_every_method_goes_by_its_name(files, tiny_model, tmp_path, monkeypatch, method):
     """In this process, for speed; sentence embeddings need a model of their own (test_embed)."""
     queries = str(files / "queries.jsonl") if get_scorer(method).needs_queries else None
-    request = Request(
-        str(files / "pool.jsonl"), str(tiny_model), "5", queries, method, profile=SETTINGS.get(method)
-    )
+    request = request_for(files, tiny_model, 5, queries=queries, method=method, profile=SETTINGS.get(method))
     out = tmp_path / "picks.jsonl"
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
-    select_own(request, out)
+    write_selection(request, out)
     first = out.read_bytes()
-    select_own(request, out)
+    write_selection(request, out)
     assert out.read_bytes() == first
     rows = [json.loads(line) for line in first.decode().splitlines()]
     assert len({row["note"] for row in rows}) == 5
     assert all(("rds_query" in row) == get_scorer(method).needs_queries for row in rows)
-    _, run = reopen(out)
-    assert (run.method, run.budget) == (method, 5)
+    _, asked = reopen(out)
+    assert (asked.method, asked.k) == (method, 5)
 
 
 def test_a_method_with_queries_says_so_without_them(files, tiny_model, tmp_path):
     with pytest.raises(UserError, match="--method rds: needs --queries"):
-        select_own(Request(str(files / "pool.jsonl"), str(tiny_model), "5"), tmp_path / "picks.jsonl")
+        write_selection(request_for(files, tiny_model, 5, queries=None), tmp_path / "picks.jsonl")
 
 
 def test_another_model_in_the_same_folder_is_another_model(files, tiny_model, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
-    request = Request(str(files / "pool.jsonl"), str(folder), "3", str(files / "queries.jsonl"))
     hashes = []
     for seed in (1, 2):
         make_random(RandomModel(layers=1, hidden_size=16, heads=2), seed, folder)
-        hashes.append(OwnPool(request).selection(Run("rds", "all", 3, ("queries",), 42)).hash)
+        selection = UserSelection(request_for(files, folder, 3))
+        hashes.append(selection.pipeline.selection(Request("rds", 3, ("queries",))).hash)
     assert len(set(hashes)) == 2

@@ -9,14 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rdslib.commands.output import record_of, reopen, scores_at, select_own
-from rdslib.commands.own_pool import OwnPool, Request
+from rdslib.commands.request import SelectRequest
+from rdslib.commands.select import record_of, reopen, scores_at, write_selection
+from rdslib.commands.user_data import UserSelection
 from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
 
@@ -48,8 +48,8 @@ def ask(tmp_path, tiny_model, monkeypatch):
     given = {"pool": write(tmp_path / "pool.jsonl", POOL), "model": str(tiny_model), "k": "9"}
     given["queries"] = write(tmp_path / "queries.jsonl", QUERIES)
 
-    def asked(form="own", name="out.jsonl", **changes):
-        written = select_own(Request(**{**given, **changes}), tmp_path / name, form)
+    def asked(name="out.jsonl", **changes):
+        written = write_selection(SelectRequest.of({**given, **changes}), tmp_path / name)
         assert written.read == (
             written.selected + written.left + written.rejected + written.contaminated + written.duplicate
         )
@@ -68,13 +68,13 @@ def read(path):
 
 def test_tasks_take_turns_and_name_their_query(ask, tmp_path):
     rows, written = ask()
-    study, run = reopen(written.path)
-    assert run.targets == ("sums", "words")
-    scores = {task: scores_at(study, run, task, range(len(POOL))) for task in run.targets}
+    selection, asked = reopen(written.path)
+    assert asked.targets == ("sums", "words")
+    scores = {task: scores_at(selection, asked, task, range(len(POOL))) for task in asked.targets}
     assert {task: each.shape for task, each in scores.items()} == {"sums": (2, 36), "words": (1, 36)}
     best = {task: each.max(axis=0) for task, each in scores.items()}
     order = {task: sorted(range(36), key=lambda d: (-each[d], d)) for task, each in best.items()}
-    walk = [(order[task][rank], task) for rank in range(36) for task in run.targets]
+    walk = [(order[task][rank], task) for rank in range(36) for task in asked.targets]
     expected = list(dict(reversed(walk)).items())
     expected = [(d, task) for d, task in dict.fromkeys(walk) if (d, task) in expected][:9]
     positions = [POOL.index({k: v for k, v in each.items() if not k.startswith("rds_")}) for each in rows]
@@ -88,11 +88,12 @@ def test_tasks_take_turns_and_name_their_query(ask, tmp_path):
 
 def test_other_queries_use_the_same_features_of_the_pool(ask, tmp_path):
     _, written = ask()
-    study, _ = reopen(written.path)
+    first, _ = reopen(written.path)
     _, other = ask(queries=write(tmp_path / "other.jsonl", QUERIES[:1]), name="other.jsonl.gz")
     again, _ = reopen(other.path)
-    assert again.features("lm.weighted_all", None).hash == study.features("lm.weighted_all", None).hash
-    assert again.features("lm.weighted_all", "sums").hash != study.features("lm.weighted_all", "sums").hash
+    for task, same in ((None, True), ("sums", False)):
+        steps = [each.pipeline.features("lm.weighted_all", task) for each in (first, again)]
+        assert (steps[0].hash == steps[1].hash) == same
 
 
 def test_a_prompt_alone_is_a_query_where_the_method_allows(ask, tmp_path):
@@ -146,7 +147,7 @@ def test_a_folder_of_many_forms_is_one_pool(ask, tmp_path):
     assert Counter(next(iter(set(r) & {"messages", "conversations", "instruction"})) for r in mixed) == {
         "messages": 10, "conversations": 10, "instruction": 16
     }  # fmt: skip
-    alike, _ = ask(pool=str(folder), k="36", form="messages", name="same.jsonl")
+    alike, _ = ask(pool=str(folder), k="36", as_="messages", name="same.jsonl")
     plain, _ = ask(k="36", name="plain.jsonl")
     assert [r["messages"] for r in alike] == [r["messages"] for r in plain]
     assert [r["rds_score"] for r in alike] == [r["rds_score"] for r in plain]
@@ -158,11 +159,11 @@ def test_duplicates_go_the_first_stays(ask, tmp_path):
     rows, written = ask(pool=path, dedup="exact", k="9")
     assert (written.read, written.duplicate, written.left) == (11, 2, 0)
     assert sorted(map(str, (r["messages"] for r in rows))) == sorted(str(r["messages"]) for r in POOL[:9])
-    told = read(written.left_out)
-    assert [each["where"].rsplit(":", 1)[1] for each in told] == ["6", "11"]
-    assert [each["kind"] for each in told] == ["duplicate"] * 2
-    assert told[0]["reason"].startswith(f"repeats {path}:3 ")
-    assert told[0]["row"] == POOL[2]
+    left_out = read(written.left_out)
+    assert [each["where"].rsplit(":", 1)[1] for each in left_out] == ["6", "11"]
+    assert [each["kind"] for each in left_out] == ["duplicate"] * 2
+    assert left_out[0]["reason"].startswith(f"repeats {path}:3 ")
+    assert left_out[0]["row"] == POOL[2]
     words = " ".join(f"word{i}" for i in range(60))
     near = [row(words, "yes"), row(words + " more", "yes"), row("something else", "no")]
     path = write(tmp_path / "near.jsonl", near)
@@ -174,11 +175,11 @@ def test_what_a_test_set_holds_is_left_out(ask, tmp_path):
     secret = "the quick brown fox jumps over the lazy dog while fourteen owls look on silently"
     tests = write(tmp_path / "test.jsonl", [{"question": secret}])
     pool = write(tmp_path / "pool2.jsonl", [*POOL[:6], row(f"Tell me: {secret}, and so on", "No.")])
-    rows, written = ask(pool=pool, exclude=(tests,), k="6")
+    rows, written = ask(pool=pool, exclude=[tests], k="6")
     assert (written.contaminated, written.selected, written.left) == (1, 6, 0)
-    (told,) = read(written.left_out)
-    assert told["kind"] == "contaminated"
-    assert told["reason"].startswith(f"has words of {tests}:1: the quick brown fox")
+    (left_out,) = read(written.left_out)
+    assert left_out["kind"] == "contaminated"
+    assert left_out["reason"].startswith(f"has words of {tests}:1: the quick brown fox")
     assert all(secret not in str(each) for each in rows)
 
 
@@ -225,14 +226,13 @@ def test_the_record_tells_when_something_has_changed(ask, tmp_path):
 
 def test_without_resuming_all_is_made_anew(ask, tmp_path, tiny_model):
     rows, written = ask()
-    study, _ = reopen(written.path)
-    folder = study.store.path(study.features("lm.weighted_all", None))
+    selection, _ = reopen(written.path)
+    folder = selection.store.path(selection.pipeline.features("lm.weighted_all"))
     (shard,) = folder.glob("weighted_all*")
     before = shard.stat().st_mtime_ns
-    request = study.request
-    again = select_own(request, written.path, resume=True)
+    again = write_selection(selection.request, written.path)
     assert shard.stat().st_mtime_ns == before
-    again = select_own(request, written.path, resume=False)
+    again = write_selection(selection.request.model_copy(update={"resume": False}), written.path)
     (shard,) = folder.glob("weighted_all*")
     assert shard.stat().st_mtime_ns > before
     assert read(again.path) == rows
@@ -289,28 +289,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, tiny_
     assert not (tmp_path / "best.jsonl").exists()
 
 
-def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(tmp_path, tiny_model):
-    request = Request(str(tmp_path / "none.jsonl"), str(tiny_model), "3", method="random")
+def test_an_output_that_cannot_be_written_is_named_before_anything_is_read(tmp_path, tiny_model):
+    request = SelectRequest(pool=str(tmp_path / "none.jsonl"), model=str(tiny_model), k="3", method="random")
     (tmp_path / "folder.jsonl").mkdir()
     for out, message in (
         (tmp_path / "no" / "o.jsonl", "no such folder"),
         (tmp_path / "folder.jsonl", "is a folder"),
     ):
         with pytest.raises(UserError, match=message):
-            select_own(request, out)
+            write_selection(request, out)
 
 
 def test_an_index_of_another_model_or_pooling_is_never_taken(ask, tmp_path, tiny_model):
     _, first = ask()
-    study, _ = reopen(first.path)
+    selection, _ = reopen(first.path)
     other = tmp_path / "model"
     shutil.copytree(tiny_model, other)
     config = json.loads((other / "config.json").read_text())
     config["rope_theta"] = config.get("rope_theta", 10000.0) * 2
     (other / "config.json").write_text(json.dumps(config))
-    changed = OwnPool(Request(study.request.pool, str(other), "9", study.request.queries))
-    pooled = OwnPool(replace(study.request, method="rds_uniform"))
-    wanted = ((study, "lm.weighted_all"), (changed, "lm.weighted_all"), (pooled, "lm.uniform_all"))
-    steps = [each.features(feature, None) for each, feature in wanted]
+    changed = UserSelection(selection.request.model_copy(update={"model": str(other)}))
+    wanted = ((selection, "lm.weighted_all"), (changed, "lm.weighted_all"), (selection, "lm.uniform_all"))
+    steps = [each.pipeline.features(feature) for each, feature in wanted]
     assert len({step.hash for step in steps}) == 3
-    assert [study.store.has(step) for step in steps] == [True, False, False]
+    assert [selection.store.has(step) for step in steps] == [True, False, False]

@@ -1,0 +1,121 @@
+"""`rds run`, `rds status` and `rds report`: a profile's study, from its steps to its figures."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ProfileOption = Annotated[
+    str, typer.Option(help="A profile: tiny, mini, paper, or the path of a YAML file of your own.")
+]
+
+
+def run_command(
+    profile: ProfileOption = "mini",
+    only: Annotated[
+        list[str] | None, typer.Option(help="A figure or table, such as fig1_pareto; may be repeated.")
+    ] = None,
+    show: Annotated[str, typer.Option(help="What to draw: measured, published or both.")] = "both",
+    out: Annotated[
+        Path | None, typer.Option(help="Where the figures go; by default figures/<profile>.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that compute; 0 is two on a processor, one on a GPU.")
+    ] = 0,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Where features and scores are computed; by default the profile's."),
+    ] = None,
+) -> None:
+    """Compute what a profile's figures need, and draw them through their notebooks.
+
+    What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
+    where it was.
+    """
+    from rdslib import figures
+    from rdslib.figures import publish
+    from rdslib.figures.report import run_notebook
+    from rdslib.models import device
+    from rdslib.pipeline.executors import helpers
+    from rdslib.pipeline.study import Study
+
+    # In full, since notebooks run in another folder.
+    if profile.endswith((".yaml", ".yml")):
+        profile = str(Path(profile).resolve())
+    study = Study.load(profile, engine=engine)
+    names = only or list(figures.FIGURES)
+    steps = [step for name in names for step in figures.steps(study, name, figures.checked(show))]
+    missing = len(study.missing(steps))
+    # A process for each model keeps two cores busier than two threads for one model do; where Ray has
+    # workers, they have the cores.
+    alone = study.profile.engine == "ray" or device.device().type != "cpu"
+    workers = workers or (1 if alone else device.PROCESSES)
+    workers = max(1, min(workers, os.cpu_count() or 1, missing))
+    study.store.progress.workers = workers
+    arguments = ["--profile", profile, "--show", show]
+    with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
+        study.compute(steps)
+    draw = functools.partial(run_notebook, profile=profile, show=show, out=out.resolve() if out else None)
+    # Spawned, not forked: this process has a model's threads.
+    with ProcessPoolExecutor(min(2, len(names)), multiprocessing.get_context("spawn")) as processes:
+        for number, (name, seconds) in enumerate(zip(names, processes.map(draw, names), strict=True), 1):
+            typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
+    if only is None and study.profile.experiment is not None:
+        publish.write_records(study, out)
+    typer.echo(f"figures are in {publish.folder_of(study, out)}")
+
+
+def help_command(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
+    """Compute steps beside an `rds run`, for as long as it lasts."""
+    from rdslib import figures
+    from rdslib.pipeline.executors import end_with_parent
+    from rdslib.pipeline.study import Study
+
+    end_with_parent()
+    study = Study.load(profile)
+    study.compute([step for name in only for step in figures.steps(study, name, figures.checked(show))])
+
+
+def status_command(profile: ProfileOption = "mini") -> None:
+    """Show what a profile's study is made of: what exists, and what is missing."""
+    from rdslib import figures
+    from rdslib.figures import publish
+    from rdslib.pipeline.step import in_order
+    from rdslib.pipeline.study import Study
+
+    study = Study.load(profile)
+    steps = in_order([step for name in figures.FIGURES for step in figures.steps(study, name)])
+    there = 0
+    for step in steps:
+        has = study.store.has(step)
+        there += has
+        typer.echo(f"{'exists ' if has else 'missing'}  {step.name:<9} {step.hash}  {step.label}")
+    for name in figures.FIGURES:
+        missing = len(study.missing(figures.steps(study, name)))
+        drawn = (publish.folder_of(study) / f"{name}.json").is_file()
+        state = "drawn" if drawn else "not drawn"
+        typer.echo(f"{name}: {state}; " + ("nothing missing" if not missing else f"{missing} steps missing"))
+    typer.echo(f"{there} of {len(steps)} artifacts exist, in {study.store.folder}")
+
+
+def report_command(
+    profile: ProfileOption = "mini",
+    figures: Annotated[
+        Path | None, typer.Option(help="Where the figures are; by default figures/<profile>.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; by default report.html beside the figures.")
+    ] = None,
+) -> None:
+    """Write a profile's figures, tables, parameters and provenance as one HTML page that opens from disk."""
+    from rdslib.figures.report import write_report
+    from rdslib.params import ROOT, load_profile
+
+    folder = figures or ROOT / "figures" / load_profile(profile).name
+    typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")

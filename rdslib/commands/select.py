@@ -1,0 +1,449 @@
+"""`rds select`, and the same from Python: the best samples of a user's pool.
+
+`BEST.jsonl` has the picks in the pool's form. Beside it stands `BEST.jsonl.rds.json`, which says how the
+selection was made, so that it can be explained later; and where rows were left out,
+`BEST.jsonl.left_out.jsonl` with each of them and the reason.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
+from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection
+from rdslib.data.pool import rows_at
+from rdslib.errors import UserError
+from rdslib.methods import get_scorer
+from rdslib.pipeline.step import in_order
+
+if TYPE_CHECKING:
+    from rdslib.data.reader import Table
+    from rdslib.pipeline.pipeline import Request
+
+    Data: TypeAlias = Table | str | Path
+
+# What is added to each picked row.
+FIELDS = ("rds_score", "rds_rank", "rds_task", "rds_query")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+# Why rows are left out of a pool, and how that is said.
+KINDS = {"rejected": "rejected as bad", "contaminated": "contaminated", "duplicate": "duplicate"}
+
+
+@with_options()
+def select_command(
+    options: Mapping[str, Any],
+    out: Annotated[Path, typer.Option(help="The .jsonl, .jsonl.gz or .parquet file to write.")],
+) -> None:
+    """Choose the K best samples of a pool: by RDS+, those nearest to your queries.
+
+    The output has the pool's own rows, in the order of picking, each with rds_score, rds_rank and, for
+    methods with queries, rds_task and rds_query (the number of the query, from 0, that chose it). Queries
+    with a field "task" take turns by task. What was computed is kept: a selection that was stopped goes on,
+    and another K of the same pool costs nothing.
+    """
+    use_device(options["device"])
+    typer.echo(write_selection(SelectRequest.of(options), out))
+
+
+@with_keywords
+def select(
+    pool: Data,
+    queries: Data | None = None,
+    *,
+    model: str | Path,
+    k: int | str,
+    exclude: Data | Sequence[Data] = (),
+    **options: Any,
+) -> Any:
+    """Choose the `k` best samples of a pool, as `rds select` does: by RDS+, those nearest to the queries.
+
+    Args:
+        pool: A pandas DataFrame, a `datasets.Dataset` or `IterableDataset`, an iterable of dicts, or the name
+            of a file, of a folder or of a data set of the hub. A null cell is a missing field. It is left as
+            it is.
+        queries: Samples of what the model should do, in any of these forms.
+        model: The language model: a folder, a hub name or a GGUF file.
+        k: How many, or a percent of the pool as "5%".
+        exclude: A test set, or a list of them, in any of these forms.
+        **options: The command's other options, with its defaults; `as_` is `--as`.
+
+    Returns:
+        The picked rows in the order of picking, each with `rds_score`, `rds_rank` and, for methods with
+        queries, `rds_task` and `rds_query` (the position, from 0, of the query that chose it). A DataFrame
+        gives a DataFrame with the picked rows' index labels; a Dataset or IterableDataset gives a Dataset,
+        and anything else a list of dicts. Values are the pool's, but those of an iterable that is no
+        sequence, of an IterableDataset and of files, which are as JSON holds them.
+
+    Raises:
+        rdslib.errors.UserError: Something cannot be read or selected. It names a row in memory by its
+            position, as in `pool[3]`.
+
+    Warns:
+        UserWarning: Rows are left out (`on_error="quarantine"`, `dedup`, `exclude`): how many, and of each
+            kind the first and its reason.
+
+    >>> from rdslib import select
+    >>> pool = [
+    ...     {"instruction": "What is 17 + 25?", "output": "42"},
+    ...     {"instruction": "Write a haiku about rain.", "output": "Rain falls on the roof ..."},
+    ...     {"instruction": "What is 12 + 30?", "output": "42"},
+    ... ]
+    >>> best = select(pool, [{"prompt": "What is 17 + 24?", "completion": "41"}], model=model, k=1)
+    >>> best[0]["instruction"], best[0]["rds_rank"], best[0]["rds_query"]
+    ('What is 17 + 25?', 0, 0)
+
+    A DataFrame keeps its index and its other columns:
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame(pool, index=["sum", "haiku", "another sum"])
+    >>> prompts = ["Write a haiku about snow.", "What is 17 + 26?"]
+    >>> queries = pd.DataFrame({"prompt": prompts, "response": ["Snow falls on the hill ...", "43"]})
+    >>> best = select(frame, queries, model=model, k=2)
+    >>> list(best.index)
+    ['haiku', 'sum']
+    >>> list(best.columns)
+    ['instruction', 'output', 'rds_score', 'rds_rank', 'rds_task', 'rds_query']
+
+    A path gives a list of dicts; some methods need no queries:
+
+    >>> frame.to_json("pool.jsonl", orient="records", lines=True)
+    >>> best = select("pool.jsonl", model=model, k="70%", method="random", as_="messages")
+    >>> [sorted(row) for row in best]
+    [['messages', 'rds_rank', 'rds_score'], ['messages', 'rds_rank', 'rds_score']]
+    """
+    tables: dict[str, Table] = {}
+
+    def name_of(data: Data, name: str) -> str:
+        if isinstance(data, str | Path):
+            return str(data)
+        tables[name] = data
+        return name
+
+    tests = exclude if isinstance(exclude, list | tuple) else [cast("Data", exclude)]
+    request = SelectRequest.of(
+        {
+            "pool": name_of(pool, "pool"),
+            "queries": None if queries is None else name_of(queries, "queries"),
+            "exclude": [name_of(each, f"exclude_{i}") for i, each in enumerate(tests)],
+            "model": model,
+            "k": str(k),
+            **options,
+        }
+    )
+    with _chosen(request.device):
+        selection = UserSelection(request, tables)
+        asked = compute(selection)
+        rows = list(picked_rows(selection, asked))
+        picks = selection.pipeline.picks(asked)["position"].to_numpy()
+    folder = selection.store.path(selection.pipeline.pool)
+    if left_out := _left_out(selection):
+        warnings.warn(left_out, UserWarning, stacklevel=2)
+    return _like(pool, rows, np.load(folder / NUMBERS)[picks].tolist(), request.as_)
+
+
+@contextmanager
+def _chosen(device: str | None) -> Iterator[None]:
+    """With a device for this call alone."""
+    from rdslib.models.device import CHOICE
+
+    before = os.environ.get(CHOICE)
+    use_device(device)
+    try:
+        yield
+    finally:
+        os.environ.pop(CHOICE, None)
+        if before is not None:
+            os.environ[CHOICE] = before
+
+
+def _left_out(selection: UserSelection) -> str:
+    """How many rows were left out, and of each kind the first and its reason; empty if none were."""
+    folder, counts = selection.store.path(selection.pipeline.pool), counts_of(selection)
+    first: dict[str, str] = {}
+    with (folder / LEFT_OUT).open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            first.setdefault(row["kind"], f"{row['where']}: {row['reason']}")
+    if not first:
+        return ""
+    kinds = "; ".join(f"{counts[kind]} {kind}, first {why}" for kind, why in first.items())
+    return f"{counts['read'] - counts['kept']} of {counts['read']} rows of the pool were left out: {kinds}"
+
+
+def _like(pool: Data, rows: list[dict[str, Any]], at: list[int], form: str) -> Any:
+    """The picked `rows`, which are at the positions `at` of the pool, as what the pool is."""
+    import datasets
+    import pandas as pd
+
+    if isinstance(pool, str | Path):
+        return rows
+    whole = form == "own"
+    added = {name: [row[name] for row in rows] for name in FIELDS if name in rows[0]}
+    if isinstance(pool, pd.DataFrame):
+        return pool.iloc[at].assign(**added) if whole else pd.DataFrame(rows, index=pool.index[at])
+    if isinstance(pool, datasets.Dataset) and whole:
+        # In memory: else the picks would leave a file beside the pool's.
+        picked = pool.select(at, keep_in_memory=True).flatten_indices(keep_in_memory=True)
+        picked = picked.remove_columns([name for name in added if name in picked.column_names])
+        for name, column in added.items():
+            picked = picked.add_column(name, column)
+        return picked
+    if isinstance(pool, datasets.Dataset | datasets.IterableDataset):
+        return datasets.Dataset.from_dict(_columns(rows))
+    if isinstance(pool, Sequence) and whole:
+        given = cast("Sequence[Mapping[str, Any]]", pool)
+        picks = zip(at, rows, strict=True)
+        return [{**given[position], **{name: row[name] for name in added}} for position, row in picks]
+    return rows
+
+
+# --- the selection
+
+
+def compute(selection: UserSelection) -> Request:
+    """Make a selection; return what was asked of the pipeline. Without `resume` all of it is made anew."""
+    pipeline = selection.pipeline
+    # Whether the pool can give what is asked is known before a model is loaded.
+    pipeline.compute([pipeline.pool, *pipeline.queries.values()])
+    sources = pipeline.pool_file().sources if selection.limits else []
+    asked = selection.asked(counts_of(selection)["kept"], sources)
+    step = pipeline.selection(asked)
+    if not selection.request.resume:
+        selection.store.forget(*in_order([step]))
+    pipeline.compute([step])
+    return asked
+
+
+def counts_of(selection: UserSelection) -> dict[str, int]:
+    """Rows of the pool, which has been made: read, kept, rejected, contaminated, duplicate."""
+    return cast("dict[str, int]", selection.store.manifest(selection.pipeline.pool)["counts"])
+
+
+def scores_at(
+    selection: UserSelection, asked: Request, task: str | None, positions: Sequence[int]
+) -> np.ndarray:
+    """Scores of some samples for a task's queries, as the method gives them: [queries, positions]."""
+    wanted = np.asarray(positions, dtype=np.int64)
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    inputs = selection.pipeline.scoring_inputs(asked, task)
+    for start, block in get_scorer(asked.method).blocks(inputs):
+        inside = np.flatnonzero((wanted >= start) & (wanted < start + block.shape[1]))
+        found.append((inside, np.asarray(block)[:, wanted[inside] - start]))
+    scores = np.empty((found[0][1].shape[0], len(wanted)), dtype=found[0][1].dtype)
+    for inside, columns in found:
+        scores[:, inside] = columns
+    return scores
+
+
+def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, Any]]:
+    """The rows of a selection, which has been made, as `--as` says, with `FIELDS`."""
+    pipeline, picks = selection.pipeline, selection.pipeline.picks(asked).to_pylist()
+    positions = [pick["position"] for pick in picks]
+    records = rows_at(selection.store.path(pipeline.pool) / RECORDS, positions)
+    queries = _queries_of(selection, asked, picks)
+    as_messages = selection.request.as_ == "messages"
+    samples = pipeline.pool_file().take(positions) if as_messages else []
+    for rank, (pick, kept) in enumerate(zip(picks, records, strict=True)):
+        # What an earlier selection has added says nothing of this one.
+        row = {name: value for name, value in json.loads(kept["record"]).items() if name not in FIELDS}
+        if as_messages:
+            extra = {name: row[name] for name in ("id", "source", "dataset") if name in row}
+            row = {**extra, "messages": samples[rank].messages}
+        row |= {"rds_score": round(pick["score"], 6), "rds_rank": rank}
+        if queries:
+            row["rds_task"], row["rds_query"] = queries[rank]
+        yield row
+
+
+def _queries_of(
+    selection: UserSelection, asked: Request, picks: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, int]]:
+    """Of each pick, the task and the number of the query that it was picked for; none without queries."""
+    if not asked.targets:
+        return []
+    if len(asked.targets) == 1:
+        (task,) = asked.targets
+        return [(task, selection.queries[task][int(pick["picked_by"])].number) for pick in picks]
+    # A task picks by its best query, which is not kept.
+    found: list[tuple[str, int]] = [("", 0)] * len(picks)
+    for task in asked.targets:
+        ranks = [rank for rank, pick in enumerate(picks) if pick["picked_by"] == task]
+        if ranks:
+            positions = [picks[rank]["position"] for rank in ranks]
+            best = scores_at(selection, asked, task, positions).argmax(axis=0)
+            for rank, query in zip(ranks, best, strict=True):
+                found[rank] = (task, selection.queries[task][query].number)
+    return found
+
+
+# --- the output
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a selection is, and how many rows of the pool were read, selected, left, and left out and why.
+
+    read = selected + left + rejected + contaminated + duplicate.
+    """
+
+    path: Path
+    left_out: Path | None
+    read: int
+    selected: int
+    left: int
+    rejected: int
+    contaminated: int
+    duplicate: int
+
+    def __str__(self) -> str:
+        counts = asdict(self)
+        out = "".join(f" + {counts[kind]:,} {words}" for kind, words in KINDS.items() if counts[kind])
+        where = f"; what was left out, and why: {self.left_out}" if self.left_out else ""
+        noun = "sample is" if self.selected == 1 else "samples are"
+        return (
+            f"{self.selected:,} {noun} in {self.path} (rows read: {self.read:,} = {self.selected:,} "
+            f"selected + {self.left:,} left{out}){where}"
+        )
+
+
+def write_selection(request: SelectRequest, out: Path) -> Written:
+    """Select what is requested, and write it to `out`, in the order of picking.
+
+    What can be checked is checked before a model is loaded, and `out` is written whole or not at all.
+
+    Raises:
+        UserError: Something cannot be read, selected or written.
+    """
+    from rdslib.models.device import CHOICE
+
+    check_output(out)
+    selection = UserSelection(request)
+    asked = compute(selection)
+    counts, pool = counts_of(selection), selection.pipeline.pool
+    left_out = out.with_name(f"{out.name}.left_out.jsonl") if counts["read"] > counts["kept"] else None
+    with _whole(out) as temporary:
+        _write(picked_rows(selection, asked), temporary, out)
+    if left_out is not None:
+        with _whole(left_out) as temporary:
+            shutil.copyfile(selection.store.path(pool) / LEFT_OUT, temporary)
+    record = {
+        "request": request.model_dump(),
+        "pool": pool.hash,
+        "selection": selection.pipeline.selection(asked).hash,
+        "counts": {**counts, "selected": asked.k},
+        "version": version("rdslib"),
+        "device": os.environ.get(CHOICE),
+    }
+    with _whole(record_of(out)) as temporary:
+        temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+    kinds = {kind: counts[kind] for kind in KINDS}
+    return Written(out, left_out, counts["read"], asked.k, counts["kept"] - asked.k, **kinds)
+
+
+def check_output(out: Path) -> None:
+    """Raise UserError unless `out` can be written and has a name that says its format."""
+    if not out.name.endswith(SUFFIXES):
+        raise UserError(f"{out}: is of no known kind; end its name with {', '.join(SUFFIXES)}")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file in it")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder for the output; create it first")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out.parent}: you have no right to write there; choose another --out")
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns; not all rows need have the same fields."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path) -> None:
+    if out.name.endswith(".parquet"):
+        try:
+            pq.write_table(pa.table(_columns(list(rows))), path, compression="zstd")
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(
+                f"{out}: the rows do not make one table ({reason}); write .jsonl, or use --as messages"
+            ) from error
+        return
+    # No time of writing in the file: the same selection gives the same bytes.
+    stream = gzip.GzipFile(path, "wb", mtime=0) if out.name.endswith(".gz") else path.open("wb")
+    with stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `out` when it is whole; else nothing is left of it."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{out}: cannot be written ({reason}); free some space, or choose another") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- the record of a selection
+
+
+def record_of(out: Path) -> Path:
+    """Where it is written how a selection was made."""
+    return out.with_name(f"{out.name}.rds.json")
+
+
+def read_record(out: Path) -> dict[str, Any]:
+    """Read how a selection was made, with its `request` as a `SelectRequest`.
+
+    Raises:
+        UserError: There is no record, or it is not whole.
+    """
+    path = record_of(out)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {**record, "request": SelectRequest.model_validate(record["request"])}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; `rds select` writes it beside {out.name}") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: is not what `rds select` writes; select anew") from error
+
+
+def reopen(out: Path) -> tuple[UserSelection, Request]:
+    """The selection that `write_selection` has written to `out`, and what was asked of its pipeline.
+
+    What is missing of its artifacts is made again.
+
+    Raises:
+        UserError: Its record is not there or not whole, or the files that it was made from, or the methods'
+            code, are others now.
+    """
+    record = read_record(out)
+    use_device(record["device"])
+    selection = UserSelection(record["request"])
+    if selection.pipeline.pool.hash != record["pool"]:
+        raise UserError(f"{out}: the files that it was selected from have changed; select anew")
+    selection.pipeline.compute([selection.pipeline.pool, *selection.pipeline.queries.values()])
+    asked = selection.asked(counts_of(selection)["kept"], selection.pipeline.pool_file().sources)
+    if selection.pipeline.selection(asked).hash != record["selection"]:
+        raise UserError(f"{out}: its model, profile or method has changed since; select anew")
+    selection.pipeline.compute([selection.pipeline.selection(asked)])
+    return selection, asked

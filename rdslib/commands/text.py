@@ -1,0 +1,74 @@
+"""What commands print: sentences and tables that fit the terminal, and nothing from data that controls it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+import typer
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from rdslib.data.chat import Message
+
+# Columns of what is not a terminal, such as a file.
+COLUMNS = 100
+MARGIN = 4
+# A shortened sample: characters of a message, and messages.
+WIDTH, TURNS = 240, 4
+_NUMBER = re.compile(r"[-+#]?[\d,.]*%?")
+
+
+def plain(text: object) -> str:
+    """A text as one line without control characters."""
+    kept = (" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in str(text))
+    return " ".join("".join(kept).split())
+
+
+def shortened(messages: Sequence[Message]) -> str:
+    """The first messages of a sample, each cut to one line, an arrow before a response."""
+    lines = []
+    for message in messages[:TURNS]:
+        words = " ".join(message["content"].split())
+        words = words if len(words) <= WIDTH else words[: WIDTH - 1] + "…"
+        lines.append(f"→ {words}" if message["role"] == "assistant" else words)
+    more = len(messages) - TURNS
+    return "\n".join([*lines, *([f"… {more} more messages"] if more > 0 else [])])
+
+
+def line(text: object, margin: int = 0) -> RenderableType:
+    """A text that wraps; `margin`: columns before each of its lines."""
+    return Padding(Text(plain(text)), (0, 0, 0, margin))
+
+
+def table(columns: Mapping[str, Iterable[object]]) -> RenderableType:
+    """A table by its columns, each row on one line: numbers to the right, long texts cut."""
+    cells = {name: [plain(value) for value in values] for name, values in columns.items()}
+    found = Table(box=None, pad_edge=False, show_header=any(map(str.strip, cells)))
+    for name, values in cells.items():
+        number = all(map(_NUMBER.fullmatch, values))
+        found.add_column(
+            Text(plain(name)), justify="right" if number else "left", no_wrap=number, overflow="ellipsis"
+        )
+    for row in zip(*cells.values(), strict=True):
+        found.add_row(*(Text(value, no_wrap=True, overflow="ellipsis") for value in row))
+    return Padding(found, (0, 0, 0, MARGIN))
+
+
+def as_text(parts: Iterable[RenderableType], width: int | None = None) -> str:
+    """Parts as text, one under another, in the width of the terminal."""
+    width = width or shutil.get_terminal_size((COLUMNS, 24)).columns
+    console = Console(width=width, highlight=False, emoji=False, markup=False, color_system=None)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    return "\n".join(each.rstrip() for each in capture.get().splitlines())
+
+
+def show(parts: Iterable[RenderableType]) -> None:
+    """Print parts."""
+    typer.echo(as_text(parts))

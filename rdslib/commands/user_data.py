@@ -1,0 +1,365 @@
+"""A user's pool and queries: what is read of them, and the pipeline over them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rdslib.commands.request import SelectRequest
+from rdslib.data.chat import Sample
+from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
+from rdslib.data.download import home
+from rdslib.data.pool import PoolWriter, to_table
+from rdslib.data.reader import (
+    OnError,
+    Record,
+    Rejected,
+    Row,
+    digest_of,
+    find_input,
+    read_records,
+    records_in_memory,
+    rows_of,
+)
+from rdslib.errors import UserError
+from rdslib.files import sha256_of
+from rdslib.methods import get_scorer, load_plugins
+from rdslib.params import Encode, Ifd, Less, Model, Settings, Train, load_profile, profile_path
+from rdslib.pipeline.executors import executor
+from rdslib.pipeline.step import step
+from rdslib.pipeline.steps import POOL
+from rdslib.pipeline.store import Store, Work
+from rdslib.selection.quota import per_source
+from rdslib.tasks.base import QUERIES
+
+if TYPE_CHECKING:
+    from rdslib.data.reader import Table
+    from rdslib.pipeline.pipeline import Request
+
+# The task of queries that name none.
+TASK = "queries"
+# Files of the pool's artifact, beside the pool: each sample's record; its position in the input; and what was
+# left out, and why.
+RECORDS, NUMBERS, LEFT_OUT = "records.parquet", "numbers.npy", "left_out.jsonl"
+# The paper's parameters (sections 2 and 5), where no profile gives others.
+ENCODE = Encode(max_length=2048, shard_size=1024)
+FULL = Train(
+    method="full",
+    epochs=1,
+    learning_rate=2e-5,
+    warmup_ratio=0.03,
+    batch_size=128,
+    micro_batch_size=1,
+    max_length=2048,
+)
+LORA = FULL.model_copy(
+    update={
+        "method": "lora",
+        "epochs": 4,
+        "lora_rank": 128,
+        "lora_alpha": 512,
+        "lora_dropout": 0.1,
+        "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    }
+)
+
+
+class UserData:
+    """Rows of a user: in files, on the hub, or in memory.
+
+    Args:
+        name: The file, the folder or the data set; of a table in memory, what errors call it.
+        table: The table, if it is in memory.
+    """
+
+    def __init__(self, name: str, table: Table | None = None) -> None:
+        self.name, self._table = name, table
+        self._input = find_input(name) if table is None else None
+        # What can be gone through only once is kept.
+        self._kept = list(records_in_memory(name, table)) if isinstance(table, Iterator) else None
+
+    @property
+    def ignored(self) -> tuple[Path, ...]:
+        """What else a folder has, which is not read."""
+        return () if self._input is None else self._input.ignored
+
+    def rows(
+        self, form: str | None = None, on_error: OnError = "stop", queries: bool = False
+    ) -> Iterator[Row | Rejected]:
+        """Go through the rows, as `rdslib.data.reader.rows_of` makes them."""
+        return rows_of(self._records(), form, on_error, queries)
+
+    def _records(self) -> Iterable[Record]:
+        if self._input is not None:
+            return read_records(self._input)
+        assert self._table is not None
+        return records_in_memory(self.name, self._table) if self._kept is None else self._kept
+
+    @cached_property
+    def contents(self) -> list[Any]:
+        """What is in it: its files by their bytes, what the hub has now, or its rows by their digest."""
+        if self._input is None:
+            return [self.name, digest_of(self._records())]
+        if self._input.split is None:
+            return [[path.name, sha256_of(path)] for path in self._input.files]
+        from huggingface_hub import HfApi
+
+        try:
+            return [self._input.name, self._input.split, HfApi().dataset_info(self._input.name).sha]
+        except Exception as error:  # of the hub's client or the network
+            raise UserError(
+                f"{self._input.name}: is no file or folder, and cannot be had from the hub "
+                f"({' '.join(str(error).split())[:150]}); check the name and the connection"
+            ) from error
+
+
+def sort_out(
+    pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str
+) -> Iterator[tuple[str, Row | Rejected, str]]:
+    """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why."""
+    held_out = [
+        Sample(row.where, row.source, row.messages)
+        for each in tests
+        for row in each.rows(queries=True)
+        if isinstance(row, Row)
+    ]
+    contamination = Contamination(held_out) if held_out else None
+    seen: ExactDuplicates | NearDuplicates | None = None
+    if dedup != "none":
+        seen = ExactDuplicates() if dedup == "exact" else NearDuplicates()
+    # Where the samples are that duplicates have been looked for among.
+    places: list[str] = []
+    for row in pool.rows(form, on_error):
+        if isinstance(row, Rejected):
+            yield "rejected", row, row.reason
+            continue
+        match = contamination.found(row.sample) if contamination else None
+        if match is not None:
+            yield "contaminated", row, f"has words of {match.test.id}: {match.words}"
+            continue
+        repeat = None
+        if seen is not None:
+            repeat = seen.repeats(row.sample)
+            places.append(row.where)
+        if repeat is not None:
+            yield "duplicate", row, f"repeats {places[repeat.of]} (similarity {repeat.similarity:.2f})"
+        else:
+            yield "kept", row, ""
+
+
+@step(version=1)
+def user_pool(
+    work: Work,
+    contents: Any,
+    excluded: Any,
+    form: str | None,
+    on_error: OnError,
+    dedup: str,
+    pool: UserData,
+    tests: Sequence[UserData],
+) -> dict[str, int]:
+    """Read a user's pool, and leave out what it should not hold.
+
+    Returns:
+        How many rows were read, kept, rejected, contaminated and duplicate.
+    """
+    counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
+    numbers = array("q")
+    writer = PoolWriter(work.path / POOL, work.path / RECORDS, ("record", "where"))
+    with (
+        (work.path / LEFT_OUT).open("w", encoding="utf-8") as left_out,
+        work.progress.bar(work.label, 0, "row") as bar,
+    ):
+        for kind, row, reason in sort_out(pool, tests, form, on_error, dedup):
+            counts["read"] += 1
+            counts[kind] += 1
+            bar.update()
+            if isinstance(row, Row) and kind == "kept":
+                numbers.append(row.number)
+                writer.add(row.sample, _json(row.record), row.where)
+            else:
+                found = row.raw if isinstance(row, Rejected) else row.record
+                about = {"where": row.where, "id": getattr(row, "id", None), "kind": kind, "reason": reason}
+                left_out.write(_json({**about, "row": found}) + "\n")
+    writer.close()
+    np.save(work.path / NUMBERS, np.array(numbers, dtype=np.int64))
+    check_kept(pool.name, counts)
+    return dict(counts)
+
+
+def check_kept(pool: str, counts: Mapping[str, int]) -> None:
+    """Raise UserError if nothing is left of a pool."""
+    if not counts["kept"]:
+        raise UserError(
+            f"{pool}: no sample is left of its {counts['read']} rows, of which {counts['rejected']} are bad; "
+            f"give a larger pool, or leave less out"
+        )
+
+
+@step(version=1)
+def user_queries(work: Work, digest: str, samples: Sequence[Sample]) -> dict[str, int]:
+    """Write a user's queries for one task."""
+    pq.write_table(to_table(samples), work.path / QUERIES, compression="zstd")
+    return {"queries": len(samples)}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _read_queries(given: UserData, method: str) -> dict[str, list[Row]]:
+    """The queries of each task, in the order in which tasks come."""
+    queries: dict[str, list[Row]] = {}
+    needs_response = get_scorer(method).needs_response
+    for row in given.rows(queries=True):
+        assert isinstance(row, Row)  # a bad one is an error
+        if needs_response and row.messages[-1]["role"] != "assistant":
+            raise UserError(
+                f"{row.where}: this query has no response, and --method {method} looks at responses; "
+                f"add one, or take another method"
+            )
+        queries.setdefault(row.task or TASK, []).append(row)
+    return queries
+
+
+# --- the pipeline
+
+
+class UserSelection:
+    """A request, the user's data, and the pipeline over them. Queries are read at once, the pool is not.
+
+    Args:
+        request: What is asked.
+        tables: What is in memory: `pool`, `queries`, `exclude_0` and so on.
+
+    Raises:
+        UserError: A file is not there, a query is bad, or the method is unknown or needs queries.
+    """
+
+    def __init__(self, request: SelectRequest, tables: Mapping[str, Table] | None = None) -> None:
+        from rdslib.pipeline.pipeline import Pipeline  # loads torch
+
+        self.request = request
+        settings, plugins = _settings(request)
+        scorer = get_scorer(request.method)
+        if scorer.needs_queries and request.queries is None:
+            raise UserError(
+                f"--method {request.method}: needs --queries, samples of what the model should do"
+            )
+
+        def data(part: str, name: str) -> UserData:
+            return UserData(part, tables[part]) if tables and part in tables else UserData(name)
+
+        self.pool = data("pool", request.pool)
+        self.tests = [data(f"exclude_{i}", name) for i, name in enumerate(request.exclude or ())]
+        self.queries: dict[str, list[Row]] = {}
+        if request.queries is not None:
+            self.queries = _read_queries(data("queries", request.queries), request.method)
+        self.pipeline = Pipeline(
+            settings,
+            user_pool.step(
+                label="the pool",
+                given={"pool": self.pool, "tests": self.tests},
+                contents=self.pool.contents,
+                excluded=[each.contents for each in self.tests],
+                form=request.format,
+                on_error=request.on_error,
+                dedup=request.dedup,
+            ),
+            {task: _query_step(task, [row.sample for row in rows]) for task, rows in self.queries.items()},
+            Store(home() / "artifacts"),
+            executor(request.engine, plugins),
+        )
+        for each in (self.pool, *self.tests):
+            if each.ignored:
+                names = ", ".join(path.name for path in each.ignored[:5])
+                more = ", ..." if len(each.ignored) > 5 else ""
+                self.store.progress.note(f"{each.name}: {len(each.ignored)} not read: {names}{more}")
+
+    @property
+    def store(self) -> Store:
+        """Where artifacts are."""
+        return self.pipeline.store
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """How much of a source may be selected, if that is limited (`rdslib.selection.quota.per_source`)."""
+        limits = {"most": self.request.max_per_source, "balance": self.request.balance_sources}
+        return {name: value for name, value in limits.items() if value}
+
+    def asked(self, kept: int, sources: Sequence[str]) -> Request:
+        """What is asked of the pipeline.
+
+        Args:
+            kept: How many samples the pool has.
+            sources: That of each, if sources are limited.
+
+        Raises:
+            UserError: The pool cannot give it.
+        """
+        from rdslib.pipeline.pipeline import Request
+
+        request, k = self.request, _count_of(self.request.k, kept)
+        if not 1 <= k <= kept:
+            raise UserError(
+                f"-k {request.k}: must be from 1 to {kept}, the number of samples in {self.pool.name}"
+            )
+        if self.limits:
+            try:
+                per_source(sources, k, **self.limits)
+            except ValueError as error:
+                raise UserError(
+                    f"-k {request.k}: {error}; ask for fewer, or allow more of a source"
+                ) from error
+        targets = tuple(self.queries) if get_scorer(request.method).needs_queries else ()
+        return Request(request.method, k, targets, seed=request.seed, limits=self.limits)
+
+
+def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
+    """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
+    model = Model(title=request.model, path=request.model)
+    if request.profile is None:
+        settings = Settings(
+            seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA)
+        )
+        return settings, []
+    given = load_profile(request.profile).experiment
+    if given is None:
+        raise UserError(f"profile {request.profile}: has no experiment to take parameters from; give another")
+    folder = profile_path(request.profile).resolve().parent
+    plugins = [folder / each for each in given.plugins]
+    load_plugins(plugins)
+    fields = {name: getattr(given, name) for name in Settings.model_fields}
+    # The whole of the user's pool is what there is to prepare on.
+    ifd = given.ifd and given.ifd.model_copy(update={"pool": "all"})
+    return Settings(**{**fields, "seed": request.seed, "model": model, "ifd": ifd}), plugins
+
+
+def _query_step(task: str, samples: Sequence[Sample]) -> Any:
+    contents = json.dumps([[each.id, each.source, each.messages] for each in samples])
+    digest = hashlib.sha256(contents.encode()).hexdigest()
+    return user_queries.step(label=f"queries of {task}", given={"samples": samples}, digest=digest)
+
+
+def _count_of(asked: str, kept: int) -> int:
+    """How many samples "1000" or "5%" are; a percent is rounded down, but to 1 at least."""
+    try:
+        if asked.endswith("%"):
+            percent = float(asked[:-1])
+            if not 0 < percent <= 100:
+                raise ValueError
+            return max(1, int(kept * percent / 100))
+        return int(asked)
+    except ValueError as error:
+        raise UserError(
+            f"-k {asked}: is neither a count nor a percent; give one such as 1000 or 5%"
+        ) from error
