@@ -14,9 +14,8 @@ from rdslib.errors import UserError
 from rdslib.figures import scores, sources, tables
 from rdslib.figures.base import Drawn, Figure, key_numbers
 from rdslib.params import Show
-from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.store import Step
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.step import Step
+from rdslib.pipeline.study import Run, Study
 
 __all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table"]
 

@@ -11,11 +11,10 @@ from typing import Protocol, cast
 
 import pandas as pd
 
-from rdslib.methods import SCORERS
-from rdslib.models.flops import total_flops
-from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.store import Step
-from rdslib.pipeline.study import Study
+from rdslib.methods import SCORERS, get_scorer
+from rdslib.models.flops import PAPER, training_flops
+from rdslib.pipeline.step import Step
+from rdslib.pipeline.study import Run, Study
 
 PUBLISHED = Path(__file__).parent / "published"
 TASKS = ("MMLU", "GSM8k", "BBH", "TydiQA", "Codex", "Squad", "AlpacaEval")
@@ -31,35 +30,6 @@ _ROWS = {
     "rds_arena_hard": "RDS+ (Arena Hard)",
     "tulu2_mixture": "Tulu 2 mixture",
     "tulu3_sft": "Tulu 3 SFT",
-}
-# Until methods carry them: these two go once `Scorer` has `title` and `colour`.
-_TITLES = {
-    "random": "Random (unbal.)",
-    "random_balanced": "Random (bal.)",
-    "less": "LESS",
-    "embed_nv": "Embed (NV)",
-    "embed_gtr": "Embed (GTR)",
-    "embed_minilm": "Embed (MiniLM)",
-    "top_ppl": "Top-PPL",
-    "mid_ppl": "Mid-PPL",
-    "ifd": "IFD",
-    "rds": "RDS+",
-    "rds_eos": "RDS+, EOS token only",
-    "rds_uniform": "RDS+, uniform mean-pool",
-    "rds_prompt": "RDS+, prompt only",
-    "rds_label": "RDS+, label only",
-}
-_COLOURS = {
-    "random": "#8C8C8C",
-    "random_balanced": "#4D4D4D",
-    "rds": "#0072B2",
-    "embed_gtr": "#009E73",
-    "embed_nv": "#56B4E9",
-    "less": "#D55E00",
-    "ifd": "#CC79A7",
-    "top_ppl": "#E69F00",
-    "mid_ppl": "#A89200",
-    "embed_minilm": "#882255",
 }
 
 
@@ -103,7 +73,7 @@ def picked(study: Study, runs: list[Run]) -> list[Step]:
 
 def data_only(study: Study, _: list[Run]) -> list[Step]:
     """Steps of figures of the pool and the tasks."""
-    return [study.data]
+    return study.data_steps
 
 
 def no_runs(_: Study) -> list[Run]:
@@ -145,23 +115,26 @@ def published(file: str) -> pd.DataFrame:
 def paper_flops(rows: pd.DataFrame) -> list[float]:
     """FLOPs of selection and training by the paper's formula (Appendix E) and with its model, by row."""
     columns = (rows[column].tolist() for column in ("method", "budget", "pool_size"))
-    return [total_flops(*each) for each in zip(*columns, strict=True)]
+    return [
+        training_flops(budget) + get_scorer(method).paper_flops(pool_size, budget, PAPER)
+        for method, budget, pool_size in zip(*columns, strict=True)
+    ]
 
 
 def method_title(method: str) -> str:
     """The paper's name of a method, or the registry's of one that the paper does not have."""
-    return _ROWS.get(method) or getattr(SCORERS.get(method), "title", "") or _TITLES.get(method, method)
+    return SCORERS[method].title if method in SCORERS else _ROWS.get(method, method)
 
 
 def method_colour(method: str) -> str | None:
-    """The colour of a method, such as "#0072B2"; None for one that has none of its own."""
-    return getattr(SCORERS.get(method), "colour", None) or _COLOURS.get(method)
+    """The colour of a method, such as "#0072B2"; None for one that brings none."""
+    return SCORERS[method].colour if method in SCORERS else None
 
 
 def in_order(methods: Iterable[object]) -> list[str]:
     """The distinct methods in the order of the paper's tables, others last."""
     there = distinct(methods)
-    known = [name for name in (*_TITLES, *_ROWS) if name in there]
+    known = [name for name in (*SCORERS, *_ROWS) if name in there]
     return known + [name for name in there if name not in known]
 
 

@@ -26,8 +26,9 @@ from rdslib.errors import UserError
 from rdslib.figures import style
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
 from rdslib.methods import ScoringInputs, features, get_extractor, get_scorer
-from rdslib.pipeline.steps import takers_of
-from rdslib.pipeline.store import Step
+from rdslib.pipeline.pipeline import Request
+from rdslib.pipeline.step import Step
+from rdslib.pipeline.steps import picked_by
 from rdslib.pipeline.study import Study
 from rdslib.selection import round_robin
 from rdslib.selection.topk import Block, Ranker, over
@@ -68,7 +69,7 @@ class Explorer:
 
     def steps(self) -> list[Step]:
         """List what exploring rests on; `Study.compute` makes what is missing, with progress."""
-        wanted = [self.study.data]
+        wanted = list(self.study.data_steps)
         for method in self.methods:
             for task in (None, *(self.tasks if self.needs_queries(method) else ())):
                 wanted += self._features(method, self.pools(method)[0], task).values()
@@ -154,7 +155,7 @@ class Explorer:
         `pool` is one of the method's `pools`, by default the largest.
 
         Returns:
-            What `Study.picks` gives: position, id, source, score, taker, in order of picking.
+            What `Study.picks` gives: position, id, source, score, picked_by, in order of picking.
         """
         pool = self._pool(method, pool)
         positions, scorer = self._positions(pool), get_scorer(method)
@@ -164,10 +165,10 @@ class Explorer:
         except ValueError as error:
             raise UserError(f"method {method}: {error}; choose another budget") from error
         at = positions[picked.indices]
-        takers = takers_of(picked, scorer, self.tasks if len(rankers) > 1 else ())
+        names = picked_by(picked, method, self.tasks if len(rankers) > 1 else ())
         rows = self.samples[["id", "source"]].iloc[at].reset_index(drop=True)
-        return rows.assign(position=at, score=picked.scores, taker=takers)[
-            ["position", "id", "source", "score", "taker"]
+        return rows.assign(position=at, score=picked.scores, picked_by=names)[
+            ["position", "id", "source", "score", "picked_by"]
         ]
 
     def mix(self, method: str, budget: int, task: str | None = None) -> pd.DataFrame:
@@ -257,22 +258,15 @@ class Explorer:
         return over(lambda: self._blocks[method, pool, task])
 
     def _inputs(self, method: str, pool: str, task: str | None) -> ScoringInputs:
-        e, path = self.study.experiment, self.study.store.path
-        rows = self._features(method, pool, None)
-        wanted = self._features(method, pool, task) if task else {}
-        self.study.compute([*rows.values(), *wanted.values()])
-        positions = self._positions(pool)
-        return ScoringInputs(
-            self.samples["source"].iloc[positions].tolist(),
-            e.grid.seeds[0] if get_scorer(method).seeded else e.seed,
-            {feature: path(step) for feature, step in rows.items()},
-            {feature: path(step) for feature, step in wanted.items()},
-            {feature: positions for feature in rows if not get_extractor(feature).per_pool},
-        )
+        e = self.study.experiment
+        for each in (None, task):
+            self.study.compute(self._features(method, pool, each).values())
+        seed = e.grid.seeds[0] if get_scorer(method).seeded else e.seed
+        return self.study.pipeline.scoring_inputs(Request(method, 1, pool=pool, seed=seed), task)
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
         names = get_scorer(method).features
-        return {feature: self.study.features(feature, task, pool) for feature in names}
+        return {feature: self.study.pipeline.features(feature, task, pool) for feature in names}
 
     def _positions(self, pool: str) -> np.ndarray:
         """Where the samples of a pool are in the whole pool: int64 [samples], sorted."""
@@ -283,7 +277,7 @@ class Explorer:
         """RDS+ vectors of the whole pool (None) or of a task's queries: float32 [samples, hidden size]."""
         ((feature, step),) = self._features(RDS, "all", task).items()
         self.study.compute([step])
-        found = features.read_all(self.study.store.path(step), feature.partition(".")[2])
+        found = features.read_all(self.study.store.path(step), features.split_feature(feature)[1])
         return found.astype(np.float32)
 
     def _counts(self, sources: pd.Series) -> np.ndarray:

@@ -14,9 +14,8 @@ import pandas as pd
 from rdslib import figures
 from rdslib.figures.base import Drawn
 from rdslib.files import write_json
-from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.store import in_order
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.step import in_order
+from rdslib.pipeline.study import Run, Study
 
 
 def folder_of(study: Study, out: str | Path | None = None) -> Path:
@@ -58,7 +57,7 @@ def publish(
             "origins": sorted(set(table["origin"])),
             "records": [asdict(run) for run in figures.runs(study, name, show)],
             "artifacts": [
-                {"stage": step.stage, "hash": step.hash, "what": step.label}
+                {"step": step.name, "hash": step.hash, "what": step.label}
                 for step in in_order(figures.steps(study, name, show))
             ],
             "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},
@@ -73,22 +72,10 @@ def as_csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
 
 
-def all_runs(study: Study) -> list[Run]:
-    """List every run of a study, the model before fine-tuning first."""
-    runs = [
-        study.untuned(),
-        *study.single_task_runs(),
-        *study.ablation_runs(),
-        *study.multi_task_runs(),
-        *study.second_pool_runs(),
-    ]
-    return list(dict.fromkeys(runs))
-
-
 def records(study: Study) -> pd.DataFrame:
     """Gather one row a run and task, with its score, interval, cost and artifacts."""
     return pd.DataFrame(
-        [_record(study, run, task) for run in all_runs(study) for task in study.tasks_of(run)]
+        [_record(study, run, task) for run in study.all_runs() for task in study.tasks_of(run)]
     )
 
 

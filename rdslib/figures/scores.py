@@ -29,8 +29,7 @@ from rdslib.figures.base import (
     published,
     span,
 )
-from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

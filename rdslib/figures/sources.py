@@ -22,8 +22,7 @@ from rdslib.figures.base import (
     picked,
     published,
 )
-from rdslib.pipeline.recipes import Run
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
     from rdslib.figures.style import Drawing
