@@ -1,1 +1,89 @@
-"""The figures and tables of the paper: numbers, drawing and notebooks."""
+"""The figures and tables of the paper, each as a tidy table of published and measured rows, and drawn.
+
+A figure stands in one place, a section of `scores`, `sources` or `tables`; here they are by name. Plots are
+loaded when something is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pandas as pd
+
+from rdslib.errors import UserError
+from rdslib.figures import scores, sources, tables
+from rdslib.figures.base import Drawn, Figure, key_numbers
+from rdslib.params import Show
+from rdslib.pipeline.step import Step
+from rdslib.pipeline.study import Run, Study
+
+__all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table"]
+
+FIGURES: dict[str, Figure] = dict(sorted((scores.FIGURES | sources.FIGURES | tables.FIGURES).items()))
+
+
+def table(study: Study, name: str, show: str = "both") -> pd.DataFrame:
+    """Make the tidy table of a figure, computing what its measured rows need.
+
+    Args:
+        study: The study that is measured.
+        name: The figure, such as `fig1_pareto`.
+        show: What to put in: `measured` here, `published` by the paper, or `both`.
+
+    Returns:
+        A row an observation; its column `origin` is `measured` or `published`.
+
+    Raises:
+        UserError: For an unknown figure or `show`.
+    """
+    figure = get_figure(name)
+    parts = []
+    if _wants(study, show, "published") and figure.published is not None:
+        parts.append(figure.published())
+    if _wants(study, show, "measured"):
+        study.compute(steps(study, name, show))
+        parts.append(figure.measured(study).assign(origin="measured"))
+    if not parts:
+        return pd.DataFrame(columns=["origin"])
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[["origin", *(column for column in rows.columns if column != "origin")]]
+
+
+def runs(study: Study, name: str, show: str = "both") -> list[Run]:
+    """List the runs that a figure's measured rows are of; none where only published numbers are shown."""
+    return get_figure(name).runs(study) if _wants(study, show, "measured") else []
+
+
+def steps(study: Study, name: str, show: str = "both") -> list[Step]:
+    """List the steps that a figure's measured rows rest on; none where only published ones are shown."""
+    if not _wants(study, show, "measured"):
+        return []
+    return get_figure(name).steps(study, runs(study, name, show))
+
+
+def draw(name: str, table: pd.DataFrame) -> Drawn:
+    """Draw a figure or set a table, from its tidy table."""
+    return get_figure(name).draw(table)
+
+
+def checked(show: str) -> Show:
+    """Return `show`, if it is one of what there is to show; raises UserError."""
+    if show not in ("measured", "published", "both"):
+        raise UserError(f"show={show!r}: use measured, published or both")
+    return cast("Show", show)
+
+
+def get_figure(name: str) -> Figure:
+    """Return a figure by name; raises UserError with the names there are."""
+    if name not in FIGURES:
+        raise UserError(f"unknown figure {name!r}; figures: {', '.join(FIGURES)}")
+    return FIGURES[name]
+
+
+def _wants(study: Study, show: str, origin: str) -> bool:
+    """Whether rows of an origin are to be shown; a profile without an experiment has nothing measured."""
+    if origin == "measured" and study.profile.experiment is None:
+        if checked(show) == "measured":
+            raise UserError(f"profile {study.profile.name}: measures nothing; use show=published")
+        return False
+    return checked(show) in (origin, "both")

@@ -1,59 +1,59 @@
-"""A study's pool, queries and selections, looked at by hand: as tidy tables, and two of them as figures.
+"""A study's pool, queries and selections, looked at by hand: as tidy tables, and with controls in a notebook.
 
 A method's scores are made once for each pool and task, and stay in memory (4 bytes a query and sample), so
-that a selection of any budget is a walk over them. `rdslib.figures.explore_widgets` puts controls in front.
+that a selection of any budget is a walk over them. A sample's text is anyone's: what is shown as HTML is
+escaped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import html
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial, reduce
+from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from IPython.display import HTML, Image
 from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
-from rdslib.data.chat import Sample
+from rdslib.data.chat import Message, Sample
 from rdslib.data.pool import subset
 from rdslib.errors import UserError
-from rdslib.figures import style as drawing
-from rdslib.figures.plain_text import shortened
-from rdslib.figures.style import human, method_name, styled
+from rdslib.figures import style
+from rdslib.figures.base import RDS, distinct, human, in_order, method_title
 from rdslib.methods import ScoringInputs, features, get_extractor, get_scorer
-from rdslib.methods.rds import RDS
+from rdslib.pipeline.pipeline import Request
 from rdslib.pipeline.step import Step
-from rdslib.pipeline.steps import takers_of
+from rdslib.pipeline.steps import picked_by
 from rdslib.pipeline.study import Study
-from rdslib.selection import round_robin as selectors
+from rdslib.selection import round_robin
 from rdslib.selection.topk import Block, Ranker, over
 
 POOL = "The pool"
+# A dropdown whose value is None has nothing chosen, so all tasks together are another value.
+ALL = ""
+# A shortened sample: characters of a message, and messages. Characters of a query in a dropdown.
+WIDTH, TURNS, LABEL = 240, 4, 90
+# Samples that only one of two methods took, as far as they are listed.
+SHOWN = 5
+BOLD = "font-weight: bold"
+# Each line in the direction of its first letter, and none wider than its place.
+READABLE = "white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; line-height: 1.45"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What two selections from one pool, of `pool_size` samples, have in common.
-
-    `overlap`: samples that both took; `jaccard`: their share of those that either took. `sources`: source,
-    and its counts `only_first`, `both` and `only_second`. `only_first`, `only_second`: samples that one of
-    them alone took, with the columns of `Explorer.neighbours`; `rank` is their place in its selection.
-    """
-
-    pool_size: int
-    overlap: int
-    jaccard: float
-    sources: pd.DataFrame
-    only_first: pd.DataFrame
-    only_second: pd.DataFrame
+# What can be asked.
 
 
 class Explorer:
     """A study to look into.
 
     Wherever it is asked for, `task` is the name of a task, or None for all of them together; a method without
-    queries selects the same for each. A budget is any number from 1 to `largest`.
+    queries selects the same for each. A budget is any number from 1 to `largest`. A name that the study does
+    not know raises UserError.
     """
 
     def __init__(self, study: Study) -> None:
@@ -63,16 +63,13 @@ class Explorer:
                 f"profile {study.profile.name}: has no pool to explore; use another, such as mini"
             )
         self.study = study
-        self.methods = drawing.in_order(study.methods)
+        self.methods = in_order(study.methods)
         self.tasks = study.task_names
         self._blocks: dict[tuple[str, str, str | None], list[Block]] = {}
-        self._places: dict[str | None, np.ndarray] = {}
-
-    # What there is.
 
     def steps(self) -> list[Step]:
-        """What exploring rests on; `Study.compute` makes what is missing, with progress."""
-        wanted = [self.study.data]
+        """List what exploring rests on; `Study.compute` makes what is missing, with progress."""
+        wanted = list(self.study.data_steps)
         for method in self.methods:
             for task in (None, *(self.tasks if self.needs_queries(method) else ())):
                 wanted += self._features(method, self.pools(method)[0], task).values()
@@ -86,10 +83,10 @@ class Explorer:
     @cached_property
     def sources(self) -> list[str]:
         """The sources of the whole pool, in the order in which they come."""
-        return drawing.distinct(self.samples["source"])
+        return distinct(self.samples["source"])
 
     def queries(self, task: str) -> list[Sample]:
-        """The queries of a task; raises UserError if there is no such task."""
+        """Return the queries of a task."""
         if task not in self.tasks:
             raise UserError(f"unknown task {task!r}; tasks: {', '.join(self.tasks)}")
         return self._queries[task]
@@ -99,17 +96,16 @@ class Explorer:
         return {task: self.study.task_data(task).queries for task in self.tasks}
 
     def needs_queries(self, method: str) -> bool:
-        """Whether a method looks at queries; raises UserError if it is not one of the study's."""
+        """Whether a method looks at queries."""
         if method not in self.methods:
             raise UserError(f"unknown method {method!r}; methods of this study: {', '.join(self.methods)}")
         return get_scorer(method).needs_queries
 
     def pools(self, *methods: str) -> list[str]:
-        """The pools from which each of these methods can select, the largest first.
+        """List the pools from which each of these methods can select, the largest first.
 
         They are all those of the study. Where a method's features are made for each pool apart (LESS), they
-        are those that the study's grid names for it. Raises UserError if there is none, or for a method that
-        is not one of the study's.
+        are those that the study's grid names for it. Raises UserError if there is none.
         """
         e = self.study.experiment
         names = ["all", *sorted(e.pool.subsets, key=self.study.pool_size, reverse=True)]
@@ -124,26 +120,19 @@ class Explorer:
             raise UserError(f"{', '.join(methods)}: this study has no pool from which all of these select")
         return names
 
-    def _pool(self, method: str, pool: str | None) -> str:
-        there = self.pools(method)
-        if pool is not None and pool not in there:
-            raise UserError(f"method {method}: selects from the pools {', '.join(there)}, not from {pool!r}")
-        return pool or there[0]
-
     def largest(self, method: str, task: str | None = None, pool: str | None = None) -> int:
         """The largest budget: how many samples of a pool (see `selection`) a method has to offer."""
         pool = self._pool(method, pool)
-        size = len(self._positions(pool))
+        size = self.pool_size(pool)
         refused = [ranker(1, True, None).refused for ranker in self._rankers(method, pool, task)]
         return size - len(reduce(np.intersect1d, refused)) - int(get_scorer(method).skip * size)
 
-    # What can be asked.
-
     def neighbours(self, task: str, query: int, method: str, k: int = 10) -> pd.DataFrame:
-        """The `k` samples that score best for a query, given by its number from 0.
+        """Find the `k` samples that score best for a query, given by its number from 0.
 
-        A row a sample: rank (from 1), score, source, id, text (shortened). Fewer where the pool has fewer to
-        offer. Raises UserError for an unknown task, query or method, a method without queries, or `k` < 1.
+        Returns:
+            A row a sample: rank (from 1), score, source, id, text (shortened); fewer than `k` where the pool
+            has fewer to offer.
         """
         if k < 1:
             raise UserError(f"{k} neighbours are asked for; ask for at least 1")
@@ -161,134 +150,98 @@ class Explorer:
     def selection(
         self, method: str, budget: int, task: str | None = None, pool: str | None = None
     ) -> pd.DataFrame:
-        """What `Study.picks` gives, for any budget: position, id, source, score, taker, in order of picking.
+        """Select as the study does, with any budget.
 
-        `pool` is one of the method's `pools`, by default the largest. Raises UserError for another pool, an
-        unknown method or task, and a budget that is not from 1 to `largest`.
+        `pool` is one of the method's `pools`, by default the largest.
+
+        Returns:
+            What `Study.picks` gives: position, id, source, score, picked_by, in order of picking.
         """
         pool = self._pool(method, pool)
         positions, scorer = self._positions(pool), get_scorer(method)
         rankers = self._rankers(method, pool, task)
         try:
-            picked = selectors.choose(rankers, budget, int(scorer.skip * len(positions)))
+            picked = round_robin.choose(rankers, budget, int(scorer.skip * len(positions)))
         except ValueError as error:
             raise UserError(f"method {method}: {error}; choose another budget") from error
         at = positions[picked.indices]
-        takers = takers_of(picked, scorer, self.tasks if len(rankers) > 1 else ())
+        names = picked_by(picked, method, self.tasks if len(rankers) > 1 else ())
         rows = self.samples[["id", "source"]].iloc[at].reset_index(drop=True)
-        return rows.assign(position=at, score=picked.scores, taker=takers)[
-            ["position", "id", "source", "score", "taker"]
+        return rows.assign(position=at, score=picked.scores, picked_by=names)[
+            ["position", "id", "source", "score", "picked_by"]
         ]
 
     def mix(self, method: str, budget: int, task: str | None = None) -> pd.DataFrame:
-        """How many samples of each source a selection has, and the pool that it was made from.
+        """Count the sources of a selection, and of the pool that it was made from.
 
-        A row a selection (`The pool`, or the method's name) and source: selection, source, count.
+        Returns:
+            A row a selection (`The pool`, or the method's title) and source: selection, source, count.
         """
         pool = self.samples["source"].iloc[self._positions(self.pools(method)[0])]
-        groups = {POOL: pool, method_name(method): self.selection(method, budget, task)["source"]}
-        return pd.concat(
-            [
-                pd.DataFrame({"selection": name, "source": self.sources, "count": self._counts(sources)})
-                for name, sources in groups.items()
-            ],
-            ignore_index=True,
-        )
+        groups = {POOL: pool, method_title(method): self.selection(method, budget, task)["source"]}
+        parts = [
+            pd.DataFrame({"selection": name, "source": self.sources, "count": self._counts(sources)})
+            for name, sources in groups.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
 
-    def compare(
-        self, first: str, second: str, budget: int, task: str | None = None, shown: int = 5
-    ) -> Comparison:
-        """Two methods' selections from the largest pool that both select from.
+    def compare(self, first: str, second: str, budget: int, task: str | None = None) -> pd.DataFrame:
+        """Compare two methods' selections from the largest pool that both select from.
 
-        Of the samples that one of them alone took, the first `shown` are listed. Raises UserError as `pools`
-        and `selection` do.
+        Returns:
+            A row a sample that either took: taken (`both`, `first` or `second`, by whom), and the columns of
+            `neighbours`; what only one took stands in the order in which it picked, with its rank there.
         """
         pool = self.pools(first, second)[0]
         ours, theirs = (self.selection(method, budget, task, pool) for method in (first, second))
         in_both = ours["position"].isin(theirs["position"])
-        only_ours, only_theirs = ours[~in_both], theirs[~theirs["position"].isin(ours["position"])]
-        sources = pd.DataFrame(
-            {
-                "source": self.sources,
-                "only_first": self._counts(only_ours["source"]),
-                "both": self._counts(ours["source"][in_both]),
-                "only_second": self._counts(only_theirs["source"]),
-            }
-        )
-        overlap = int(in_both.sum())
-        return Comparison(
-            pool_size=len(self._positions(pool)),
-            overlap=overlap,
-            jaccard=overlap / (2 * budget - overlap),
-            sources=sources,
-            only_first=self._listed(only_ours.head(shown)),
-            only_second=self._listed(only_theirs.head(shown)),
+        only_theirs = theirs[~theirs["position"].isin(ours["position"])]
+        parts = {"both": ours[in_both], "first": ours[~in_both], "second": only_theirs}
+        return pd.concat(
+            [self._listed(picks).assign(taken=name) for name, picks in parts.items()], ignore_index=True
         )
 
     def map(self, method: str, budget: int, task: str | None = None) -> pd.DataFrame:
-        """The pool and the task's queries on the plane in which the pool's RDS+ vectors vary most.
+        """Place the pool and the task's queries on the plane in which the pool's RDS+ vectors vary most.
 
-        A row a sample, those of the pool first, by position: kind (`pool` or `query`), id, source, x, y (the
-        first two principal components) and selected (whether the method took it).
+        Returns:
+            A row a sample, those of the pool first, by position: kind (`pool` or `query`), id, source, x, y
+            (the first two principal components) and selected (whether the method took it).
         """
         selected = np.zeros(len(self.samples), dtype=bool)
         selected[self.selection(method, budget, task)["position"]] = True
         parts = [self.samples[["id", "source"]].assign(kind="pool", selected=selected)]
-        places = [self._place(None)]
+        vectors = [self._vectors(None)]
         for name in self.tasks if task is None else (task,):
             rows = [{"id": query.id, "source": query.source} for query in self.queries(name)]
             parts.append(pd.DataFrame(rows).assign(kind="query", selected=False))
-            places.append(self._place(name))
-        x, y = np.concatenate(places).T
+            vectors.append(self._vectors(name))
+        x, y = self.components.transform(np.concatenate(vectors)).T
         table = pd.concat(parts, ignore_index=True).assign(x=x, y=y)
         return table[["kind", "id", "source", "x", "y", "selected"]]
 
-    # The figures.
+    @cached_property
+    def components(self) -> PCA:
+        """The first two principal components of the pool's RDS+ vectors."""
+        # By the eigenvectors of the covariance, which is exact, and quick for many samples.
+        return PCA(2, svd_solver="covariance_eigh").fit(self._vectors(None))
 
-    @styled
-    def mix_figure(self, method: str, budget: int, task: str | None = None) -> Figure:
-        """`mix`, in the style of figure 7."""
-        table = self.mix(method, budget, task).assign(origin="measured")
-        figure = drawing.Drawing(figsize=(5.2, 4.8))
-        axes = figure.subplots()
-        colours = drawing.source_colours(self.sources)
-        drawing.stacked(axes, table, "selection", colours, "Share of the samples")
-        drawing.heading(axes, table, self._details(method, budget, task))
-        return figure
+    def pool_size(self, pool: str) -> int:
+        """How many samples a pool holds."""
+        return len(self._positions(pool))
 
-    @styled
-    def map_figure(self, method: str, budget: int, task: str | None = None) -> Figure:
-        """`map`: the pool coloured by source, with the selection and the queries on top."""
-        table = self.map(method, budget, task).assign(origin="measured")
-        pool, queries = table[table["kind"] == "pool"], table[table["kind"] == "query"]
-        picked = pool[pool["selected"]]
-        colours = drawing.source_colours(self.sources)
-        figure = drawing.Drawing(figsize=(7.6, 5.4))
-        axes = figure.subplots()
-        axes.scatter(pool["x"], pool["y"], s=10, c=pool["source"].map(colours), alpha=0.6, linewidths=0)
-        axes.scatter(queries["x"], queries["y"], s=16, c="black", marker="x", linewidths=0.7)
-        faces = picked["source"].map(colours)
-        axes.scatter(picked["x"], picked["y"], s=36, c=faces, edgecolors="black", linewidths=0.9)
-        axes.grid(visible=True, axis="both")
-        first, second = self._components.explained_variance_ratio_
-        axes.set_xlabel(f"First principal component ({first:.0%} of the variance)")
-        axes.set_ylabel(f"Second principal component ({second:.0%} of the variance)")
-        drawing.heading(axes, table, self._details(method, budget, task))
-        key = partial(Line2D, [], [], linestyle="")
-        keys = [key(marker="o", color=colours[name], markersize=4.5, label=name) for name in self.sources]
-        ring = key(marker="o", markerfacecolor="none", markeredgecolor="black", label="picked by the method")
-        keys.append(ring)
-        keys.append(key(marker="x", color="black", markersize=4, label=f"query of {task or 'any task'}"))
-        axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-        return figure
-
-    def _details(self, method: str, budget: int, task: str | None) -> str:
-        size = len(self._positions(self.pools(method)[0]))
+    def title(self, method: str, budget: int, task: str | None) -> str:
+        """Say in a line what was selected, from how many and for which task."""
+        size = self.pool_size(self.pools(method)[0])
         aim = f" for {task or 'all tasks'}" if self.needs_queries(method) else ""
         samples = "1 sample" if budget == 1 else f"{budget:,} samples"
-        return f"{method_name(method)}: {samples} selected from {human(size)}{aim}"
+        return f"{method_title(method)}: {samples} selected from {human(size)}{aim}"
 
-    # What is kept in memory.
+    def _pool(self, method: str, pool: str | None) -> str:
+        there = self.pools(method)
+        if pool is not None and pool not in there:
+            raise UserError(f"method {method}: selects from the pools {', '.join(there)}, not from {pool!r}")
+        return pool or there[0]
 
     def _rankers(self, method: str, pool: str, task: str | None) -> list[Ranker]:
         """A ranker for each task that the method is to select for; one if it does not look at queries."""
@@ -300,50 +253,31 @@ class Explorer:
 
     def _ranker(self, method: str, pool: str, task: str | None) -> Ranker:
         if (method, pool, task) not in self._blocks:
-            self._blocks[method, pool, task] = list(
-                get_scorer(method).blocks(self._inputs(method, pool, task))
-            )
+            inputs = self._inputs(method, pool, task)
+            self._blocks[method, pool, task] = list(get_scorer(method).blocks(inputs))
         return over(lambda: self._blocks[method, pool, task])
 
     def _inputs(self, method: str, pool: str, task: str | None) -> ScoringInputs:
-        e, path = self.study.experiment, self.study.store.path
-        rows = self._features(method, pool, None)
-        wanted = self._features(method, pool, task) if task else {}
-        self.study.compute([*rows.values(), *wanted.values()])
-        positions = self._positions(pool)
-        return ScoringInputs(
-            self.samples["source"].iloc[positions].tolist(),
-            e.grid.seeds[0] if get_scorer(method).seeded else e.seed,
-            {feature: path(step) for feature, step in rows.items()},
-            {feature: path(step) for feature, step in wanted.items()},
-            {feature: positions for feature in rows if not get_extractor(feature).per_pool},
-        )
+        e = self.study.experiment
+        for each in (None, task):
+            self.study.compute(self._features(method, pool, each).values())
+        seed = e.grid.seeds[0] if get_scorer(method).seeded else e.seed
+        return self.study.pipeline.scoring_inputs(Request(method, 1, pool=pool, seed=seed), task)
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
         names = get_scorer(method).features
-        return {feature: self.study.features(feature, task, pool) for feature in names}
+        return {feature: self.study.pipeline.features(feature, task, pool) for feature in names}
 
     def _positions(self, pool: str) -> np.ndarray:
         """Where the samples of a pool are in the whole pool: int64 [samples], sorted."""
         e, total = self.study.experiment, len(self.samples)
         return np.arange(total) if pool == "all" else subset(total, e.pool.subsets[pool], e.seed)
 
-    @cached_property
-    def _components(self) -> PCA:
-        # By the eigenvectors of the covariance, which is exact, and quick for many samples.
-        return PCA(2, svd_solver="covariance_eigh").fit(self._vectors(None))
-
-    def _place(self, task: str | None) -> np.ndarray:
-        """The pool (None) or a task's queries on the map: [samples, 2]."""
-        if task not in self._places:
-            self._places[task] = self._components.transform(self._vectors(task))
-        return self._places[task]
-
     def _vectors(self, task: str | None) -> np.ndarray:
         """RDS+ vectors of the whole pool (None) or of a task's queries: float32 [samples, hidden size]."""
-        ((feature, step),) = self._features(RDS.name, "all", task).items()
+        ((feature, step),) = self._features(RDS, "all", task).items()
         self.study.compute([step])
-        found = features.read_all(self.study.store.path(step), feature.partition(".")[2])
+        found = features.read_all(self.study.store.path(step), features.split_feature(feature)[1])
         return found.astype(np.float32)
 
     def _counts(self, sources: pd.Series) -> np.ndarray:
@@ -362,3 +296,203 @@ class Explorer:
                 "text": [shortened(messages) for messages in rows["messages"]],
             }
         )
+
+
+def text_of(messages: Sequence[Message]) -> str:
+    """Write a conversation as plain text, each message on lines of its own, an arrow before a response."""
+    return "\n".join(_marked(message["role"], message["content"].strip()) for message in messages)
+
+
+def shortened(messages: Sequence[Message]) -> str:
+    """Write the first messages as `text_of` does, each cut to one line."""
+    lines = []
+    for message in messages[:TURNS]:
+        words = " ".join(message["content"].split())
+        lines.append(_marked(message["role"], words if len(words) <= WIDTH else words[: WIDTH - 1] + "…"))
+    more = len(messages) - TURNS
+    return "\n".join([*lines, *([f"… {more} more messages"] if more > 0 else [])])
+
+
+def _marked(role: str, text: str) -> str:
+    # Nothing but the arrow, which has no direction, stands before a message: so each is shown in the
+    # direction in which its words are read.
+    return f"→ {text}" if role == "assistant" else text
+
+
+# Figures.
+
+
+@style.styled
+def mix_figure(explorer: Explorer, method: str, budget: int, task: str | None = None) -> style.Drawing:
+    """Draw `Explorer.mix`, in the style of figure 7."""
+    figure = style.Drawing(figsize=(5.2, 4.8))
+    axes = figure.subplots()
+    colours = style.source_colours(explorer.sources)
+    style.stacked(axes, explorer.mix(method, budget, task), "selection", colours, "Share of the samples")
+    style.title(axes, "Measured here", explorer.title(method, budget, task))
+    return figure
+
+
+@style.styled
+def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = None) -> style.Drawing:
+    """Draw `Explorer.map`: the pool coloured by source, with the selection and the queries on top."""
+    table = explorer.map(method, budget, task)
+    pool, queries = table[table["kind"] == "pool"], table[table["kind"] == "query"]
+    picked = pool[pool["selected"]]
+    colours = style.source_colours(explorer.sources)
+    figure = style.Drawing(figsize=(7.6, 5.4))
+    axes = figure.subplots()
+    axes.scatter(pool["x"], pool["y"], s=10, c=pool["source"].map(colours), alpha=0.6, linewidths=0)
+    axes.scatter(queries["x"], queries["y"], s=16, c="black", marker="x", linewidths=0.7)
+    faces = picked["source"].map(colours)
+    axes.scatter(picked["x"], picked["y"], s=36, c=faces, edgecolors="black", linewidths=0.9)
+    axes.grid(visible=True, axis="both")
+    first, second = explorer.components.explained_variance_ratio_
+    axes.set_xlabel(f"First principal component ({first:.0%} of the variance)")
+    axes.set_ylabel(f"Second principal component ({second:.0%} of the variance)")
+    style.title(axes, "Measured here", explorer.title(method, budget, task))
+    key = partial(Line2D, [], [], linestyle="")
+    keys = [key(marker="o", color=colours[name], markersize=4.5, label=style.literal(name))
+            for name in explorer.sources]  # fmt: skip
+    ring = key(marker="o", markerfacecolor="none", markeredgecolor="black", label="picked by the method")
+    keys.append(ring)
+    keys.append(key(marker="x", color="black", markersize=4, label=f"query of {task or 'any task'}"))
+    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    return figure
+
+
+# Controls, for a notebook.
+
+
+def neighbours(explorer: Explorer) -> widgets.interactive:
+    """Show a query in full, and the samples of the pool that a method finds nearest to it."""
+    task = widgets.Dropdown(options=explorer.tasks)
+    query = widgets.Dropdown(layout=widgets.Layout(width="640px", max_width="100%"))
+
+    def list_queries(_: object = None) -> None:
+        firsts = [" ".join(each.messages[0]["content"].split()) for each in explorer.queries(task.value)]
+        query.options = [(f"{number}: {text[:LABEL]}", number) for number, text in enumerate(firsts)]
+        query.index = 0
+
+    def show(task: str, query: int, method: str) -> HTML:
+        messages = explorer.queries(task)[query].messages
+        found = explorer.neighbours(task, query, method)
+        whole = f"{READABLE}; max-height: 24em; overflow: auto"
+        near = _html("p", f"Nearest to it by {method_title(method)}", BOLD)
+        return HTML(_html("div", text_of(messages), whole) + near + _samples(found))
+
+    list_queries()
+    task.observe(list_queries, "value")
+    methods = [name for name in explorer.methods if explorer.needs_queries(name)]
+    return _part(show, task=task, query=query, method=_choice(methods))
+
+
+def mix(explorer: Explorer) -> widgets.interactive:
+    """Show from which sources a method selects at a budget, beside those of its pool."""
+    return _drawn(explorer, mix_figure)
+
+
+def pool_map(explorer: Explorer) -> widgets.interactive:
+    """Show the pool on a plane, with what a method selects at a budget, and a task's queries."""
+    return _drawn(explorer, map_figure)
+
+
+def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.interactive:
+    """A figure of a method, a budget and a task."""
+
+    def show(method: str, task: str, budget: int) -> Image:
+        figure = draw(explorer, method, budget, task or None)
+        # A CSS inch has 96 pixels: the picture's are finer.
+        return Image(style.png(figure), width=int(96 * figure.get_figwidth()))
+
+    return _with_budget(explorer, show, method=_choice(explorer.methods))
+
+
+def comparison(explorer: Explorer) -> widgets.interactive:
+    """Show what two methods' selections have in common, and what one of them alone took."""
+
+    def show(first: str, second: str, task: str, budget: int) -> HTML:
+        found = explorer.compare(first, second, budget, task or None)
+        titles = {"first": method_title(first), "second": method_title(second)}
+        both = int((found["taken"] == "both").sum())
+        pool = explorer.pool_size(explorer.pools(first, second)[0])
+        summary = f"Of {budget:,} samples each, from a pool of {pool:,}, both took {both:,}"
+        parts = [_html("p", f"{summary} (Jaccard {both / len(found):.2f}).")]
+        counts = pd.crosstab(found["source"], found["taken"]).reindex(columns=["first", "both", "second"])
+        heads = ["source", f"{titles['first']} only", "both", f"{titles['second']} only"]
+        parts.append(_set(counts.fillna(0).astype(int).reset_index().set_axis(heads, axis=1)))
+        for name, title in titles.items():
+            if len(samples := found[found["taken"] == name].head(SHOWN)):
+                parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
+        return HTML("".join(parts))
+
+    second = _choice(explorer.methods)
+    second.value = explorer.methods[0]
+    return _with_budget(explorer, show, first=_choice(explorer.methods), second=second)
+
+
+def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -> widgets.interactive:
+    """Controls of methods, of a task and of a budget, which ends where one of the methods has no more."""
+    task = widgets.Dropdown(options=[("all tasks", ALL), *((name, name) for name in explorer.tasks)])
+    grid = explorer.study.experiment.grid
+    start = max(grid.source_budgets, default=grid.single_task_budget)
+    budget = widgets.IntSlider(
+        min=1,
+        max=start,
+        value=start,
+        continuous_update=False,
+        layout=widgets.Layout(width="560px", max_width="100%"),
+    )
+
+    def limit(_: object = None) -> None:
+        chosen = [control.value for control in methods.values()]
+        try:
+            pool = explorer.pools(*chosen)[0]
+        except UserError:  # which `show` meets as well, and shows
+            return
+        budget.max = max(1, min(explorer.largest(method, task.value or None, pool) for method in chosen))
+
+    limit()
+    for control in (*methods.values(), task):
+        control.observe(limit, "value")
+    return _part(show, **methods, task=task, budget=budget)
+
+
+def _part(show: Callable[..., Any], **controls: Any) -> widgets.interactive:
+    """Controls over what they show, which follows them; an error stands there in one line instead."""
+
+    @functools.wraps(show)
+    def shown(**choices: Any) -> Any:
+        try:
+            return show(**choices)
+        except UserError as error:
+            return HTML(_html("div", error, READABLE))
+
+    return widgets.interactive(shown, {"auto_display": True}, **controls)
+
+
+def _choice(methods: Sequence[str]) -> widgets.Dropdown:
+    """A choice of methods, RDS+ first chosen."""
+    return widgets.Dropdown(options=[(method_title(method), method) for method in methods], value=RDS)
+
+
+def _samples(table: pd.DataFrame) -> str:
+    return _set(table[["rank", "score", "source", "text"]].rename(columns={"text": "sample"}))
+
+
+def _set(table: pd.DataFrame) -> str:
+    """A table as HTML, its text as it stands, a number in one line."""
+    cells = table.style.format(escape="html", precision=4).format_index(escape="html", axis=1)
+    classes = table.dtypes.map(lambda kind: "number" if pd.api.types.is_numeric_dtype(kind) else "text")
+    cells = cells.set_td_classes(pd.DataFrame([classes] * len(table), table.index))
+    look: list[Any] = [
+        {"selector": "td", "props": "vertical-align: top; text-align: start"},
+        {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
+        {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
+    ]
+    return cells.set_table_styles(look).hide(axis="index").to_html()
+
+
+def _html(tag: str, text: object, css: str = "") -> str:
+    """An element that shows a text as it is."""
+    return f'<{tag} dir="auto" style="{css}">{html.escape(str(text))}</{tag}>'

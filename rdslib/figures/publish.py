@@ -6,50 +6,48 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rdslib.figures import specs as tables
-from rdslib.figures import style as drawing
-from rdslib.figures.blocks import as_latex, as_markdown
-from rdslib.figures.table_drawing import TableFigure
+from rdslib import figures
+from rdslib.figures.base import Drawn
 from rdslib.files import write_json
-from rdslib.params import Show
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Run, Study
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 def folder_of(study: Study, out: str | Path | None = None) -> Path:
-    """Where a profile's figures go: `out`, or `figures/<profile>`."""
+    """Return where a profile's figures go: `out`, or `figures/<profile>`."""
     return Path(out) if out else study.root / "figures" / study.profile.name
 
 
 def publish(
     study: Study,
     name: str,
-    figure: Figure,
+    drawn: Drawn,
     table: pd.DataFrame,
-    show: Show = "both",
+    show: str = "both",
     out: str | Path | None = None,
 ) -> None:
-    """Write `<name>.png`, `.svg`, `.csv` and, as `.json`, the parameters, records, artifacts and versions
-    behind them.
+    """Write a figure with its numbers, and what is behind them.
 
-    A table is written as Markdown (`.md`) and LaTeX (`.tex`) too. `show` is what the table was made with.
-    The same table gives the same bytes.
+    `<name>.png` and `.svg` of a figure, `.md` and `.tex` of a table; `.csv`, the numbers; and `.json`, the
+    parameters, records, artifacts and versions behind them. The same table gives the same bytes.
+
+    Args:
+        study: The study that was measured.
+        name: The figure, such as `fig1_pareto`.
+        drawn: What `rdslib.figures.draw` gave.
+        table: What `rdslib.figures.table` gave.
+        show: What the table was made with.
+        out: The folder; by default `figures/<profile>`.
     """
     folder = folder_of(study, out)
     folder.mkdir(parents=True, exist_ok=True)
-    drawing.save(figure, folder, name)
+    drawn.save(folder, name)
     _write(folder / f"{name}.csv", as_csv(table))
-    if isinstance(figure, TableFigure):
-        for kind, form in (("md", as_markdown), ("tex", as_latex)):
-            _write(folder / f"{name}.{kind}", form(figure.blocks, figure.notes))
     write_json(
         folder / f"{name}.json",
         {
@@ -57,10 +55,10 @@ def publish(
             "show": show,
             "profile": study.profile.model_dump(mode="json"),
             "origins": sorted(set(table["origin"])),
-            "records": [asdict(run) for run in tables.runs(study, name, show)],
+            "records": [asdict(run) for run in figures.runs(study, name, show)],
             "artifacts": [
                 {"step": step.name, "hash": step.hash, "what": step.label}
-                for step in in_order(tables.steps(study, name, show))
+                for step in in_order(figures.steps(study, name, show))
             ],
             "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},
             "python": platform.python_version(),
@@ -69,27 +67,16 @@ def publish(
     )
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+def as_csv(table: pd.DataFrame) -> str:
+    """Write a figure's table as CSV; the same table gives the same text."""
+    return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
 
 
 def records(study: Study) -> pd.DataFrame:
-    """One row a run and task, with its score, interval, cost and artifacts."""
+    """Gather one row a run and task, with its score, interval, cost and artifacts."""
     return pd.DataFrame(
-        [_record(study, run, task) for run in all_runs(study) for task in study.tasks_of(run)]
+        [_record(study, run, task) for run in study.all_runs() for task in study.tasks_of(run)]
     )
-
-
-def all_runs(study: Study) -> list[Run]:
-    """Every run of a study, the model before fine-tuning first."""
-    runs = [
-        study.untuned(),
-        *study.single_task_runs(),
-        *study.ablation_runs(),
-        *study.multi_task_runs(),
-        *study.second_pool_runs(),
-    ]
-    return list(dict.fromkeys(runs))
 
 
 def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
@@ -117,16 +104,15 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
     }
 
 
+def records_csv(study: Study) -> str:
+    """Write the records as CSV."""
+    return records(study).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
 def write_records(study: Study, out: str | Path | None = None) -> None:
     """Write `records.csv` beside the figures."""
     _write(folder_of(study, out) / "records.csv", records_csv(study))
 
 
-def records_csv(study: Study) -> str:
-    """The records as CSV."""
-    return records(study).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
-def as_csv(table: pd.DataFrame) -> str:
-    """A figure's table as CSV; the same table gives the same text."""
-    return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,7 +1,4 @@
-"""What all figures share: the style, the colours, human numbers, panels, notes, saving.
-
-`figures.py` and `table_figures.py` say what each figure shows; this file says how anything is drawn.
-"""
+"""How anything is drawn: the look, colours, panels, small print, labels and saving. Loads matplotlib."""
 
 from __future__ import annotations
 
@@ -10,15 +7,18 @@ import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
@@ -28,30 +28,16 @@ from matplotlib.ticker import (
     NullLocator,
     PercentFormatter,
 )
+from matplotlib.transforms import Bbox
 from sklearn.isotonic import isotonic_regression
 
-from rdslib.figures.published import METHOD_NAMES
+from rdslib.figures import base
+from rdslib.figures.base import ORIGINS, by_origin, distinct, human
 
 STYLE = "rdslib.figures.rdslib"
 GREY = "#666666"
 # Small sources of a pool, together.
 OTHERS = "#DDDDDD"
-# Origin to the words over its panel, in the order in which panels stand.
-ORIGINS = {"published": "Published in the paper", "measured": "Measured here"}
-
-# Okabe and Ito's colours (with their yellow darkened, to be seen on white) and two greys.
-METHOD_COLOURS = {
-    "random": "#8C8C8C",
-    "random_balanced": "#4D4D4D",
-    "rds": "#0072B2",
-    "embed_gtr": "#009E73",
-    "embed_nv": "#56B4E9",
-    "less": "#D55E00",
-    "ifd": "#CC79A7",
-    "top_ppl": "#E69F00",
-    "mid_ppl": "#A89200",
-    "embed_minilm": "#882255",
-}
 # A dark and a light step of each hue in turn, so that neighbours in a stack differ in lightness
 # too, which every kind of colour vision sees. Names that are not here get one of them by their hash.
 _SOURCE_PALETTE = (
@@ -71,11 +57,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+# The look, and saving.
+
+
 class Drawing(Figure):
     """A figure outside pyplot's state that a notebook still shows, once, as a PNG."""
 
     def _repr_png_(self) -> bytes:
         return png(self)
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write name.png (200 dpi) and name.svg; the same figure gives the same bytes."""
+        (folder / f"{name}.png").write_bytes(png(self))
+        (folder / f"{name}.svg").write_bytes(svg(self))
 
 
 def styled(function: Callable[P, T]) -> Callable[P, T]:
@@ -105,42 +99,12 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-@styled
-def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
-    """Write name.png (200 dpi) and name.svg; the same figure gives the same bytes."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
-    paths[0].write_bytes(png(figure))
-    paths[1].write_bytes(svg(figure))
-    return paths
-
-
-def human(value: float) -> str:
-    """A count as people say it: 326,000 is 326k, 5,817,792 is 5.8M."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        # 999,600 would round to 1000k, so the larger unit begins where rounding reaches it.
-        if value >= 0.9995 * size:
-            number = f"{value / size:.0f}" if value >= 99.95 * size else f"{value / size:.1f}"
-            return number.removesuffix(".0") + unit
-    return f"{value:,.0f}"
-
-
-def span(values: Iterable[float], form: Callable[[float], str] = human) -> str:
-    """One number, or the range of several, as text; missing values are passed over."""
-    known = sorted({float(value) for value in values if not math.isnan(value)})
-    ends = list(dict.fromkeys(form(value) for value in known[:1] + known[-1:]))
-    return " to ".join(ends) if ends else "unknown"
-
-
-def method_name(method: str) -> str:
-    """The paper's name of a method, or the registry key of one that the paper does not have."""
-    return METHOD_NAMES.get(method, method)
+# Colours.
 
 
 def method_colour(method: str) -> str:
     """The colour of a method, the same in every figure."""
-    return METHOD_COLOURS.get(method) or _SOURCE_PALETTE[_hash(method) % len(_SOURCE_PALETTE)]
+    return base.method_colour(method) or _SOURCE_PALETTE[_hash(method) % len(_SOURCE_PALETTE)]
 
 
 def ink(colour: str) -> str:
@@ -155,12 +119,6 @@ def _luminance(channels: np.ndarray) -> float:
     """The relative luminance of an sRGB colour, channels from 0 to 1 (WCAG 2)."""
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def in_order(methods: Iterable[object]) -> list[str]:
-    """The distinct methods in the order of METHOD_NAMES, those that it does not have last."""
-    there = distinct(methods)
-    return [name for name in METHOD_NAMES if name in there] + [m for m in there if m not in METHOD_NAMES]
 
 
 def source_colours(sources: Iterable[object]) -> dict[str, str]:
@@ -187,15 +145,12 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
-def by_origin(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The title and the rows of each origin that the table has, in the order in which panels stand."""
-    parts = [(title, table[table["origin"] == origin]) for origin, title in ORIGINS.items()]
-    return [(title, rows) for title, rows in parts if len(rows)]
+# Panels and words.
 
 
 def panels(
     table: pd.DataFrame, width: float | Callable[[pd.DataFrame], float], height: float
-) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
+) -> tuple[Drawing, list[tuple[pd.DataFrame, Axes]]]:
     """A figure with one panel (of width x height inches) for each origin in the table, and its rows.
 
     The width may depend on the rows.
@@ -220,15 +175,6 @@ def title(axes: Axes, words: str, details: str) -> None:
     )
 
 
-def one_metric(rows: pd.DataFrame) -> tuple[str, str]:
-    """The metric of a panel's rows, with a capital, and which way it is better."""
-    metrics = set(zip(rows["metric"], rows["better"], strict=True))
-    if len(metrics) != 1:
-        raise ValueError(f"one panel shows one metric, not {sorted(metrics)}")
-    metric, better = metrics.pop()
-    return metric[:1].upper() + metric[1:], better
-
-
 def footnotes(figure: Figure, lines: Iterable[str]) -> None:
     """Small print under the figure, wrapped to its width, one paragraph a line."""
     columns = int(figure.get_figwidth() * 16.5)
@@ -237,19 +183,8 @@ def footnotes(figure: Figure, lines: Iterable[str]) -> None:
         figure.supxlabel("\n".join(wrapped), x=0.012, ha="left", fontsize=7.5, color=GREY, linespacing=1.35)
 
 
-def notes(table: pd.DataFrame, name: Callable[[pd.Series], str], value: str = "score") -> list[str]:
-    """The notes on what is drawn, then the rows without a `value`, by name, gathered by the reason why."""
-    why = table["note"].fillna("").astype(str)
-    missing: dict[str, list[str]] = {}
-    for _, row in table.assign(note=why)[table[value].isna()].iterrows():
-        place = "in the paper" if row["origin"] == "published" else "here"
-        reason = f"Missing {place} ({row['note'] or 'not run'})"
-        missing.setdefault(reason, []).append(name(row))
-    drawn = distinct(why[table[value].notna()])
-    return drawn + [f"{reason}: {', '.join(distinct(names))}." for reason, names in missing.items()]
-
-
-def nothing(what: str) -> Figure:
+@styled
+def nothing(what: str) -> Drawing:
     """The figure for a table without rows: it says so, and shows nothing."""
     figure = Drawing(figsize=(6, 2.2))
     figure.text(0.5, 0.58, "Nothing measured and nothing published", ha="center", fontsize=11, weight="bold")
@@ -290,16 +225,6 @@ def _power(value: float, _: int | None = None) -> str:
     return ("" if round(lead, 6) == 1 else rf"{lead:g}$\times$") + rf"$10^{{{exponent}}}$"
 
 
-def apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """Places (n,) moved as little as can be, keeping their order, so that neighbours stand `gap` apart."""
-    order = np.argsort(places, kind="stable")
-    steps = gap * np.arange(len(places))
-    moved = np.empty(len(places))
-    # Gaps are kept where place less gaps never falls, and what never falls and is nearest is known.
-    moved[order] = isotonic_regression(places[order] - steps) + steps
-    return moved
-
-
 def stacked(
     axes: Axes, rows: pd.DataFrame, bar: str, colours: dict[str, str], what: str, shares: bool = True
 ) -> None:
@@ -314,24 +239,26 @@ def stacked(
     totals = counts.sum()
     heights = counts / totals if shares else counts
     highest = heights.sum().max()
-    bottom = np.zeros(len(bars))
-    layers = []
-    for source in sources:
-        values = heights.loc[source].to_numpy(dtype=float)
-        layers.append(
-            axes.bar(bars, values, 0.78, bottom, color=colours[source], edgecolor="white", linewidth=0.5)
-        )
-        dark = _is_dark(colours[source])
-        for place, value in enumerate(values):
-            if value >= 0.06 * highest:
-                share = counts.loc[source, bars[place]] / totals[bars[place]]
-                axes.text(place, bottom[place] + value / 2, f"{share:.0%}", ha="center", va="center",
-                          fontsize=7.5, color="white" if dark else "#222222")  # fmt: skip
-        bottom += values
+    layers = heights.set_axis(range(len(bars)), axis=1).melt(
+        var_name="bar", value_name="height", ignore_index=False
+    )
+    # Seaborn stacks the last of the order first.
+    sns.histplot(
+        layers.reset_index(), x="bar", hue="source", weights="height", hue_order=sources[::-1],
+        palette=colours, multiple="stack", discrete=True, shrink=0.78, alpha=1, edgecolor="white",
+        linewidth=0.5, legend=False, ax=axes,
+    )  # fmt: skip
     for place, name in enumerate(bars):
-        over = bottom[place] + 0.012 * highest
+        tops = heights[name].cumsum()
+        for source, colour, value, top in zip(sources, colours.values(), heights[name], tops, strict=True):
+            if value >= 0.06 * highest:
+                share = f"{counts.loc[source, name] / totals[name]:.0%}"
+                colour = "white" if _is_dark(colour) else "#222222"
+                middle = top - value / 2
+                axes.text(place, middle, share, ha="center", va="center", fontsize=7.5, color=colour)
+        over = tops.iloc[-1] + 0.012 * highest
         axes.text(place, over, f"{totals[name]:,.0f}", ha="center", va="bottom", fontsize=8, color=GREY)
-    axes.set(ylim=(0, 1.06 * highest), xlim=(-0.6, len(bars) - 0.4), ylabel=what)
+    axes.set(ylim=(0, 1.06 * highest), xlim=(-0.6, len(bars) - 0.4), xlabel="", ylabel=what)
     if shares:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_yticks(np.linspace(0, 1, 6))
@@ -341,8 +268,11 @@ def stacked(
     axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
     axes.tick_params(axis="x", length=0)
     # Reversed, to read from the top of the stack down. A name is no formula, whatever it holds.
-    names = [literal(source) for source in reversed(sources)]
-    axes.legend(layers[::-1], names, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    keys = [
+        Patch(facecolor=colours[name], edgecolor="white", linewidth=0.5, label=literal(name))
+        for name in reversed(sources)
+    ]
+    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
 
 
 def literal(text: str) -> str:
@@ -365,12 +295,99 @@ def _is_dark(colour: str) -> bool:
     return 0.299 * red + 0.587 * green + 0.114 * blue < 140
 
 
+# Labels beside points and lines, clear of each other and of what is drawn.
+
+
 def settle(figure: Figure) -> None:
     """Lay the figure out and keep it so, that labels can be placed in pixels."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
-def distinct(values: Iterable[object]) -> list[str]:
-    """The distinct values, as text, in the order in which they come."""
-    return [str(value) for value in dict.fromkeys(values)]
+def apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """Places (n,) moved as little as can be, keeping their order, so that neighbours stand `gap` apart."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = np.empty(len(places))
+    # Gaps are kept where place less gaps never falls, and what never falls and is nearest is known.
+    moved[order] = isotonic_regression(places[order] - steps) + steps
+    return moved
+
+
+@dataclass(frozen=True)
+class Label:
+    """Words that belong to a point (x, y), in data coordinates."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+    weight: str = "normal"
+    size: float = 8.5
+
+
+def place_labels(axes: Axes, labels: Sequence[Label], points: np.ndarray, lines: np.ndarray) -> None:
+    """Write labels next to their points without overlaps.
+
+    points (n, 2) are markers and lines (m, 2, 2) are segments, in data coordinates, to be kept clear
+    of. Each label tries places in rings round its point and takes the one that costs least, the
+    labels with most neighbours first. A label that stands far from its point gets a thin leader.
+    The figure's layout must be final (`settle`).
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    pixel = figure.dpi / 72
+    inside = axes.bbox
+    transform = axes.transData.transform
+    dots = transform(points)
+    trail = [
+        np.linspace(a, b, max(2, int(np.hypot(*(b - a)) / (3 * pixel)))) for a, b in map(transform, lines)
+    ]
+    strokes = np.concatenate([np.empty((0, 2)), *trail])
+    anchors = transform([(label.x, label.y) for label in labels])
+    texts = [
+        axes.text(0, 0, label.text, color=label.colour, size=label.size, weight=label.weight, zorder=5,
+                  ha="center", va="center", transform=None)
+        for label in labels
+    ]  # fmt: skip
+    crowd = [(np.hypot(*(anchors - anchor).T) < 60 * pixel).sum() for anchor in anchors]
+    taken: list[Bbox] = []
+    for index in sorted(range(len(labels)), key=lambda i: (-crowd[i], i)):
+        size = texts[index].get_window_extent()
+        half = np.array([size.width, size.height]) / 2
+        best: tuple[float, np.ndarray, Bbox] | None = None
+        for ring, distance in enumerate((5, 9, 15, 23, 33, 45, 60, 78)):
+            for turn in range(16):
+                angle = turn * math.pi / 8
+                way = np.array([math.cos(angle), math.sin(angle)])
+                centre = anchors[index] + way * (half + distance * pixel)
+                box = Bbox([centre - half, centre + half]).padded(1.5 * pixel)
+                cost = 4.0 * ring**1.5 + 2 * (1 - way[0]) + (0 if turn % 4 == 0 else 1)
+                cost += 500 * sum(box.overlaps(other) for other in taken)
+                cost += 60 * _within(dots, box.padded(3.5 * pixel)) + 8 * _within(strokes, box)
+                cost += 0 if _contains(inside, box) else 10_000
+                if best is None or cost < best[0]:
+                    best = (cost, centre, box)
+        assert best is not None
+        _, centre, box = best
+        taken.append(box)
+        texts[index].set_transform(axes.transAxes)
+        texts[index].set_position(tuple(_fraction(inside, centre)))
+        edge = np.clip(anchors[index], box.p0, box.p1)
+        if np.hypot(*(edge - anchors[index])) > 11 * pixel:
+            near, far = (_fraction(inside, place) for place in (anchors[index], edge))
+            axes.plot(*np.transpose([near, far]), transform=axes.transAxes, color=labels[index].colour,
+                      linewidth=0.6, alpha=0.7, zorder=1.5)  # fmt: skip
+
+
+def _fraction(box: Bbox, place: np.ndarray) -> np.ndarray:
+    """Pixels (2,) as fractions of a box."""
+    return np.asarray((place - box.p0) / box.size, dtype=float)
+
+
+def _within(places: np.ndarray, box: Bbox) -> int:
+    return int(((places > box.p0) & (places < box.p1)).all(axis=1).sum())
+
+
+def _contains(outer: Bbox, inner: Bbox) -> bool:
+    return bool((inner.p0 >= outer.p0).all() and (inner.p1 <= outer.p1).all())

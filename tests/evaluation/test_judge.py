@@ -24,8 +24,8 @@ class Judge(http.server.BaseHTTPRequestHandler):
         first, second = (part for part in text.split('"answer":')[1:])
         ranks = (2, 1) if any(c.isdigit() for c in first.partition('"""')[2].partition('"""')[0]) else (1, 2)
         assert second
-        said = str([{"model": f"model_{at}", "rank": rank} for at, rank in enumerate(ranks, 1)])
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        verdict = str([{"model": f"model_{at}", "rank": rank} for at, rank in enumerate(ranks, 1)])
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": verdict}}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
         data = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
@@ -51,4 +51,4 @@ def test_a_judge_compares_responses_and_is_asked_once(tmp_path):
             found = judge.win_rates(ours, theirs, "a-judge", url, tmp_path / "kept.json")
             assert found.tolist() == [1, 0, 1]
         server.shutdown()
-    assert Judge.asked == ["a-judge"] * 3, "what it has said is kept"
+    assert Judge.asked == ["a-judge"] * 3, "earlier answers are kept"

@@ -115,7 +115,7 @@ FAKES = {
     "printing the mark": "print('passed'); sys.stdout.flush(); os._exit(0)",
     "writing the mark everywhere": "for n in range(64):\n    try: os.write(n, b'passed')\n"
     "    except OSError: pass\nos._exit(0)",
-    "a message of its own": "for n in range(64):\n    try: os.write(n, b'{\"value\": null}\\n' * 9)\n"
+    "a message to the judge": "for n in range(64):\n    try: os.write(n, b'{\"value\": null}\\n' * 9)\n"
     "    except OSError: pass",
     "an endless message": "for n in range(64):\n    try:\n        while True: os.write(n, b'1' * 65536)\n"
     "    except OSError: pass",

@@ -1,0 +1,243 @@
+"""Figures 2, 5, 6 and 7: which sources pools and selections are made of, and how selected samples score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from rdslib.data.pool import subset
+from rdslib.figures.base import (
+    RDS,
+    Figure,
+    data_only,
+    distinct,
+    drawing,
+    human,
+    in_order,
+    method_title,
+    no_runs,
+    notes,
+    picked,
+    published,
+)
+from rdslib.pipeline.study import Run, Study
+
+if TYPE_CHECKING:
+    from rdslib.figures.style import Drawing
+
+TASK_COLOURS = ("#0072B2", "#E69F00")
+CHOSEN = "Share of the samples selected"
+
+
+def counted(sources: pd.Series, among: pd.Series) -> list[dict[str, object]]:
+    """Rows of how many samples each source has, for all sources of the pool, in the pool's order."""
+    counts = sources.value_counts().reindex(among.unique(), fill_value=0)
+    return [{"source": source, "count": count} for source, count in counts.items()]
+
+
+def _first_seed(study: Study) -> int:
+    return study.experiment.grid.seeds[0]
+
+
+# Figure 2: how large pools are, and which sources make them up.
+
+
+def _fig2_published() -> pd.DataFrame:
+    """The paper's pools, as in Table 5, and earlier works'."""
+    ours = published("tab5").drop(columns=["in_mixture", "note"])
+    return pd.concat([ours.assign(pool="Unfiltered " + ours["pool"]), published("fig2")], ignore_index=True)
+
+
+def _fig2_measured(study: Study) -> pd.DataFrame:
+    """The whole pool, and the smaller ones that are drawn from it."""
+    sources = study.pool_table()["source"]
+    title, seed = study.profile.name, study.experiment.seed
+    pools = {title: sources}
+    for name, size in study.experiment.pool.subsets.items():
+        pools[f"{title}, {name}"] = sources.iloc[subset(len(sources), size, seed)]
+    return pd.DataFrame(
+        [{"pool": name, **row} for name, drawn in pools.items() for row in counted(drawn, sources)]
+    )
+
+
+@drawing("Figure 2")
+def _fig2_draw(table: pd.DataFrame) -> Drawing:
+    """A source that is under 1% of every pool is drawn with the others of that kind."""
+    from rdslib.figures import style
+
+    figure, parts = style.panels(table, lambda rows: 3.2 + 0.85 * rows["pool"].nunique(), 4.8)
+    for rows, axes in parts:
+        shares = rows["count"] / rows.groupby("pool")["count"].transform("sum")
+        small = shares.groupby(rows["source"]).transform("max") < 0.01
+        small &= rows.loc[small, "source"].nunique() > 1
+        others = f"{rows.loc[small, 'source'].nunique()} others, each under 1%"
+        rows = rows.assign(source=rows["source"].where(~small, others))
+        # Largest source first, so that it stands at the foot of its bar.
+        order = rows.groupby("source")["count"].sum().sort_values(ascending=False, kind="stable").index
+        colours = style.source_colours(name for name in order if name != others)
+        if small.any():
+            colours[others] = style.OTHERS
+        style.stacked(axes, rows, "pool", colours, "Samples in the pool", shares=False)
+        style.heading(axes, rows, "Samples of each source; the size of the pool on top")
+    return figure
+
+
+# Figure 5: how the scores of what was selected lie, for two tasks. The paper shows AlpacaEval beside GSM8k;
+# a study without AlpacaEval shows its last task.
+
+
+def _fig5_runs(study: Study) -> list[Run]:
+    names = list(study.task_names)
+    first = "GSM8k" if "GSM8k" in names else names[0]
+    others = [name for name in names if name != first]
+    tasks = [first, *(["AlpacaEval"] if "AlpacaEval" in others else others[-1:])]
+    budget = study.experiment.grid.single_task_budget
+    return [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
+
+
+def _fig5_measured(study: Study) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({"task": run.targets[0], "score": study.picks(run)["score"]})
+        for run in _fig5_runs(study)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@drawing("Figure 5")
+def _fig5_draw(table: pd.DataFrame) -> Drawing:
+    """A histogram for each of the first two tasks of the table, whose rows are selected samples."""
+    import seaborn as sns
+    from matplotlib.patches import Patch
+
+    from rdslib.figures import style
+
+    figure, parts = style.panels(table, 6.2, 4.0)
+    for rows, axes in parts:
+        tasks = distinct(rows["task"])[:2]
+        rows = rows[rows["task"].isin(tasks)]
+        style.heading(axes, rows, "Scores of the samples selected for a task")
+        colours = dict(zip(tasks, TASK_COLOURS, strict=False))
+        bins = style.bins(len(rows) / len(tasks))
+        sns.histplot(rows, x="score", hue="task", hue_order=tasks, palette=colours, bins=bins, element="step",
+                     alpha=0.45, linewidth=1, legend=False, ax=axes)  # fmt: skip
+        top = axes.get_ylim()[1]
+        keys = []
+        for task in tasks:
+            scores = rows.loc[rows["task"] == task, "score"]
+            axes.vlines(scores.mean(), 0, top, color=colours[task], linestyle="--", linewidth=1.3)
+            axes.plot(scores.mean(), top, "v", color=colours[task], markersize=5)
+            text = f"{task}: mean {scores.mean():.3f} (dashed), n = {len(scores):,}"
+            keys.append(Patch(color=colours[task], alpha=0.6, linewidth=0, label=text))
+        # Room over the bars for the key, so that it never lies on them.
+        axes.set_ylim(0, top * 1.28)
+        axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(0.01, 0.99))
+        axes.set(xlabel="Score (cosine similarity)", ylabel="Samples")
+    return figure
+
+
+# Figure 6: from which sources RDS+ picks for each task, beside random picks and those for all tasks.
+
+
+def _fig6_runs(study: Study) -> dict[str, Run]:
+    budget, seed = max(study.experiment.grid.multi_task_budgets), _first_seed(study)
+    runs = {"Random": Run("random", "all", budget, (), seed)}
+    runs |= {task: Run(RDS, "all", budget, (task,), seed) for task in study.task_names}
+    return runs | {"Round-robin": Run(RDS, "all", budget, study.task_names, seed)}
+
+
+def _fig6_measured(study: Study) -> pd.DataFrame:
+    among = study.pool_table()["source"]
+    return pd.DataFrame(
+        [
+            {"selection": name, **row}
+            for name, run in _fig6_runs(study).items()
+            for row in counted(study.picks(run)["source"], among)
+        ]
+    )
+
+
+@drawing("Figure 6")
+def _fig6_draw(table: pd.DataFrame) -> Drawing:
+    """Bars and layers stand in the order of the table."""
+    from rdslib.figures import style
+
+    bars = table.groupby("origin")["selection"].nunique().max()
+    figure, parts = style.panels(table, max(6.2, 2.6 + 0.85 * bars), 4.8)
+    colours = style.source_colours(table["source"])
+    for rows, axes in parts:
+        style.stacked(axes, rows, "selection", colours, CHOSEN)
+        style.heading(axes, rows, "Share of each source in what was selected; the number of samples on top")
+    return figure
+
+
+# Figure 7: from which sources each method picks, at a small and at a large budget.
+
+
+def _fig7_runs(study: Study) -> list[Run]:
+    """Every method at each budget: from the whole pool, or the one that it runs from, for all tasks."""
+    grid = study.experiment.grid
+    pools: Mapping[str, str] = {method: pool for pool, named in grid.single_task.items() for method in named}
+    pools = {**pools, **dict.fromkeys(grid.single_task.get("all", ()), "all")}
+    return [
+        run
+        for budget in grid.source_budgets
+        for method, pool in pools.items()
+        for run in study.runs_of(method, pool, budget, multi=True)
+        if run.seed == _first_seed(study)
+    ]
+
+
+def _fig7_measured(study: Study) -> pd.DataFrame:
+    among = study.pool_table()["source"]
+    return pd.DataFrame(
+        [
+            {"method": run.method, "pool_size": study.pool_size(run.pool), "budget": run.budget, **row}
+            for run in _fig7_runs(study)
+            for row in counted(study.picks(run)["source"], among)
+        ]
+    )
+
+
+@drawing("Figure 7")
+def _fig7_draw(table: pd.DataFrame) -> Drawing:
+    """A panel a budget; a row whose count is NaN is a bar that is missing for its note."""
+    from rdslib.figures import style
+
+    table = table if "note" in table else table.assign(note="")
+    known = table.dropna(subset="count")
+    if known.empty:
+        return style.nothing("Figure 7")
+    methods, budgets = in_order(known["method"]), sorted(known["budget"].unique())
+    colours = style.source_colours(known["source"])
+    pool_size = known["pool_size"].max()
+    figure = style.Drawing(figsize=(2.6 + len(budgets) * max(2.4, 0.76 * len(methods)), 4.8))
+    panels = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
+    for budget, axes in zip(budgets, panels, strict=True):
+        rows = known[known["budget"] == budget]
+        rows = rows.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
+        # A method that had a smaller pool says so under its bar, in a line of its own.
+        names = rows["method"].map(method_title)
+        smaller = rows["pool_size"].map(lambda size: f" from\N{NO-BREAK SPACE}{human(size)}")
+        names = names.where(rows["pool_size"] == pool_size, names + smaller)
+        style.stacked(axes, rows.assign(bar=names), "bar", colours, CHOSEN)
+        style.heading(axes, rows, f"{human(budget)} samples selected from {human(pool_size)}")
+        if axes is not panels[0]:
+            axes.set(title="", ylabel="")
+        if axes is not panels[-1]:
+            axes.get_legend().remove()
+    style.footnotes(
+        figure, notes(table, lambda row: f"{method_title(row.method)} at {human(row.budget)}", "count")
+    )
+    return figure
+
+
+FIGURES = {
+    "fig2_pools": Figure("Figure 2", _fig2_published, _fig2_measured, no_runs, data_only, _fig2_draw),
+    "fig5_score_histogram": Figure("Figure 5", None, _fig5_measured, _fig5_runs, picked, _fig5_draw),
+    "fig6_sources_by_task": Figure(
+        "Figure 6", None, _fig6_measured, lambda study: list(_fig6_runs(study).values()), picked, _fig6_draw
+    ),
+    "fig7_sources_by_method": Figure("Figure 7", None, _fig7_measured, _fig7_runs, picked, _fig7_draw),
+}

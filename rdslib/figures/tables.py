@@ -1,0 +1,447 @@
+"""Tables 1 to 6, set by pandas: as HTML in a notebook, as Markdown and as LaTeX.
+
+A score is set with its interval in small print, the best of its column in bold; a missing one is a dash, and
+is named under the table with its `note` as the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from rdslib.figures.base import (
+    AVERAGE,
+    RDS,
+    TASKS,
+    Figure,
+    by_origin,
+    data_only,
+    distinct,
+    evaluated,
+    human,
+    in_order,
+    method_title,
+    no_runs,
+    notes,
+    one_metric,
+    published,
+    span,
+)
+from rdslib.figures.scores import difference, measured_note, measured_score, not_run
+from rdslib.pipeline.study import Study
+
+# What stands for a missing number, and before a negative one.
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+NOTHING = "Nothing measured and nothing published."
+# Colours follow the page's, so that a notebook's dark theme shows the table as well.
+CSS = """<style>
+.rds{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start;overflow-x:auto}
+.rds table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;font-size:.9rem;margin:0}
+.rds caption{text-align:left;padding-bottom:.5rem;white-space:pre-line;position:sticky;left:0;max-width:85vw}
+.rds th,.rds td{padding:.2rem .6rem;text-align:left;vertical-align:top;background:none;border:0}
+.rds td{max-width:22rem}
+.rds thead th{border-bottom:1px solid}.rds .rule{border-top:1px solid}
+.rds .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.rds small{display:block;font-size:.72rem;font-weight:normal}
+.rds-notes{font-size:.8rem;margin:.5rem 0 0}
+</style>"""
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", DASH: "--", MINUS: "$-$",
+    "\N{NO-BREAK SPACE}": "~", "\N{MIDDLE DOT}": r"$\cdot$", "<": r"\textless{}", ">": r"\textgreater{}",
+})  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """A cell: its text, the small print under it, and whether it is bold."""
+
+    text: str
+    small: str = ""
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table: its title, the lines below that, a header, rows, and the numbers of rows under a thin rule."""
+
+    title: str
+    details: Sequence[str]
+    header: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+    rules: Sequence[int] = ()
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column, whether all its cells are numbers: such columns are set to the right."""
+        return [all(_is_number(cell.text) for cell in column) for column in zip(*self.rows, strict=True)]
+
+    def frame(self, form: Callable[[Cell], str], rule: str = "") -> pd.DataFrame:
+        """The cells as text of one form; `rule` stands at the beginning of a row under a rule."""
+        rows = [[form(cell) for cell in row] for row in self.rows]
+        # The rule under the header stands over the first row already.
+        for place in filter(None, self.rules):
+            rows[place][0] = rule + rows[place][0]
+        return pd.DataFrame(rows, columns=[form(cell) for cell in self.header])
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables side by side, and the notes under them."""
+
+    parts: Sequence[Part]
+    notes: Sequence[str]
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write name.md and name.tex."""
+        for kind, text in (("md", self.markdown()), ("tex", self.latex())):
+            (folder / f"{name}.{kind}").write_text(text, encoding="utf-8", newline="\n")
+
+    def _repr_html_(self) -> str:
+        tables = "".join(_styled(part) for part in self.parts)
+        small = "".join(f'<p class="rds-notes">{html.escape(note)}</p>' for note in self._lines)
+        return f'{CSS}<div class="rds">{tables}</div>{small}'
+
+    def markdown(self) -> str:
+        """The tables as Markdown, one after another."""
+        blocks = []
+        for part in self.parts:
+            align = ["right" if number else "left" for number in part.numeric]
+            table = part.frame(_markdown).to_markdown(index=False, colalign=align, disable_numparse=True)
+            blocks += [f"**{part.title}.** {_marked('. '.join(part.details))}.", table]
+        return "\n\n".join([*blocks, *map(_marked, self._lines)]) + "\n"
+
+    def latex(self) -> str:
+        """The tables as LaTeX, one after another; they need the package booktabs."""
+        blocks = ["% Needs \\usepackage{booktabs}."]
+        for part in self.parts:
+            styler = part.frame(_latex, r"\midrule ").style.hide(axis="index")
+            columns = "".join("r" if number else "l" for number in part.numeric)
+            about = ". ".join(part.details).translate(_LATEX)
+            head = rf"\noindent\textbf{{{part.title}.}} {about}.\par\smallskip"
+            blocks.append(f"{head}\n{styler.to_latex(column_format=columns, hrules=True)}".rstrip())
+        small = [rf"{{\footnotesize {note.translate(_LATEX)}\par}}" for note in self._lines]
+        return "\n\n".join([*blocks, *small]) + "\n"
+
+    @property
+    def _lines(self) -> list[str]:
+        return distinct(filter(None, self.notes)) if self.parts else [NOTHING]
+
+
+def _styled(part: Part) -> str:
+    """A table as HTML, its colours and sizes by classes."""
+    frame = part.frame(_html)
+    heads: list[Any] = [
+        {"selector": f"th.col{place}", "props": "text-align: right"}
+        for place, number in enumerate(part.numeric)
+        if number
+    ]
+    classes = [
+        [f"{'n' if number else ''} {'rule' if row in part.rules else ''}" for number in part.numeric]
+        for row in frame.index
+    ]
+    caption = "\n".join([f"<strong>{html.escape(part.title)}</strong>", *map(html.escape, part.details)])
+    styler = frame.style.hide(axis="index").set_caption(caption).set_table_styles(heads)
+    # Named by what they hold: two tables of a page are not mistaken for each other, nor is one with itself.
+    name = hashlib.sha256(frame.to_csv().encode()).hexdigest()[:8]
+    return styler.set_td_classes(pd.DataFrame(classes, columns=frame.columns)).set_uuid(name).to_html()
+
+
+def _html(cell: Cell) -> str:
+    text = html.escape(cell.text)
+    text = f"<strong>{text}</strong>" if cell.bold else text
+    return text + (f"<small>{html.escape(cell.small)}</small>" if cell.small else "")
+
+
+def _markdown(cell: Cell) -> str:
+    text = f"**{_marked(cell.text)}**" if cell.bold else _marked(cell.text)
+    return f"{text} ({_marked(cell.small)})" if cell.small else text
+
+
+def _marked(text: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
+
+
+def _latex(cell: Cell) -> str:
+    text = cell.text.translate(_LATEX)
+    text = rf"\textbf{{{text}}}" if cell.bold else text
+    return rf"{text} {{\scriptsize ({cell.small.translate(_LATEX)})}}" if cell.small else text
+
+
+def _is_number(text: str) -> bool:
+    return text in ("", DASH) or text.lstrip(f"+{MINUS}").replace(",", "").replace(".", "").isdigit()
+
+
+# Cells of scores and counts.
+
+
+def _scores(rows: pd.DataFrame, digits: int) -> dict[str, Cell]:
+    """The cell of each method in one column, the best as printed in bold."""
+    best = rows["score"].min() if (rows["better"] == "lower").all() else rows["score"].max()
+    cells = {}
+    for _, row in rows.iterrows():
+        shown = _number(row["score"], digits)
+        bold = shown == _number(best, digits) != DASH
+        cells[str(row["method"])] = Cell(shown, _interval(row["low"], row["high"], digits), bold)
+    return cells
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    return DASH if math.isnan(value) else f"{value:{sign}.{digits}f}".replace("-", MINUS)
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return "" if math.isnan(low) else f"{_number(low, digits)} to {_number(high, digits)}"
+
+
+def _difference(row: pd.Series, digits: int) -> Cell:
+    interval = _interval(row["diff_vs_rds_low"], row["diff_vs_rds_high"], digits)
+    return Cell(_number(row["diff_vs_rds"], digits, "+"), interval)
+
+
+def _count(value: float) -> Cell:
+    return Cell("" if math.isnan(value) else f"{value:,.0f}")
+
+
+def _digits(rows: pd.DataFrame) -> int:
+    """Decimals for percentages, or for ratios."""
+    return 1 if rows["score"].abs().max() >= 10 else 3
+
+
+def _n(rows: pd.DataFrame) -> str:
+    rows = rows.dropna(subset="score")
+    return "" if rows.empty else f"n = {span(rows['n'], '{:,.0f}'.format)}"
+
+
+def _metric(rows: pd.DataFrame) -> str:
+    metric, better = one_metric(rows)
+    return f"{metric} ({better} is better)"
+
+
+def _small(table: pd.DataFrame) -> str:
+    return " Small print: intervals." if len(table) and table["low"].notna().any() else ""
+
+
+# Tables 1 to 3: a method's score on each task, and the average.
+
+
+def _tab1_published() -> pd.DataFrame:
+    """The scores of Figure 1, which are this table's averages; the scores by task are not public."""
+    rows = published("fig1")
+    rows.insert(2, "task", AVERAGE)
+    return rows
+
+
+def _tab1_measured(study: Study) -> pd.DataFrame:
+    """A selection, and a model, for each task."""
+    grid = study.experiment.grid
+    pools = {pool: list(methods) for pool, methods in grid.single_task.items()}
+    rows = _by_task(study, pools, grid.single_task_budget, multi=False)
+    gone = not_run(study)
+    rows += [{**row, "task": task} for row in gone for task in study.task_names]
+    return pd.DataFrame(rows + [{**row, "task": AVERAGE} for row in gone])
+
+
+def _multi_task(study: Study, pool: str | None) -> pd.DataFrame:
+    """One selection for all tasks, at the largest budget; no rows without a pool."""
+    grid = study.experiment.grid
+    pools = {pool: list(grid.multi_task_methods)} if pool is not None else {}
+    return pd.DataFrame(_by_task(study, pools, max(grid.multi_task_budgets, default=0), multi=True))
+
+
+def _by_task(study: Study, pools: dict[str, list[str]], budget: int, multi: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": method,
+            "task": task or AVERAGE,
+            "pool_size": study.pool_size(pool),
+            "budget": budget,
+            **measured_score(study, runs, task),
+            "note": measured_note(study),
+        }
+        for pool, methods in pools.items()
+        for method in methods
+        for task in (*study.task_names, None)
+        if (runs := study.runs_of(method, pool, budget, multi=multi))
+    ]
+
+
+def _tasks_set(table: pd.DataFrame) -> Tables:
+    """A row a method, a group of rows a pool; where only averages are known, a column a pool instead."""
+    if table.empty:
+        return Tables([], [])
+    by = ["origin", "method", "pool_size"]
+    known = table[table["score"].notna()]
+    begun = set(known[by].itertuples(index=False, name=None))
+    by_task = set(known.loc[known["task"] != AVERAGE, by].itertuples(index=False, name=None))
+
+    def name(row: pd.Series) -> str:
+        # A method that was not run at all is named once, not for every task.
+        whole = f"{method_title(row['method'])} from {human(row['pool_size'])}"
+        if tuple(row[by]) not in begun:
+            return whole
+        return f"{whole} on {row['task'] if tuple(row[by]) in by_task else 'each task'}"
+
+    marks = f"Bold: the best of its column among methods that had the same pool.{_small(table)}"
+    return Tables([_tasks_part(*part) for part in by_origin(table)], [marks, *notes(table, name)])
+
+
+def _tasks_part(title: str, rows: pd.DataFrame) -> Part:
+    averages = rows[rows["task"] == AVERAGE]
+    pools = "From " + rows["pool_size"].map(human)
+    if len(averages) == len(rows):
+        rows = rows.assign(column=pools, group="")
+        columns = distinct(rows.sort_values("pool_size")["column"])
+    else:
+        rows = rows.assign(column=rows["task"], group=pools)
+        columns = [task for task in distinct(rows["task"]) if task != AVERAGE]
+        columns += [AVERAGE] if len(averages) else []
+    header = [Cell("Method"), *(Cell(column, _n(rows[rows["column"] == column])) for column in columns)]
+    digits = _digits(rows)
+    cells: list[list[Cell]] = []
+    rules = []
+    for group in distinct(rows.sort_values("pool_size")["group"]):
+        part = rows[rows["group"] == group]
+        if group:
+            rules.append(len(cells))
+            cells.append([Cell(group, bold=True), *(Cell("") for _ in columns)])
+        of = {column: _scores(part[part["column"] == column], digits) for column in columns}
+        cells += [
+            [Cell(method_title(method)), *(of[column].get(method, Cell(DASH)) for column in columns)]
+            for method in in_order(part["method"])
+        ]
+    about = _metric(averages if len(averages) else rows)
+    if len(averages) < len(rows) and rows["metric"].nunique() > 1:
+        about = f"Score of each task, in percent, and the mean ({rows['better'].iloc[0]} is better)"
+    return Part(title, [about, f"{span(rows['budget'])} samples selected"], header, cells, rules)
+
+
+# Table 4: query and test samples of each task.
+
+
+def _tab4_measured(study: Study) -> pd.DataFrame:
+    rows = []
+    for name in dict.fromkeys([*TASKS, *study.task_names]):
+        row: dict[str, Any] = {"task": name, "note": "not run"}
+        if name in study.task_names:
+            task = study.task_data(name)
+            row |= {"query": len(task.queries), "test": len(task.test), "note": task.note}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["task", "query", "test", "note"])
+
+
+def _tab4_set(table: pd.DataFrame) -> Tables:
+    parts = []
+    for title, rows in by_origin(table):
+        header = [Cell("Task"), Cell("Queries"), Cell("Test")]
+        cells = [[Cell(row["task"]), _count(row["query"]), _count(row["test"])] for _, row in rows.iterrows()]
+        said = rows["note"].fillna("").astype(str)
+        if said.any():
+            header = [*header, Cell("Note")]
+            cells = [[*cell, Cell(note)] for cell, note in zip(cells, said, strict=True)]
+        parts.append(Part(title, ["Query and test samples of each task"], header, cells))
+    return Tables(parts, [])
+
+
+# Table 5: the sources of each pool, and of the mixture that was released, where there is one.
+
+
+def _tab5_measured(study: Study) -> pd.DataFrame:
+    counts = study.pool_table()["source"].value_counts(sort=False)
+    return pd.DataFrame({"pool": study.profile.name, "source": counts.index, "count": counts.to_numpy()})
+
+
+def _tab5_set(table: pd.DataFrame) -> Tables:
+    parts = []
+    for title, part in by_origin(table):
+        for pool, rows in part.groupby("pool", sort=False):
+            columns = {"In the pool": rows["count"]}
+            if "in_mixture" in rows and rows["in_mixture"].notna().any():
+                columns = {"In the mixture": rows["in_mixture"], **columns}
+            cells = [
+                [Cell(str(source)), *map(_count, counts)]
+                for source, *counts in zip(rows["source"], *columns.values(), strict=True)
+            ]
+            cells.append([Cell("Total"), *(_count(counts.sum()) for counts in columns.values())])
+            header = [Cell("Source"), *map(Cell, columns)]
+            parts.append(Part(title, [f"{pool} pool"], header, cells, [len(rows)]))
+    return Tables(parts, distinct(table["note"].dropna()) if "note" in table else [])
+
+
+# Table 6: what RDS+ pools over.
+
+
+def _tab6_measured(study: Study) -> pd.DataFrame:
+    grid = study.experiment.grid
+    rows = [
+        {
+            "method": method,
+            "pool_size": study.pool_size(grid.ablation_pool),
+            "budget": grid.single_task_budget,
+            **measured_score(study, runs),
+            **difference(study, runs, RDS, True, "diff_vs_rds"),
+            "note": measured_note(study),
+        }
+        for method in (RDS, *grid.ablation_methods)
+        if (runs := study.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _tab6_set(table: pd.DataFrame) -> Tables:
+    parts = []
+    for title, rows in by_origin(table):
+        digits = _digits(rows)
+        header = [Cell("Variant"), Cell("Score", _n(rows))]
+        columns = [_scores(rows, digits)]
+        if "diff_vs_rds" in rows and rows["diff_vs_rds"].notna().any():
+            way = "below" if (rows["better"] == "lower").all() else "above"
+            header.append(Cell("Difference from RDS+", f"{way} 0 is better"))
+            columns.append({row["method"]: _difference(row, digits) for _, row in rows.iterrows()})
+        cells = [
+            [Cell(method_title(method)), *(column[method] for column in columns)]
+            for method in in_order(rows["method"])
+        ]
+        details = [_metric(rows), f"{span(rows['budget'])} samples selected from {span(rows['pool_size'])}"]
+        parts.append(Part(title, details, header, cells))
+    missing = notes(table, lambda row: method_title(row["method"])) if parts else []
+    return Tables(parts, [f"Bold: the best.{_small(table)}", *missing])
+
+
+FIGURES = {
+    "tab1_single_task": Figure(
+        "Table 1", _tab1_published, _tab1_measured, Study.single_task_runs, evaluated, _tasks_set
+    ),
+    "tab2_multi_task": Figure(
+        "Table 2",
+        lambda: published("tab2"),
+        lambda study: _multi_task(study, "all"),
+        Study.multi_task_runs,
+        evaluated,
+        _tasks_set,
+    ),
+    "tab3_second_pool": Figure(
+        "Table 3",
+        lambda: published("tab3"),
+        lambda study: _multi_task(study, study.experiment.grid.second_pool),
+        Study.second_pool_runs,
+        evaluated,
+        _tasks_set,
+    ),
+    "tab4_splits": Figure(
+        "Table 4", lambda: published("tab4"), _tab4_measured, no_runs, data_only, _tab4_set
+    ),
+    "tab5_pool_sources": Figure(
+        "Table 5", lambda: published("tab5"), _tab5_measured, no_runs, data_only, _tab5_set
+    ),
+    "tab6_rds_ablation": Figure(
+        "Table 6", lambda: published("tab6"), _tab6_measured, Study.ablation_runs, evaluated, _tab6_set
+    ),
+}
