@@ -11,16 +11,16 @@ import math
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
 from rdslib.commands.request import SelectRequest, use_device, with_options
-from rdslib.commands.speed import NOTHING, Costs, PoolSample, Total, added, exactly
+from rdslib.commands.speed import Costs, PoolSample, Total
 from rdslib.commands.text import line, show, table
 from rdslib.commands.user_data import UserSelection, check_kept, sort_out
 from rdslib.data.chat import Sample
@@ -63,21 +63,19 @@ def plan_command(options: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the work; None is not known. `there`: it is done, and its seconds are what it took."""
+    """A piece of the work; NaN is not known. `there`: it is done, and its seconds are what it took."""
 
     name: str
-    tokens: Total | None = None
-    flops: Total | None = None
-    seconds: Total | None = None
+    tokens: float = math.nan
+    flops: float = math.nan
+    seconds: float = math.nan
     there: bool = False
 
 
 def together(name: str, parts: Sequence[Part], there: bool = False) -> Part:
     """Parts as one; what is not known of one of them is not known of it."""
-    tokens, flops, seconds = (
-        added(getattr(part, each) for part in parts) for each in ("tokens", "flops", "seconds")
-    )
-    return Part(name, tokens, flops, seconds, there)
+    sums = {each: math.fsum(getattr(part, each) for part in parts) for each in ("tokens", "flops", "seconds")}
+    return Part(name, **sums, there=there)
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,17 @@ class Plan:
         disk: Bytes by what takes them.
         memory: The same of the largest things in memory, not all of them at once.
         steps: The artifacts, and whether they exist.
-        alternatives: Whether the parts are alternatives, which have no sum.
+        summed: Whether the parts have a sum; else they are alternatives.
     """
 
     title: str
-    facts: Mapping[str, Total]
+    facts: Mapping[str, float | Total]
     parts: Sequence[Part]
     notes: Sequence[str]
     disk: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, float] = field(default_factory=dict)
     steps: Sequence[tuple[str, bool]] = ()
-    alternatives: bool = False
+    summed: bool = True
 
     @property
     def left(self) -> Part:
@@ -144,14 +142,14 @@ def plan_request(request: SelectRequest) -> Plan:
         costs = Costs(pipeline, steps, model, pool, queries, Path(folder))
         cut = pipeline.settings.encode.max_length
         asked_tokens = sum(costs.lengths(each, cut, queries=True).sum() for each in queries.values())
-        facts = {f"rows {kind}": exactly(count) for kind, count in counts.items()}
+        facts: dict[str, float | Total] = {f"rows {kind}": count for kind, count in counts.items()}
         facts |= {
-            "characters": exactly(float(pool.all_sizes.sum())),
+            "characters": float(pool.all_sizes.sum()),
             "pool tokens": costs.over_pool(costs.lengths(pool.samples, cut), cut),
-            "queries": exactly(sum(map(len, queries.values()))),
-            "query tokens": exactly(float(asked_tokens)),
-            "parameters": exactly(costs.parameters),
-            "seconds to read the pool": exactly(reading),
+            "queries": sum(map(len, queries.values())),
+            "query tokens": float(asked_tokens),
+            "parameters": costs.parameters,
+            "seconds to read the pool": reading,
         }
         made = [group for group in passes(steps) if group[0].name in ("prepare", "features")]
         parts = [part_of(costs, group) for group in made]
@@ -194,7 +192,6 @@ def plan_profile(profile: str) -> Plan:
         missing = study.missing(steps)
         costs = _costs_of(study, steps, Path(folder)) if missing else None
         groups = passes(steps)
-        rates = _rates(study.store, groups)
         for name in dict.fromkeys(each.name for each in steps):
             of_name = [group for group in groups if group[0].name == name]
             todo = [group for group in of_name if not all(map(study.store.has, group))]
@@ -202,17 +199,16 @@ def plan_profile(profile: str) -> Plan:
             if made:
                 parts.append(together(f"{name}: {len(made)} of {len(of_name)}", made, there=True))
             if todo:
-                planned = [_at_rate(part_of(costs, group), group, rates) for group in todo]
+                planned = [part_of(costs, group) for group in todo]
                 parts.append(together(f"{name}: {len(todo)} of {len(of_name)}", planned))
     if missing:
         notes.append(
-            "seconds: where steps of the same kind exist, by what these took; else by FLOPs, those of "
-            "training and evaluation at the speed of a forward pass; one process; what is marked so is not "
-            "counted, and evaluation is one pass of each test sample"
+            "training and evaluation are at the speed of a forward pass, and evaluation is one pass of each "
+            "test sample; one process; what is marked so is not counted"
         )
     if missing and costs is None:
         notes.append("FLOPs: not known before the model and the data are there; `rds run` gets them first")
-    facts = {"steps": exactly(len(steps)), "steps missing": exactly(len(missing))}
+    facts = {"steps": len(steps), "steps missing": len(missing)}
     notes += costs.notes if costs else []
     return Plan(f"profile {study.profile.name} on {device_kind()}", facts, parts, notes)
 
@@ -221,22 +217,24 @@ def _plan_paper(profile: Profile) -> Plan:
     """The methods of Figure 1, by the paper's formulas."""
     from rdslib import figures
     from rdslib.methods import get_scorer
+    from rdslib.pipeline.study import Study
 
-    rows = figures.get_figure("fig1_pareto").published()
+    rows = figures.table(Study(profile), "fig1_pareto", "published")
     budget = int(rows["budget"].iloc[0])
     tokens = PAPER.tokens_per_sample
-    training = exactly(tokens * budget * PAPER.epochs), exactly(training_flops(budget))
-    parts = [Part(f"train on {budget:,}, any method", *training)]
+    trained = tokens * budget * PAPER.epochs
+    parts = [Part(f"train on {budget:,}, any method", trained, training_flops(budget))]
     for method, size, note in zip(rows["method"], rows["pool_size"], rows["note"], strict=True):
         name = f"select {method} from {size:,}" + (f" ({note} in the paper)" if note else "")
-        parts.append(Part(name, None, exactly(get_scorer(method).paper_flops(size, budget, PAPER))))
-    facts = {"parameters": exactly(PAPER.parameters), "tokens a sample": exactly(tokens)}
+        flops = get_scorer(method).paper_flops(size, budget, PAPER)
+        parts.append(Part(name, flops=flops))
+    facts = {"parameters": PAPER.parameters, "tokens a sample": tokens}
     note = (
         f"by the paper's formulas: Llama-2-7B counted as {PAPER.parameters:.0e} parameters, each sample as "
         f"{tokens:,} tokens, {PAPER.epochs} epochs; LESS with its warm-up, IFD with its training"
     )
     title = f"profile {profile.name}: Figure 1, {budget:,} samples for one task"
-    return Plan(title, facts, parts, [note], alternatives=True)
+    return Plan(title, facts, parts, [note], summed=False)
 
 
 # --- the parts
@@ -259,11 +257,11 @@ def part_of(costs: Costs | None, group: Sequence[Step]) -> Part:
     if not todo:
         return _taken(costs.pipeline.store, group)
     tokens, flops = costs.cost(todo)
-    if flops == NOTHING:
-        return Part(label, tokens, flops, NOTHING)
+    if not flops:
+        return Part(label, tokens, flops, 0)
     # What is not measured itself goes at the speed of a plain forward pass.
     speed = costs.speed(group[0].arguments["extractor"] if group[0].name == "features" else "lm")
-    return Part(label, tokens, flops, speed and speed.seconds(flops))
+    return Part(label, tokens, flops, flops / speed.flops if speed else math.nan)
 
 
 def _taken(store: Store, group: Sequence[Step]) -> Part:
@@ -271,27 +269,7 @@ def _taken(store: Store, group: Sequence[Step]) -> Part:
     found = [store.manifest(each) for each in group]
     tokens = max(each["counts"].get("tokens", each["counts"].get("training_tokens", 0)) for each in found)
     seconds = max(each["seconds"] for each in found)
-    return Part(group[0].label, exactly(tokens), None, exactly(seconds), there=True)
-
-
-def _kind(group: Sequence[Step]) -> tuple[str, str]:
-    return group[0].name, group[0].arguments.get("extractor", "")
-
-
-def _rates(store: Store, groups: Sequence[Sequence[Step]]) -> dict[tuple[str, str], float]:
-    """Seconds a unit of weight that existing steps took, by kind."""
-    weights: dict[tuple[str, str], float] = defaultdict(float)
-    seconds: dict[tuple[str, str], float] = defaultdict(float)
-    for group in groups:
-        if all(map(store.has, group)):
-            weights[_kind(group)] += group[0].weight
-            seconds[_kind(group)] += max(store.manifest(each)["seconds"] for each in group)
-    return {kind: seconds[kind] / weights[kind] for kind in weights}
-
-
-def _at_rate(part: Part, group: Sequence[Step], rates: Mapping[tuple[str, str], float]) -> Part:
-    rate = rates.get(_kind(group))
-    return part if rate is None else replace(part, seconds=exactly(group[0].weight * rate))
+    return Part(group[0].label, tokens, math.nan, seconds, there=True)
 
 
 def _model_of(pipeline: Pipeline, scratch: Path) -> Path:
@@ -329,8 +307,7 @@ def _costs_of(study: Study, steps: Sequence[Step], scratch: Path) -> Costs | Non
 
 def _disk(costs: Costs) -> dict[str, float]:
     """Bytes below RDSLIB_HOME, by what takes them."""
-    pool, disk = costs.pool, {}
-    disk["features"] = 0.0
+    pool, disk = costs.pool, {"features": 0.0}
     for each in costs.features:
         use = costs.use([each])
         speed = None if use else costs.speed(each.arguments["extractor"])
@@ -345,12 +322,8 @@ def _disk(costs: Costs) -> dict[str, float]:
     disk["copy of the pool, about"] = float(written / pool.sizes.sum() * pool.all_sizes.sum())
     if costs.scratch in costs.model.parents:
         disk["model, converted"] = 2.0 * costs.weights
-    for name in dict.fromkeys(each.arguments["extractor"] for each in costs.features):
-        files = [each for each in (costs.scratch / name).rglob("*") if each.is_file()]
-        if files:
-            disk[f"prepared for {name}"] = sum(each.stat().st_size for each in files)
-        elif _trains_whole(costs, name):
-            disk["trained model"] = 4.0 * costs.weights
+    if any(_trains_whole(costs, each) for each in costs.features):
+        disk["trained model"] = 4.0 * costs.weights
     return disk
 
 
@@ -373,18 +346,16 @@ def _memory(costs: Costs, asked: Request) -> dict[str, float]:
         memory["weights"] = float(costs.weights * size)
         memory["one batch, roughly"] = float(layers * (tokens * width * size + scores) + logits)
     for group in passes(costs.features):
-        name = group[0].arguments["extractor"]
-        speed = None if costs.use(group) else costs.speed(name)
-        if speed is not None and speed.tokens:
-            words = f"weights of {name}, but for its word embeddings"
-            memory[words] = 4.0 * speed.cost.sum() / speed.tokens / FORWARD
-        if _trains_whole(costs, name):
-            memory["training: weights, gradients and Adam's moments"] = 16.0 * costs.weights
+        speed = None if costs.use(group) else costs.speed(group[0].arguments["extractor"])
+        if speed and speed.tokens:
+            memory["weights of the embedder, roughly"] = 4.0 * speed.cost.sum() / speed.tokens / FORWARD
+    if any(_trains_whole(costs, each) for each in costs.features):
+        memory["training: weights, gradients and Adam's moments"] = 16.0 * costs.weights
     return memory
 
 
-def _trains_whole(costs: Costs, name: str) -> bool:
-    trained = get_extractor(name).trains_on(costs.settings, 1)
+def _trains_whole(costs: Costs, step: Step) -> bool:
+    trained = get_extractor(step.arguments["extractor"]).trains_on(costs.settings, 1)
     return trained is not None and trained[1].method == "full"
 
 
@@ -398,63 +369,62 @@ def gpu_hours(flops: float, gpu: str) -> float:
 
 def shown(plan: Plan) -> list[RenderableType]:
     """The plan for a terminal."""
-    rows = [*plan.parts, *([] if plan.alternatives else [plan.left])]
-    lines = [line(plan.title)]
-    lines.append(table({"": plan.facts, " ": [_text(each, _count) for each in plan.facts.values()]}))
-    seconds = [_seconds(part, part is rows[-1]) for part in rows]
+    rows = [*plan.parts, *([plan.left] if plan.summed else [])]
+    left = {part.name: part.flops for part in rows if not math.isnan(part.flops) and not part.there}
+    peaks = ", ".join(f"{name} {peak}" for name, peak in GPUS.items())
     work = {
         "work": [part.name for part in rows],
-        "tokens": [_text(part.tokens, _count, False) for part in rows],
-        "FLOPs": [_text(part.flops, "{:.3g}".format) for part in rows],
-        "on this device": seconds,
+        "tokens": [_count(part.tokens) for part in rows],
+        "FLOPs": ["-" if math.isnan(part.flops) else f"{part.flops:.3g}" for part in rows],
+        "on this device": [_seconds(part) for part in rows],
     }
-    left = {part.name: part.flops.value for part in rows if part.flops and not part.there}
-    hours = {gpu: [_count(gpu_hours(each, gpu)) for each in left.values()] for gpu in GPUS}
-    lines += [table(work), table({"GPU-hours": left, **hours})]
-    peaks = ", ".join(f"{name} {peak}" for name, peak in GPUS.items())
-    lines.append(
+    parts = [
+        line(plan.title),
+        table({"": plan.facts, " ": [_fact(each) for each in plan.facts.values()]}),
+        table(work, ["work"]),
+        table(
+            {
+                "GPU-hours": left,
+                **{gpu: [_count(gpu_hours(each, gpu)) for each in left.values()] for gpu in GPUS},
+            }
+        ),
         line(
-            f"GPU-hours are at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, "
-            "not a measurement."
-        )
-    )
+            f"GPU-hours are at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, not a "
+            "measurement."
+        ),
+    ]
     for name, sizes in (("disk", plan.disk), ("memory", plan.memory)):
         if sizes:
-            lines.append(table({name: sizes, " ": map(_bytes, sizes.values())}))
+            parts.append(table({name: sizes, " ": map(_bytes, sizes.values())}))
     if plan.steps:
-        there = sum(exists for _, exists in plan.steps)
+        head = f"{sum(exists for _, exists in plan.steps)} of {len(plan.steps)} exist"
         states = ["exists" if exists else "missing" for _, exists in plan.steps]
-        lines.append(
-            table(
-                {
-                    f"{there} of {len(plan.steps)} exist": states,
-                    "artifact": [label for label, _ in plan.steps],
-                }
-            )
-        )
-    notes = [line(f"{note[0].upper()}{note[1:]}.") for note in plan.notes]
-    return [each for part in [*lines, *notes] for each in (part, "")][:-1]
+        parts.append(table({head: states, "artifact": [label for label, _ in plan.steps]}, ["artifact"]))
+    parts += [line(f"{note[0].upper()}{note[1:]}.") for note in plan.notes]
+    return [each for part in parts for each in (part, "")][:-1]
 
 
-def _seconds(part: Part, is_sum: bool) -> str:
-    if part.seconds == NOTHING and not is_sum:
-        return "not counted"
-    return f"{'exists, took ' if part.there else ''}{_text(part.seconds, _time)}"
+def _seconds(part: Part) -> str:
+    if part.there:
+        return f"exists, took {_time(part.seconds)}"
+    return _time(part.seconds) if part.flops else "not counted"
 
 
-def _text(total: Total | None, write: Callable[[float], str], ends: bool = True) -> str:
-    """A number, with its ends if they differ; "-" where it is not known."""
-    if total is None:
-        return "-"
-    value, low, high = map(write, total)
-    return f"{value} ({low} to {high})" if ends and low != high else value
+def _fact(value: float | Total) -> str:
+    if isinstance(value, Total) and value.low < value.high:
+        return "{} ({} to {})".format(*map(_count, value))
+    return _count(value.value if isinstance(value, Total) else value)
 
 
 def _count(value: float) -> str:
+    if math.isnan(value):
+        return "-"
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _time(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "-"
     unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= 2 * u)
     return f"{_count(seconds / (unit or 1))} {name}"
 

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.data.download import cache_dir
 from rdslib.errors import UserError
-from rdslib.methods import COST, Extraction, Extractor, Preparation, get_extractor
+from rdslib.methods import COST, Extracted, Extraction, Extractor, Preparation, get_extractor
 from rdslib.methods.base import ModelUse, token_counts
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import Train
@@ -27,43 +27,16 @@ from rdslib.seeds import generator
 if TYPE_CHECKING:
     from rdslib.pipeline.pipeline import Pipeline
 
-# Rows of the pool that are looked at.
-SAMPLE = 512
-# What is measured: for how many seconds, in how many parts.
-SECONDS, PARTS = 5.0, 3
+# Rows of the pool that are looked at, and for about how many seconds speed is measured.
+SAMPLE, SECONDS = 512, 5.0
 
 
 class Total(NamedTuple):
-    """A number between two others: an estimate in its 95% interval, or a measurement in its range."""
+    """An estimate in its 95% interval."""
 
     value: float
     low: float
     high: float
-
-    def times(self, factor: float) -> Total:
-        """All three, scaled."""
-        return Total(*(float(factor * each) for each in self))
-
-
-NOTHING = Total(0, 0, 0)
-
-
-def exactly(value: float) -> Total:
-    """A number that is known."""
-    return Total(value, value, value)
-
-
-def added(totals: Iterable[Total | None]) -> Total | None:
-    """The sum, or None if one of them is not known.
-
-    The ends are added as they are, which is a wider interval than independence would give.
-    """
-    known: list[Total] = []
-    for each in totals:
-        if each is None:
-            return None
-        known.append(each)
-    return Total(*(math.fsum(ends) for ends in zip(NOTHING, *known, strict=True)))
 
 
 class PoolSample:
@@ -99,21 +72,18 @@ class PoolSample:
 def estimate_total(found: np.ndarray, sizes: np.ndarray, all_sizes: np.ndarray, limit: float) -> Total:
     """Estimate the total over a pool of what is known of a random sample, by its ratio to the characters.
 
-    What is found is roughly in proportion to the characters, up to `limit` of them, where rows are cut.
-
     Args:
-        found: What is known of each sampled row: float64 [n].
+        found: What is known of each sampled row, roughly in proportion to its characters: float64 [n].
         sizes: Their characters: [n].
         all_sizes: The characters of all rows: [N].
         limit: Characters at which rows are cut.
 
     Returns:
-        The total. Its 95% interval is that of the residuals, with Student's t, and is empty if all rows are
-        in the sample.
+        The total. Its interval is that of the residuals, with Student's t; it is empty if n is N.
     """
     n, rows = len(found), len(all_sizes)
     if n == rows:
-        return exactly(float(found.sum()))
+        return Total(*[float(found.sum())] * 3)
     from scipy.stats import t
 
     counted = np.minimum(sizes, limit)
@@ -125,60 +95,38 @@ def estimate_total(found: np.ndarray, sizes: np.ndarray, all_sizes: np.ndarray, 
 
 
 class Speed(NamedTuple):
-    """What an extractor does on this device.
+    """What an extractor does on this device: FLOPs a second, and what is known of the measured rows.
 
-    Attributes:
-        flops: FLOPs a second, of each part.
-        cost: FLOPs of each measured row, the first of the sample: float64 [m].
-        tokens: How many tokens these rows had.
-        row_bytes: Bytes of features that a row takes, `COST` among them.
+    These are the first of the sample: `cost` has the FLOPs of each (float64 [m]), `tokens` how many they had,
+    `row_bytes` how many bytes of features a row takes, with `COST`.
     """
 
-    flops: list[float]
+    flops: float
     cost: np.ndarray
     tokens: int
     row_bytes: float
 
-    def seconds(self, flops: Total) -> Total:
-        """How long some FLOPs take: at the mean of all parts, the fastest and the slowest."""
-        mean = len(self.flops) / sum(1 / each for each in self.flops)
-        return Total(flops.value / mean, flops.low / max(self.flops), flops.high / min(self.flops))
-
 
 def measure(extractor: Extractor, given: Extraction, samples: Sequence[Sample], least: int) -> Speed:
-    """Make features of as many samples as fit in `SECONDS`, in `PARTS`, after a warm-up.
+    """Make features of more and more samples for about `SECONDS`, from `least` on, after a warm-up.
 
-    A part takes as long as the longer of reading and making, which go side by side in a selection. No part
-    has fewer than `least` samples, such as fill a batch; where these take longer than all parts should, there
-    is one part.
+    Reading and making go side by side in a selection, so what takes longer counts.
     """
     extract = extractor.open(given)
-
-    def timed(some: Sequence[Sample]) -> tuple[float, Any]:
-        started = time.monotonic()
-        read = extract.read(some)
+    extract.make(extract.read(samples[:least]), lambda batch: None)  # the first is several times as slow
+    found: list[Extracted] = []
+    start, size, spent = 0, least, 0.0
+    while start < len(samples) and (not found or spent < SECONDS):
+        began = time.monotonic()
+        read = extract.read(samples[start : start + size])
         between = time.monotonic()
-        made = extract.make(read, lambda batch: None)
-        return max(between - started, time.monotonic() - between, 1e-9), made
-
-    timed(samples[:least])  # the first is several times as slow
-    count = least
-    parts = [timed(samples[:count])]
-    while parts[0][0] < SECONDS / 10 and count < len(samples):
-        count *= 2
-        parts = [timed(samples[:count])]
-    if parts[0][0] <= SECONDS:
-        fitting = int(count * SECONDS / PARTS / parts[0][0])
-        size = min(-(-len(samples) // PARTS), max(least, fitting))
-        starts = range(0, min(PARTS * size, len(samples)), size)
-        parts = [timed(samples[start : start + size]) for start in starts]
-    cost = np.concatenate([made.rows[COST] for _, made in parts])
-    return Speed(
-        [float(made.rows[COST].sum()) / seconds for seconds, made in parts],
-        cost,
-        sum(made.counts.get("tokens", 0) for _, made in parts),
-        sum(rows.nbytes for _, made in parts for rows in made.rows.values()) / len(cost),
-    )
+        found.append(extract.make(read, lambda batch: None))
+        spent += max(between - began, time.monotonic() - between, 1e-9)
+        start, size = start + size, 2 * size
+    cost = np.concatenate([each.rows[COST] for each in found])
+    tokens = sum(each.counts.get("tokens", 0) for each in found)
+    stored = sum(rows.nbytes for each in found for rows in each.rows.values())
+    return Speed(float(cost.sum()) / spent, cost, tokens, stored / len(cost))
 
 
 class Costs:
@@ -245,68 +193,53 @@ class Costs:
         limit = cut * self.characters_a_token
         return estimate_total(found, self.pool.sizes[: len(found)], self.pool.all_sizes, limit)
 
-    def cost(self, steps: Sequence[Step]) -> tuple[Total, Total]:
+    def cost(self, steps: Sequence[Step]) -> tuple[float, float]:
         """Tokens and FLOPs of steps that are made together.
 
         Raises:
             UserError: They follow from a measurement that fails.
         """
-        of_kind = {"features": self._features, "prepare": self._preparation, "train": self._training,
-                   "evaluate": self._evaluation}  # fmt: skip
-        name = steps[0].name
-        return of_kind[name](steps) if name in of_kind else (NOTHING, NOTHING)
+        given, name = steps[0].arguments, steps[0].name
+        if name == "features":
+            return self._features(steps)
+        if name == "train":
+            return self._training(given["selection"].arguments["k"], given["settings"])
+        if name == "prepare":
+            trained = get_extractor(given["extractor"]).trains_on(self.settings, self._size(given))
+            return self._training(*trained) if trained else (0.0, 0.0)
+        if name == "evaluate":
+            lengths = self.lengths(self._samples_of(given["task"]), given["max_length"], queries=True)
+            return lengths.sum(), lengths.sum() * FORWARD * self.parameters
+        return 0.0, 0.0
 
-    def _features(self, steps: Sequence[Step]) -> tuple[Total, Total]:
+    def _training(self, samples: int, params: Train) -> tuple[float, float]:
+        pool = self.over_pool(self.lengths(self.pool.samples, params.max_length), params.max_length).value
+        tokens = pool * params.epochs * samples / len(self.pool.all_sizes)
+        return tokens, tokens * TRAINING * self.parameters
+
+    def _features(self, steps: Sequence[Step]) -> tuple[float, float]:
         given = steps[0].arguments
-        maker = get_extractor(given["extractor"])
-        queries = self._samples_of(given["samples"]) if given["queries"] else None
+        maker, use, queries = get_extractor(given["extractor"]), self.use(steps), given["queries"]
+        cut, samples = maker.cut(self.settings), self.pool.samples
+        if queries:
+            samples = list(self._samples_of(given["samples"]))
         # A smaller pool is drawn at random from the whole.
-        share = self._size(given) / len(self.pool.all_sizes)
-        use = self.use(steps)
-        if use is None:
-            return self._by_measurement(maker, queries, share)
-        found = maker.tokens(self.settings, self.tokenizer, queries or self.pool.samples, queries is not None)
-        if queries is not None:
-            tokens = exactly(float(found.sum()))
-        else:
-            tokens = self.over_pool(found, maker.cut(self.settings)).times(share)
-        return tokens, tokens.times(use.operations * self.parameters)
-
-    def _by_measurement(
-        self, maker: Extractor, queries: Sequence[Sample] | None, share: float
-    ) -> tuple[Total, Total]:
-        """By the FLOPs that the measured rows took, and of queries by their characters."""
+        share = 1.0 if queries else self._size(given) / len(self.pool.all_sizes)
+        if use is not None:
+            found = maker.tokens(self.settings, self.tokenizer, samples, queries)
+            tokens = found.sum() if queries else self.over_pool(found, cut).value * share
+            return tokens, tokens * use.operations * self.parameters
+        # By the FLOPs that the measured rows took, and of queries by their characters.
         speed = self.speed(maker.name)
         if speed is None:
             reason = self.why_not[maker.name]
             raise UserError(f"{maker.name}: what it costs is known by measuring alone ({reason})")
-        flops = self.over_pool(speed.cost, maker.cut(self.settings)).times(share)
-        if queries is not None:
-            limit = maker.cut(self.settings) * self.characters_a_token
-            asked = sum(min(limit, len(format_chat(each.messages, ""))) for each in queries)
-            known = np.minimum(self.pool.sizes[: len(speed.cost)], limit).sum()
-            flops = exactly(float(asked * speed.cost.sum() / known))
-        return flops.times(speed.tokens / (speed.cost.sum() or 1)), flops
-
-    def _preparation(self, steps: Sequence[Step]) -> tuple[Total, Total]:
-        given = steps[0].arguments
-        trained = get_extractor(given["extractor"]).trains_on(self.settings, self._size(given))
-        return self._fine_tuning(*trained) if trained else (NOTHING, NOTHING)
-
-    def _training(self, steps: Sequence[Step]) -> tuple[Total, Total]:
-        given = steps[0].arguments
-        return self._fine_tuning(given["selection"].arguments["k"], given["settings"])
-
-    def _fine_tuning(self, samples: int, params: Train) -> tuple[Total, Total]:
-        pool = self.over_pool(self.lengths(self.pool.samples, params.max_length), params.max_length)
-        tokens = pool.times(params.epochs * samples / len(self.pool.all_sizes))
-        return tokens, tokens.times(TRAINING * self.parameters)
-
-    def _evaluation(self, steps: Sequence[Step]) -> tuple[Total, Total]:
-        given = steps[0].arguments
-        tests = self._samples_of(given["task"])
-        tokens = exactly(float(self.lengths(tests, given["max_length"], queries=True).sum()))
-        return tokens, tokens.times(FORWARD * self.parameters)
+        flops = self.over_pool(speed.cost, cut).value * share
+        if queries:
+            limit = cut * self.characters_a_token
+            asked = sum(min(limit, len(format_chat(each.messages, ""))) for each in samples)
+            flops = asked * speed.cost.sum() / np.minimum(self.pool.sizes[: len(speed.cost)], limit).sum()
+        return flops * speed.tokens / (speed.cost.sum() or 1), flops
 
     def _samples_of(self, file: File) -> Sequence[Sample]:
         return self.samples[file.step.hash, file.name]
@@ -371,17 +304,13 @@ class Costs:
     @property
     def notes(self) -> list[str]:
         """What was measured, and what was not."""
-        made = {name: found for name, found in self._speeds.items() if found is not None}
+        made = ", ".join(name for name, found in self._speeds.items() if found is not None)
         notes = [f"not measured: {name} ({why})" for name, why in self.why_not.items()]
         if made:
             notes.append(
-                f"seconds: at the speed of {', '.join(made)} on sampled rows on this device ({PARTS} parts "
-                f"of about {SECONDS / PARTS:.1f} s after a warm-up, slowest to fastest); loading models, "
-                "ranking and writing are not counted"
+                f"seconds: at the speed of {made} on sampled rows on this device; loading models, ranking "
+                "and writing are not counted"
             )
-        alone = [name for name, found in made.items() if len(found.flops) == 1]
-        if alone:
-            notes.append(f"seconds by {', '.join(alone)} have no range: it is one measurement")
         return notes
 
 

@@ -53,8 +53,13 @@ def table(columns: Mapping[str, Iterable[object]], cut: Collection[str] = ()) ->
     cells = {name: [plain(value) for value in values] for name, values in columns.items()}
     found = Table(box=None, pad_edge=False, show_header=any(map(str.strip, cells)))
     for name, values in cells.items():
-        justify = "right" if all(map(_NUMBER.fullmatch, values)) else "left"
-        found.add_column(Text(plain(name)), justify=justify, no_wrap=name not in cut, overflow="ellipsis")
+        number = all(map(_NUMBER.fullmatch, values))
+        found.add_column(
+            Text(plain(name)),
+            justify="right" if number else "left",
+            no_wrap=name not in cut,
+            overflow="ellipsis",
+        )
     for row in zip(*cells.values(), strict=True):
         found.add_row(*(Text(value, no_wrap=True, overflow="ellipsis") for value in row))
     return Padding(found, (0, 0, 0, MARGIN))

@@ -16,7 +16,7 @@ from rdslib.commands import plan, speed
 from rdslib.commands.plan import plan_profile, plan_request, shown
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import compute, write_selection
-from rdslib.commands.speed import NOTHING, PoolSample, Total, estimate_total, exactly
+from rdslib.commands.speed import PoolSample, estimate_total
 from rdslib.commands.text import as_text
 from rdslib.commands.user_data import UserSelection
 from rdslib.data.chat import Sample, format_chat, tokenize_chat, tokenize_query, user_assistant
@@ -114,14 +114,14 @@ def test_a_sampled_whole_pool_is_planned_as_it_then_is(ask, tmp_path, method):
     stored = 0
     for step in (step for step in steps if step.name == "features"):
         (part,) = parts(found, step.label)
-        assert part.flops == exactly(shards.read_all(selection.store.path(step), COST).sum())
-        assert part.tokens == exactly(selection.store.manifest(step)["counts"]["tokens"])
+        assert part.flops == shards.read_all(selection.store.path(step), COST).sum()
+        assert part.tokens == selection.store.manifest(step)["counts"]["tokens"]
         names = [step.arguments["feature"], COST]
         stored += sum(shards.read_all(selection.store.path(step), name).nbytes for name in names)
     assert found.disk["features"] == stored
     there = plan_request(request)
     assert all(exists for _, exists in there.steps)
-    assert there.left.flops == NOTHING
+    assert there.left.flops == 0
     for before, after in zip(found.parts, there.parts, strict=True):
         assert after.there
         assert after.name == before.name
@@ -139,7 +139,7 @@ def test_training_is_planned_as_it_is_counted(ask, tmp_path, method):
     selection = UserSelection(request)
     prepared = selection.pipeline.preparation(f"{method}.x")
     selection.pipeline.compute([prepared])
-    assert part.flops.value == pytest.approx(selection.store.manifest(prepared)["counts"]["flops"])
+    assert part.flops == pytest.approx(selection.store.manifest(prepared)["counts"]["flops"])
 
 
 def test_what_is_counted_is_what_is_there(ask, tiny_model, tmp_path):
@@ -149,12 +149,12 @@ def test_what_is_counted_is_what_is_there(ask, tiny_model, tmp_path):
     tokens = tokenize_chat(tokenizer, [r.messages for r in pool], 256)
     queries = [r.messages for r in read_rows(tmp_path / "queries.jsonl")]
     asked = tokenize_query(tokenizer, queries, 256)
-    assert found.facts["rows read"] == found.facts["rows kept"] == exactly(ROWS)
-    assert found.facts["characters"] == exactly(sum(len(format_chat(r.messages, "")) for r in pool))
-    assert found.facts["pool tokens"] == exactly(sum(len(t.ids) for t in tokens))
-    assert found.facts["queries"] == exactly(2)
-    assert found.facts["query tokens"] == exactly(sum(len(t.ids) for t in asked))
-    assert found.facts["parameters"].value == non_embedding_parameters(load_causal_lm(tiny_model))
+    assert found.facts["rows read"] == found.facts["rows kept"] == ROWS
+    assert found.facts["characters"] == sum(len(format_chat(r.messages, "")) for r in pool)
+    assert found.facts["pool tokens"].value == sum(len(t.ids) for t in tokens)
+    assert found.facts["queries"] == 2
+    assert found.facts["query tokens"] == sum(len(t.ids) for t in asked)
+    assert found.facts["parameters"] == non_embedding_parameters(load_causal_lm(tiny_model))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -167,18 +167,18 @@ def test_parameters_are_counted_without_the_weights(ask, tiny_model, tmp_path, t
     found, whole = plan_request(ask(model=str(folder))), plan_request(ask())
     assert found.facts["parameters"] == whole.facts["parameters"]
     assert found.left.flops == whole.left.flops
-    assert whole.left.seconds.low > 0
-    assert found.left.seconds is None
+    assert whole.left.seconds > 0
+    assert np.isnan(found.left.seconds)
     assert f"not measured: lm (model {folder}: cannot be loaded" in "\n".join(found.notes)
     for method in ("less", "ifd"):
-        assert plan_request(ask(method, model=str(folder))).left.seconds is None
+        assert np.isnan(plan_request(ask(method, model=str(folder))).left.seconds)
 
 
 def test_a_model_that_memory_does_not_hold_is_not_loaded(ask, monkeypatch):
     monkeypatch.setattr(speed, "memory_of_device", lambda: 1000)
     monkeypatch.setattr("rdslib.models.loading.load_causal_lm", None)
     found = plan_request(ask())
-    assert found.left.seconds is None
+    assert np.isnan(found.left.seconds)
     assert "the weights take 0.0 GiB, and this device has 0.0 GiB" in said(found)
 
 
@@ -194,9 +194,9 @@ def test_every_method_has_a_plan_that_leaves_nothing(ask, embedding, tmp_path, m
     found = plan_request(request)
     assert tree(tmp_path) == before
     free = method.startswith("random")
-    assert (found.left.flops.value == 0) == free
+    assert (found.left.flops == 0) == free
     assert bool(found.parts) != free
-    assert all(part.seconds.value > 0 for part in found.parts if part.name != "prepare minilm")
+    assert all(part.seconds > 0 for part in found.parts if part.name != "prepare minilm")
     assert found.disk["copy of the pool, about"] > 0
     assert found.memory["ranking, at most"] > 0
 
@@ -209,11 +209,11 @@ def test_an_embedder_costs_what_it_does(ask, embedding, tmp_path):
     pool, queries = (pipeline.features("minilm.sentence", task) for task in (None, "queries"))
     cost = shards.read_all(pipeline.store.path(pool), COST).sum()
     (part,) = parts(found, "of the pool")
-    assert part.flops == exactly(cost)
-    assert part.tokens.value == pytest.approx(pipeline.store.manifest(pool)["counts"]["tokens"])
+    assert part.flops == cost
+    assert part.tokens == pytest.approx(pipeline.store.manifest(pool)["counts"]["tokens"])
     # Of queries by their characters.
     cost = shards.read_all(pipeline.store.path(queries), COST).sum()
-    assert parts(found, "queries")[0].flops.value == pytest.approx(cost, rel=0.2)
+    assert parts(found, "queries")[0].flops == pytest.approx(cost, rel=0.2)
 
 
 def test_downloads_that_are_there_are_used_and_no_more_come(ask, embedding, tmp_path):
@@ -223,7 +223,7 @@ def test_downloads_that_are_there_are_used_and_no_more_come(ask, embedding, tmp_
     archive = tmp_path / "model.zip"
     shutil.copy(archive, cache / f"{sha256_of(archive)[:16]}-model.zip")
     before = tree(tmp_path)
-    assert plan_request(ask("embed_minilm", profile=profile)).left.flops.value > 0
+    assert plan_request(ask("embed_minilm", profile=profile)).left.flops > 0
     assert tree(tmp_path) == before
 
 
@@ -231,9 +231,8 @@ def test_one_slow_batch_is_enough(ask, embedding, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "SECONDS", 0)
     found = plan_request(ask("embed_minilm", profile=embedding(f"file:{tmp_path / 'model.zip'}")))
     (part,) = parts(found, "of the pool")
-    assert 0 <= part.flops.low <= part.flops.value <= part.flops.high < float("inf")
-    assert part.seconds.value > 0
-    assert "seconds by minilm have no range: it is one measurement" in found.notes
+    assert 0 < part.flops < float("inf")
+    assert part.seconds > 0
 
 
 def skewed(seed, n):
@@ -269,7 +268,7 @@ def test_the_interval_covers_the_truth_in_nine_of_ten_samples():
     # Half of the width of an estimate that does without the characters, or less.
     alone = 2 * 1.96 * len(pool) * tokens.std() * np.sqrt(1 / speed.SAMPLE - 1 / len(pool))
     assert np.mean([t.high - t.low for t in totals]) < alone / 2
-    assert estimate_total(tokens, sizes, sizes, cut) == exactly(tokens.sum())
+    assert set(estimate_total(tokens, sizes, sizes, cut)) == {tokens.sum()}
 
 
 def test_every_row_is_as_likely_in_the_sample(monkeypatch):
@@ -299,8 +298,8 @@ def test_more_rows_cost_more(ask, tmp_path, monkeypatch, sample):
         found = plan_request(ask("less"))
         tokens = found.facts["pool tokens"]
         assert (tokens.low < tokens.high) == (sample < count)
-        now = (*(part.flops.value for part in found.parts), tokens.value, *found.disk.values())
-        assert len(now) == 7
+        now = (*(part.flops for part in found.parts), tokens.value, *found.disk.values())
+        assert len(now) == 6
         if before:
             assert all(more >= less for more, less in zip(now, before, strict=True))
             assert now[0] > before[0]
@@ -356,7 +355,7 @@ def test_bad_rows_stop_a_plan_or_are_counted(ask, tmp_path):
         plan_request(ask())
     found = plan_request(ask(on_error="quarantine", dedup="exact"))
     kinds = ("read", "kept", "rejected", "duplicate")
-    assert [found.facts[f"rows {kind}"].value for kind in kinds] == [31, 30, 1, 0]
+    assert [found.facts[f"rows {kind}"] for kind in kinds] == [31, 30, 1, 0]
     write(tmp_path / "pool.jsonl", [{"messages": []}])
     with pytest.raises(UserError, match="no sample is left of its 1 rows"):
         plan_request(ask(on_error="quarantine"))
@@ -370,7 +369,7 @@ def test_the_text_says_all_of_it(ask, monkeypatch):
     assert f"{tokens.value:,.0f} ({tokens.low:,.0f} to {tokens.high:,.0f})" in text
     for part in found.parts:
         assert part.name in text
-        assert f"{part.flops.value:.3g}" in text
+        assert f"{part.flops:.3g}" in text
     for name in (*plan.GPUS, *found.facts, *found.disk, *found.memory, *found.notes):
         assert name in text or name[0].upper() + name[1:] in text
     assert "40% of dense bf16 peak" in text
@@ -387,7 +386,7 @@ def test_gpu_hours_follow_from_the_stated_peak():
 def test_a_profile_without_an_experiment_is_the_papers_own_setting(tmp_path, monkeypatch):
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     found = plan_profile("paper")
-    by_name = {part.name: part.flops.value for part in found.parts}
+    by_name = {part.name: part.flops for part in found.parts}
     assert by_name["train on 10,000, any method"] == flops.training_flops(10_000)
     assert by_name["select rds from 5,817,792"] == get_scorer("rds").paper_flops(
         5_817_792, 10_000, flops.PAPER
@@ -411,7 +410,7 @@ def test_a_profile_is_planned_from_nothing_and_from_what_is_there(ask, tmp_path)
     assert not list((tmp_path / "temporary").iterdir())
     study = Study.load("tiny")
     steps = in_order([step for name in figures.FIGURES for step in figures.steps(study, name)])
-    assert found.facts["steps"] == found.facts["steps missing"] == exactly(len(steps))
+    assert found.facts["steps"] == found.facts["steps missing"] == len(steps)
     study.compute(study.data_steps)
     made = [group for group in plan.passes(steps) if group[0].name == "features"]
     missing = next(group for group in made if group[0].label == "lm features of Reverse queries")
@@ -422,30 +421,23 @@ def test_a_profile_is_planned_from_nothing_and_from_what_is_there(ask, tmp_path)
     (there,), (todo,) = parts(after, f"features: {count - 1} of"), parts(after, f"features: 1 of {count}")
     assert there.there
     manifests = [study.store.manifest(group[0]) for group in made]
-    assert there.tokens == exactly(sum(each["counts"]["tokens"] for each in manifests))
-    lm = [group[0] for group in made if group[0].arguments["extractor"] == "lm"]
-    rate = sum(study.store.manifest(step)["seconds"] for step in lm) / sum(step.weight for step in lm)
-    assert todo.seconds.value == pytest.approx(missing[0].weight * rate, rel=0.01)
+    assert there.tokens == sum(each["counts"]["tokens"] for each in manifests)
+    assert todo.seconds > 0
     (before,) = parts(found, "features")
-    assert before.tokens.value == pytest.approx(there.tokens.value + todo.tokens.value, rel=0.05)
-    assert before.seconds.low > 0
-    assert parts(found, "train")[0].flops.value > 0
-    assert parts(found, "evaluate")[0].flops.value > 0
+    assert before.tokens == pytest.approx(there.tokens + todo.tokens, rel=0.05)
+    assert before.seconds > 0
+    assert parts(found, "train")[0].flops > 0
+    assert parts(found, "evaluate")[0].flops > 0
     assert f"steps missing {len(study.missing(steps))}" in said(after)
 
 
 def test_a_profile_whose_data_are_yet_to_come_is_counted_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     found = plan_profile("mini")
-    assert found.facts["steps missing"].value > 200
-    assert found.left.flops is None
+    assert found.facts["steps missing"] > 200
+    assert np.isnan(found.left.flops)
     assert "FLOPs: not known before" in "".join(found.notes)
     assert not (tmp_path / "home").exists()
-
-
-def test_totals_add_up():
-    assert speed.added([Total(1, 0, 2), Total(2, 2, 2)]) == Total(3, 2, 4)
-    assert speed.added([]) == NOTHING
 
 
 def test_the_profile_is_one_that_there_is():
