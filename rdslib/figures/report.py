@@ -31,8 +31,8 @@ a{color:#0b5394}p,li{max-width:46rem}code,pre{font-size:.85rem;overflow-wrap:any
 .scroll{overflow-x:auto;margin:1rem 0}.scroll:focus-visible{outline:2px solid #0b5394}
 .scroll img{width:100%;min-width:38rem}
 pre{white-space:pre-wrap;background:#f6f6f6;padding:.7rem}
-.dataframe{border-collapse:collapse;font-size:.85rem;border:0}.dataframe th{vertical-align:bottom}
-.dataframe :is(th,td){text-align:left;padding:.15rem .8rem .15rem 0;border:0}
+.dataframe{border-collapse:collapse;font-size:.85rem;border:0}
+.dataframe :is(th,td){text-align:left!important;padding:.15rem .8rem .15rem 0;border:0;white-space:nowrap}
 summary{cursor:pointer;margin:.4rem 0}.rds small{color:#595959}
 """
 # What a notebook's cells show, without their code; wrapped by the page below.

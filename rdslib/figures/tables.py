@@ -148,10 +148,12 @@ def _styled(part: Part) -> str:
         for row in frame.index
     ]
     caption = "\n".join([f"<strong>{html.escape(part.title)}</strong>", *map(html.escape, part.details)])
-    styler = frame.style.hide(axis="index").set_caption(caption).set_table_styles(heads)
-    # Named by what they hold: two tables of a page are not mistaken for each other, nor is one with itself.
-    name = hashlib.sha256(frame.to_csv().encode()).hexdigest()[:8]
-    return styler.set_td_classes(pd.DataFrame(classes, columns=frame.columns)).set_uuid(name).to_html()
+    # Columns go by their number: two may have one name.
+    styler = frame.set_axis(range(len(part.header)), axis=1).style.hide(axis="index")
+    styler = styler.format_index(frame.columns.tolist().__getitem__, axis="columns")
+    styler = styler.set_caption(caption).set_table_styles(heads).set_td_classes(pd.DataFrame(classes))
+    # Named by what it holds, so that styles of other tables on the page are not its styles.
+    return styler.set_uuid(hashlib.sha256(frame.to_csv().encode()).hexdigest()[:8]).to_html()
 
 
 def _html(cell: Cell) -> str:

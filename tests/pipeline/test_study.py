@@ -18,7 +18,7 @@ import pytest
 from rdslib.data.chat import tokenize_chat
 from rdslib.data.pool import subset as pool_subset
 from rdslib.errors import UserError
-from rdslib.figures import specs as tables
+from rdslib import figures
 from rdslib.methods import features
 from rdslib.models.loading import load_tokenizer
 from rdslib.params import ROOT, Download
@@ -34,7 +34,7 @@ RDS = "lm.weighted_all"
 
 
 def all_steps(study):
-    return [step for name in tables.FIGURES for step in tables.steps(study, name)]
+    return [step for name in figures.FIGURES for step in figures.steps(study, name)]
 
 
 def contents(folder, but=(MANIFEST,)):
@@ -58,10 +58,11 @@ def tiny(tiny_home):
 
 def test_every_notebook_runs_and_leaves_its_figure(tiny_home):
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    assert names == sorted([*tables.FIGURES, "explore"])
+    assert names == sorted([*figures.FIGURES, "explore"])
     names.remove("explore")
     for name in names:
-        for suffix in ("png", "svg", "csv", "json"):
+        kinds = ("md", "tex") if name.startswith("tab") else ("png", "svg")
+        for suffix in (*kinds, "csv", "json"):
             assert (tiny_home / "figures" / f"{name}.{suffix}").stat().st_size > 0
 
 
@@ -326,10 +327,10 @@ def test_a_flipped_byte_anywhere_is_noticed_and_repaired(tiny_home, tmp_path, na
 
 def test_sigkills_at_random_moments_end_in_the_same_files(tiny_home, tmp_path):
     program = (
-        "import sys; from rdslib.pipeline.study import Study; from rdslib.figures import specs;"
+        "import sys; from rdslib.pipeline.study import Study; from rdslib import figures;"
         "from pathlib import Path;"
         "s = Study.load('tiny', home=Path(sys.argv[1]));"
-        "s.compute([x for n in specs.FIGURES for x in specs.steps(s, n)])"
+        "s.compute([x for n in figures.FIGURES for x in figures.steps(s, n)])"
     )
     code, kills = run_with_kills([sys.executable, "-c", program, str(tmp_path)], 3, 4, 9)
     assert code == 0
