@@ -36,7 +36,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.delenv("RDSLIB_MIRROR", raising=False)
-    monkeypatch.setattr(fetching, "_verified", set())
     monkeypatch.setattr(fetching, "_fetch_github", refuse)
 
 
