@@ -25,10 +25,7 @@ class Estimate:
 
 
 def resample(task: str, n: int, times: int, seed: int) -> np.ndarray:
-    """Draw bootstrap positions of a task's test samples: int64 [times, n].
-
-    The same for the same arguments, so that two runs are compared on the same resamples.
-    """
+    """Draw bootstrap positions of a task's test samples, the same for all runs: int64 [times, n]."""
     return generator(seed, "bootstrap", task).integers(0, n, size=(times, n))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.files import write_json
 
 # The package's judge of version 1: its prompt, and how it reads the answer.
@@ -81,10 +81,9 @@ def win_rates(
                 )
             # Whatever the package and its client raise means that there is no answer.
             except Exception as error:
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise UserError(
-                    f"the judge {judge!r} could not be asked ({reason}); check --judge-url, --judge and "
-                    "OPENAI_API_KEY, and run the command again: earlier answers are kept"
+                    f"the judge {judge!r} could not be asked ({reason_of(error)}); check --judge-url, "
+                    "--judge and OPENAI_API_KEY, and run the command again: earlier answers are kept"
                 ) from error
             preferences = {row["instruction"]: row["preference"] for row in found}
             answers |= {pairs[at]: preferences.get(pairs[at][0]) for at in piece}

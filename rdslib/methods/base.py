@@ -20,7 +20,7 @@ import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
 from rdslib.methods.features import read_all, read_shards, split_feature
-from rdslib.models.flops import CostModel
+from rdslib.models.flops import CostModel, one_pass_flops
 from rdslib.params import Settings, Train
 from rdslib.selection.topk import Block
 
@@ -154,17 +154,23 @@ class InnerProduct(Scorer):
                 yield start + first, scores
 
 
+class OnePass(InnerProduct):
+    """One whose features take a forward pass of the language model over the pool."""
+
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """One forward pass over the pool."""
+        return one_pass_flops(pool_size, cost)
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What an extractor may read when it prepares.
 
     Attributes:
-        settings: The model, and the parameters of encoding and of each method.
         model: The folder of the language model.
         samples: Those of the pool that it prepares on; empty if it needs none.
         features: Rows of its `prepare_features`, by name, for these samples.
         out: The empty folder to write into.
-        bar: A progress bar.
         downloads: The folder where downloads are kept.
     """
 
@@ -182,7 +188,6 @@ class Extraction:
     """What an extractor may read when it makes features.
 
     Attributes:
-        settings: The model, and the parameters of encoding and of each method.
         model: The folder of the language model.
         prepared: The folder that its `prepare` has filled; None if it prepares nothing.
         wanted: The features asked for, without the extractor's name.
@@ -198,12 +203,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features of some samples.
-
-    Attributes:
-        rows: By feature, [samples, ...], with `COST` among them.
-        counts: For the manifest (tokens, what was dropped, ...), summed over shards.
-    """
+    """Features of some samples: rows by name, [samples, ...], with `COST`; and counts, summed over shards."""
 
     rows: Mapping[str, np.ndarray]
     counts: Mapping[str, int]
@@ -213,11 +213,8 @@ class Extracted:
 class Extract:
     """Makes features of some samples, in two parts.
 
-    Attributes:
-        read: Turns samples into what the model takes (tokens); it runs on another thread, while the model
-            is busy with the samples before.
-        make: Turns that into features; the function that it is given is to be called with the positions of
-            each batch that is through.
+    `read` turns samples into what the model takes, on another thread while the model is busy. `make` turns
+    that into features, and calls the function that it is given with the positions of each batch that is done.
     """
 
     read: Callable[[Sequence[Sample]], Any]
@@ -229,7 +226,7 @@ class ModelUse:
     """How an extractor uses the language model, from which `rds plan` computes its cost.
 
     Attributes:
-        operations: FLOPs a parameter and token: `FORWARD` or `TRAINING` of `rdslib.models.flops`.
+        operations: FLOPs a parameter and token: `FORWARD` or `TRAINING`.
         row_bytes: Bytes of the wanted features of one sample, without `COST`.
         layers: How many layers' activations are in memory at once.
         logits: Whether vocabulary logits are taken.
@@ -270,8 +267,8 @@ class Extractor(ABC):
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Name the pool whose samples `prepare` reads, where features of `pool` are wanted.
 
-        Pools go by the study's names: "all", or that of a smaller one. That is `pool` where each is prepared
-        on apart, another name where one pool serves all, and None if `prepare` reads no samples.
+        That is `pool` where each is prepared on apart, another name where one pool serves all, and None if
+        `prepare` reads no samples.
         """
         return None
 
@@ -346,5 +343,5 @@ def token_counts(
 
 
 def samples_of_a_batch(settings: Settings, mean_length: float) -> int:
-    """How many samples of `mean_length` tokens fill a batch of the language model."""
+    """Count the samples of `mean_length` tokens that fill a batch of the language model."""
     return max(1, round(settings.encode.token_budget / mean_length))

@@ -108,9 +108,6 @@ def encode(
         Of `POOLED`: the pooled last hidden state, float32 [samples, hidden], of length 1, or zero where the
         span is empty. `nll`: the mean NLL of the tokens from the second on, in nats, float32 [samples]; NaN
         for a sample of one token.
-
-    Raises:
-        ValueError: A feature is unknown, or a sample has no tokens.
     """
     for name in wanted:
         if name not in FEATURES:
@@ -191,13 +188,7 @@ LOGIT_ROWS = 1024
 
 
 def nll(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Take the negative log-likelihood, in nats, of tokens: float32 [n]. The softmax is in float32.
-
-    Args:
-        model: A causal LM.
-        hidden: The last hidden state before each token, float [n, hidden].
-        targets: The tokens, int64 [n].
-    """
+    """Take the NLL, in nats, of tokens (int64 [n]), given the last hidden state before each: float32 [n]."""
     head = model.get_output_embeddings()
     parts = [
         torch.nn.functional.cross_entropy(head(rows).float(), wanted, reduction="none")

@@ -121,18 +121,12 @@ def per_sample_gradients(
 ) -> Iterator[tuple[int, list[int], torch.Tensor]]:
     """Take the gradient of each sample's loss at each adapter, without dropout (LESS).
 
-    The loss is the mean NLL of the response tokens; a sample without one has a gradient of zero.
-
-    Args:
-        model: The model with the adapters.
-        adapters: Their names.
-        samples: Tokenised samples.
-        token_budget: Tokens of a batch, padding included.
-        done: Called with the positions of each batch that is through.
+    The loss is the mean NLL of the response tokens; a sample without one has a gradient of zero. `done` is
+    called with the positions of each batch that is through.
 
     Yields:
         The adapter's place in `adapters`, the positions of a batch, and its gradients, float32 [batch,
-        parameters], until every sample has had every adapter.
+        parameters].
     """
     model.eval().requires_grad_(False)
     base = cast("PreTrainedModel", model.get_base_model())
