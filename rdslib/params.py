@@ -47,10 +47,7 @@ PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 class Download(Strict):
-    """A file and where it comes from.
-
-    `pip:NAME==VERSION/FILE`, `github:OWNER/REPO@COMMIT/PATH`, `hf:REPO@REVISION/PATH`,
-    `hf-dataset:REPO@REVISION/PATH` or `file:PATH`.
+    """A file and where it comes from: `file:PATH`, or one of `rdslib.data.download.SHAPES`.
 
     Or a folder of files: `uri` ends in `/`, and `files` maps the path of each below it to its SHA-256.
     A profile gives `files` as the path of a `sha256sum` listing, relative to the profile's folder; it is

@@ -124,10 +124,6 @@ def _check_text(text: str, where: str) -> None:
         )
 
 
-def _messages(record: Record) -> Any:
-    return _turns(_one(record, FIELDS["messages"]), MESSAGE_ROLES)
-
-
 def _sharegpt(record: Record) -> Any:
     turns = _one(record, FIELDS["sharegpt"])
     if isinstance(turns, list):
@@ -165,7 +161,7 @@ def _prompt_completion(record: Record) -> Any:
 
 
 _TURNS: dict[str, Callable[[Record], Any]] = {
-    "messages": _messages,
+    "messages": lambda record: _turns(_one(record, FIELDS["messages"]), MESSAGE_ROLES),
     "sharegpt": _sharegpt,
     "alpaca": _alpaca,
     "prompt_completion": _prompt_completion,

@@ -36,14 +36,10 @@ def outputs(instructions: Sequence[str], responses: Sequence[str], model: str) -
 def win_rates(
     ours: Sequence[dict[str, str]], theirs: Sequence[dict[str, str]], judge: str, url: str | None, kept: Path
 ) -> np.ndarray:
-    """Ask a judge which of two responses to each instruction it prefers.
+    """Ask a judge which of two responses (from `outputs`) to each instruction it prefers.
 
-    Args:
-        ours: Responses, from `outputs`.
-        theirs: Others to the same instructions.
-        judge: The judge's name at `url`; the key is in OPENAI_API_KEY.
-        url: An OpenAI-compatible address; None is OpenAI's.
-        kept: A JSON file of earlier answers, which is added to.
+    The judge is a model's name at an OpenAI-compatible address (None is OpenAI's), whose key is in
+    OPENAI_API_KEY. `kept` is a JSON file of earlier answers, which is added to.
 
     Returns:
         Float [n]: 1 if it prefers ours, 0 if theirs, 0.5 for a draw, NaN where its answer could not be read.

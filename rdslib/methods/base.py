@@ -109,10 +109,9 @@ class Scorer(ABC):
         """Yield score blocks that cover every pool position, or those of `inputs.part`, once."""
 
     def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """FLOPs of selecting `samples` of `pool_size` by the paper's count (Appendix E).
+        """FLOPs of selecting `samples` of `pool_size`, without training on them, by the paper's count.
 
-        Training on the selection is not part of it (`rdslib.models.flops.training_flops`). NaN where the
-        paper gives no formula. A method of one forward pass over the pool returns
+        Its Appendix E; NaN where it gives no formula. A method of one forward pass over the pool returns
         `one_pass_flops(pool_size, cost)`.
         """
         return math.nan
@@ -286,10 +285,7 @@ class Extractor(ABC):
     def cost_model(
         self, base: CostModel, settings: Settings, counts: Mapping[str, Any], pool_size: int
     ) -> CostModel:
-        """Return the numbers of the paper's formula, with what was prepared in place of the paper's.
-
-        `counts` is what `prepare` returned; `pool_size`, of the pool that it read, 0 if none.
-        """
+        """Put into the paper's formula what was prepared: the counts, and the size of the pool, 0 if none."""
         return base
 
     def model_use(
@@ -302,7 +298,8 @@ class Extractor(ABC):
         self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
     ) -> np.ndarray:
         """Count the tokens of each sample that pass through the language model: float64 [samples]."""
-        return token_counts(tokenizer, samples, settings.encode.max_length, queries)
+        tokens = tokenize(tokenizer, samples, settings.encode.max_length, queries) if samples else []
+        return np.array([len(each.ids) for each in tokens], dtype=np.float64)
 
     def cut(self, settings: Settings) -> int:
         """Return how many tokens of a sample are read; what comes after them is cut off."""
@@ -317,11 +314,7 @@ class Extractor(ABC):
         return None
 
     def rehearse(self, given: Preparation) -> Path:
-        """Prepare what is as fast to use as what `prepare` gives, and return its folder.
-
-        `given` has one short sample, and features of one row of ones; what `prepare` makes of them will
-        often do.
-        """
+        """Prepare what is as fast to use, from one short sample and rows of ones, and return its folder."""
         self.prepare(given)
         return given.out
 
@@ -332,14 +325,6 @@ def tokenize(
     """Turn pool samples, or query samples, into tokens (paper, section 4)."""
     how = tokenize_query if queries else tokenize_chat
     return how(tokenizer, [sample.messages for sample in samples], max_length)
-
-
-def token_counts(
-    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
-) -> np.ndarray:
-    """Count the tokens of each sample, as far as it is not cut: float64 [samples]."""
-    tokens = tokenize(tokenizer, samples, max_length, queries) if samples else []
-    return np.array([len(each.ids) for each in tokens], dtype=np.float64)
 
 
 def samples_of_a_batch(settings: Settings, mean_length: float) -> int:

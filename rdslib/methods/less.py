@@ -26,7 +26,6 @@ from rdslib.methods.base import (
     InnerProduct,
     ModelUse,
     Preparation,
-    token_counts,
     tokenize,
 )
 from rdslib.models.flops import TRAINING, CostModel, training_flops
@@ -162,8 +161,7 @@ class LessGradients(Extractor):
         self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
     ) -> np.ndarray:
         """Count the tokens of each sample at all checkpoints: float64 [samples]."""
-        once = token_counts(tokenizer, samples, settings.encode.max_length, queries)
-        return once * _params(settings).train.epochs
+        return super().tokens(settings, tokenizer, samples, queries) * _params(settings).train.epochs
 
     def least(self, settings: Settings, mean_length: float) -> int:
         """Return 1: the projection alone may take minutes."""

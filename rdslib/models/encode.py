@@ -65,12 +65,9 @@ def _span(tokens: Tokens, span: str) -> tuple[int, int]:
 def pooling_weights(starts: torch.Tensor, ends: torch.Tensor, longest: int, pooling: str) -> torch.Tensor:
     """Weigh the tokens of spans (paper, section 2): float32 [batch, longest], summing to 1 over a span.
 
-    Args:
-        starts: The first token of each span, int64 [batch].
-        ends: The one after its last, int64 [batch]; an empty span has zeros alone.
-        longest: How many tokens the batch is wide.
-        pooling: Of the i-th of L tokens in its span, counted from 1, the weight is i / (1 + ... + L)
-            (`weighted`, RDS+), 1 / L (`uniform`), or 1 for i = L and else 0 (`last`).
+    The span of a row is [start, end), int64 [batch]; an empty one has zeros alone. The weight of the i-th of
+    its L tokens, counted from 1, is i / (1 + ... + L) (`weighted`, RDS+), 1 / L (`uniform`), or 1 for i = L
+    and else 0 (`last`).
     """
     at = torch.arange(longest, device=starts.device)[None, :]
     place = (at - starts[:, None] + 1).float()
@@ -95,14 +92,8 @@ def encode(
 ) -> dict[str, np.ndarray]:
     """Make features of tokenised samples, all from one forward pass.
 
-    Pooling is done in float32. The vocabulary head is used for `nll` alone.
-
-    Args:
-        model: A causal LM.
-        samples: The samples.
-        wanted: Which of `FEATURES`.
-        token_budget: Tokens of a batch, padding included.
-        done: Called with the positions of each batch that is through.
+    Pooling is done in float32. The vocabulary head is used for `nll` alone. `token_budget` has the tokens of
+    a batch, padding included; `done` is called with the positions of each batch that is through.
 
     Returns:
         Of `POOLED`: the pooled last hidden state, float32 [samples, hidden], of length 1, or zero where the
