@@ -1,4 +1,4 @@
-"""The one exception that is meant to be read by a person."""
+"""The one exception that is meant to be read by a person, and what other exceptions say."""
 
 from __future__ import annotations
 
