@@ -76,9 +76,10 @@ def test_a_few_changed_words_make_a_near_duplicate_and_many_do_not(seed: int) ->
     assert found_in(pool) == [None, None, Repeat(1, estimate(text, pool[2])), None]
 
 
+@pytest.mark.slow
 def test_only_what_is_estimated_at_the_threshold_or_above_is_found() -> None:
     dropped = candidates = 0
-    for seed in range(75):
+    for seed in range(150):
         text = text_of(seed, 200)
         other = changed(text, 6, seed)
         similarity = estimate(text, other)
@@ -90,7 +91,7 @@ def test_only_what_is_estimated_at_the_threshold_or_above_is_found() -> None:
         assert found is None or similarity >= THRESHOLD
     # A similarity of 0.74: some are estimated above, and LSH offers over half of those below as well.
     assert 0.8 * candidates <= dropped <= candidates
-    assert 5 < candidates < 38
+    assert 10 < candidates < 75
 
 
 def test_what_is_dropped_cannot_be_repeated() -> None:
