@@ -1,4 +1,4 @@
-"""The one exception that is meant to be read by a person."""
+"""The one exception that is meant to be read by a person, and what other exceptions say."""
 
 from __future__ import annotations
 
@@ -8,3 +8,9 @@ class UserError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says, on one line of at most 200 characters."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]

@@ -8,8 +8,9 @@ Every mistake in a file becomes one line that names the key and says what it may
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -46,10 +47,7 @@ PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 class Download(Strict):
-    """A file and where it comes from.
-
-    `pip:NAME==VERSION/FILE`, `github:OWNER/REPO@COMMIT/PATH`, `hf:REPO@REVISION/PATH`,
-    `hf-dataset:REPO@REVISION/PATH` or `file:PATH`.
+    """A file and where it comes from: `file:PATH`, or one of `rdslib.data.download.SHAPES`.
 
     Or a folder of files: `uri` ends in `/`, and `files` maps the path of each below it to its SHA-256.
     A profile gives `files` as the path of a `sha256sum` listing, relative to the profile's folder; it is
@@ -198,9 +196,8 @@ class Embedder(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Embedder:
-        if (self.download is None) == (self.path is None) or (self.download is None) != (
-            self.members is None
-        ):
+        given = [each is not None for each in (self.download, self.members, self.path)]
+        if given not in ([True, True, False], [False, False, True]):
             raise ValueError("needs exactly one of download (with members) or path")
         return self
 
@@ -304,23 +301,24 @@ def profile_names(root: Path = ROOT) -> list[str]:
 
 
 def profile_path(name_or_path: str, root: Path = ROOT) -> Path:
-    """The file of a profile, by its name or by the path of a YAML file; raises UserError for no such name."""
+    """Return the file of a profile, by its name or by the path of a YAML file; UserError for no such name."""
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = root / "params" / f"{name_or_path}.yaml"
-        if not path.is_file():
-            known = profile_names(root)
-            near = difflib.get_close_matches(name_or_path, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
-    return path
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    known = profile_names(root)
+    if name_or_path not in known:
+        hint = _did_you_mean(name_or_path, known)
+        raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
+    return root / "params" / f"{name_or_path}.yaml"
+
+
+def _did_you_mean(given: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
-    """Read and check a profile, by its name or by the path of a YAML file.
-
-    Raises UserError, in one line, if there is no such profile or if it has a mistake.
-    """
+    """Read and check a profile, by its name or by the path of a YAML file; raise UserError for a mistake."""
     path = profile_path(name_or_path, root)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -329,17 +327,14 @@ def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
     try:
-        # YAML has no tuples: validate as JSON-like data, where a list stands for one.
-        return Profile.model_validate_json(_to_json(raw), context={"folder": path.parent})
+        # YAML has no tuples: validate as JSON, where a list stands for one.
+        return Profile.model_validate_json(json.dumps(raw), context={"folder": path.parent})
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from error
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """The checksum of each file in a `sha256sum` listing, by the file's path.
-
-    Raises ValueError, in one line, for a listing that cannot be read, is empty or has a malformed line.
-    """
+    """Read the checksums of a `sha256sum` listing, by the files' paths; raise ValueError for a mistake."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -361,12 +356,6 @@ def read_pins(path: Path) -> dict[str, str]:
     return pins
 
 
-def _to_json(raw: Any) -> str:
-    import json
-
-    return json.dumps(raw)
-
-
 def _explain(error: ValidationError) -> str:
     """The first mistake as `key: what is wrong; what it may be`, and how many more there are."""
     first = error.errors()[0]
@@ -374,8 +363,7 @@ def _explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        message = "is not a known key" + (f"; did you mean {near[0]}?" if near else "")
+        message = f"is not a known key{_did_you_mean(str(first['loc'][-1]), known)}"
         message += f" Keys here: {', '.join(known)}" if known else ""
     elif first["type"] == "missing":
         message = "is missing; add it"
@@ -389,11 +377,9 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     """The keys that a profile may have at a place, walking the model's types."""
     model: Any = Profile
     for part in location:
-        if isinstance(part, int):
-            continue
-        if part not in getattr(model, "model_fields", {}):
-            return []
-        model = _model_in(model.model_fields[part].annotation)
+        if isinstance(part, str):
+            fields = getattr(model, "model_fields", {})
+            model = _model_in(fields[part].annotation) if part in fields else None
     return sorted(getattr(model, "model_fields", {}))
 
 
@@ -401,8 +387,4 @@ def _model_in(annotation: Any) -> Any:
     """The pydantic model inside an annotation such as `tuple[Source, ...]` or `Model | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _model_in(inner)
-        if found is not None:
-            return found
-    return None
+    return next(filter(None, map(_model_in, getattr(annotation, "__args__", ()))), None)

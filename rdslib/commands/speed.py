@@ -18,7 +18,7 @@ from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.data.download import cache_dir
 from rdslib.errors import UserError
 from rdslib.methods import COST, Extracted, Extraction, Extractor, Preparation, get_extractor
-from rdslib.methods.base import ModelUse, token_counts
+from rdslib.methods.base import ModelUse, tokenize
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import Train
 from rdslib.pipeline.step import File, Step
@@ -178,7 +178,8 @@ class Costs:
 
     def lengths(self, samples: Sequence[Sample], cut: int, queries: bool = False) -> np.ndarray:
         """Tokens of each sample: float64 [n]."""
-        return token_counts(self.tokenizer, samples, cut, queries)
+        tokens = tokenize(self.tokenizer, samples, cut, queries) if samples else []
+        return np.array([len(each.ids) for each in tokens], dtype=np.float64)
 
     @cached_property
     def characters_a_token(self) -> float:

@@ -26,10 +26,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Sample:
-    """One instruction-tuning sample.
-
-    `id` is unique within its pool; `source` names the data set it came from.
-    """
+    """One sample: its `id` is unique within its pool, and `source` names the data set it came from."""
 
     id: str
     source: str
@@ -58,11 +55,7 @@ class Tokens:
 
 
 def check_messages(value: Any) -> list[Message]:
-    """Return `value` as a list of messages.
-
-    Raises:
-        ValueError: It is none; the reason completes the phrase "this sample ...".
-    """
+    """Return `value` as messages; raise ValueError, whose text completes "this sample ...", if it is none."""
     if not isinstance(value, list):
         raise ValueError(f"has messages of type {type(value).__name__}; they must be a list")
     if not value:
@@ -104,11 +97,6 @@ def tokenize_chat(
     """Tokenise pool samples: the formatted text at once, cut on the right (paper, section 4).
 
     The response mask covers each assistant turn's content and its end-of-sequence token, not its header.
-
-    Args:
-        tokenizer: A fast tokenizer, which gives offsets.
-        conversations: The messages of each sample.
-        max_length: Tokens that a sample has at most.
     """
     eos = str(tokenizer.eos_token)
     texts = [format_chat(messages, eos) for messages in conversations]
@@ -139,14 +127,8 @@ def tokenize_query(
     """Tokenise query or test samples: prompt and gold response apart, then joined (paper, section 4).
 
     A conversation that ends with an assistant turn has that as its gold response. One that does not is a
-    prompt alone, and ends with the header that a response would have.
-
-    Args:
-        tokenizer: A fast tokenizer, which gives offsets.
-        conversations: The messages of each sample.
-        max_length: Tokens that a sample has at most.
-        cut: Where a longer one is cut: on the right, as the paper does, or on the left of the prompt, so that
-            an evaluation keeps the response whole wherever it fits.
+    prompt alone, and ends with the header that a response would have. A longer one is cut on the right, as
+    the paper does, or on the left of the prompt, so that the response stays whole wherever it fits.
     """
     eos = str(tokenizer.eos_token)
     prompts, labels = [], []

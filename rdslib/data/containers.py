@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 
 # Bytes of a line of text that are held at once: a sample of the largest size with each character escaped.
 MAX_LINE = 64 * 2**20
@@ -65,51 +65,30 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def reason_of(error: Exception) -> str:
-    """Return what an error says, on one line of at most 200 characters."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
-
-
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """The lines, numbered from 1; None for one that is longer than `MAX_LINE`, which is passed over."""
+def _lines(stream: BinaryIO) -> Iterator[tuple[int, str | None, str | None]]:
+    """Each line's number, from 1, its text, and what is wrong with it; no text of more than `MAX_LINE`."""
     for number in count(1):
         line = stream.readline(MAX_LINE)
         if not line:
             return
-        if len(line) < MAX_LINE or line.endswith(b"\n"):
-            yield number, line
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE)
+            yield number, None, f"is a line of more than {MAX_LINE} bytes; split it"
             continue
-        while line and not line.endswith(b"\n"):
-            line = stream.readline(MAX_LINE)
-        yield number, None
-
-
-def _decode(line: bytes, number: int) -> str:
-    return line.decode("utf-8-sig" if number == 1 else "utf-8")
-
-
-def _too_long() -> str:
-    return f"is a line of more than {MAX_LINE} bytes; split it"
-
-
-def _not_utf8(byte: int) -> str:
-    return f"is not UTF-8 (byte {byte} of the line); save the file as UTF-8"
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8"), None
+        except UnicodeDecodeError as error:
+            reason = f"is not UTF-8 (byte {error.start} of the line); save the file as UTF-8"
+            yield number, line.decode(errors="backslashreplace"), reason
 
 
 def parse_lines(stream: BinaryIO) -> Iterator[Found]:
     """Read JSONL: one record on each line that is not blank; a byte order mark may come first."""
-    for number, line in _lines(stream):
-        if line is None:
-            yield Found(number, None, None, _too_long())
-            continue
-        try:
-            text = _decode(line, number)
-        except UnicodeDecodeError as error:
-            text = line.decode(errors="backslashreplace").strip()
-            yield Found(number, None, text, _not_utf8(error.start))
-            continue
-        if text and not text.isspace():
+    for number, text, reason in _lines(stream):
+        if text is None or reason is not None:
+            yield Found(number, None, text and text.strip(), reason)
+        elif text and not text.isspace():
             yield _parse(number, text)
 
 
@@ -188,9 +167,9 @@ def _read_json(path: Path) -> Iterator[Found]:
 def _is_jsonl(path: Path) -> bool:
     """Whether a file's first line is a whole object, and not its only one."""
     with _open(path) as stream:
-        filled = (line for _, line in _lines(stream) if line is None or line.strip(b"\xef\xbb\xbf \t\r\n"))
+        filled = (text for _, text, _ in _lines(stream) if text is None or text.strip())
         try:
-            value = json.loads(_decode(next(filled, None) or b"", 1))
+            value = json.loads(next(filled, None) or "")
         except (ValueError, RecursionError):
             return False
         return isinstance(value, dict) and any(True for _ in filled)
@@ -198,17 +177,14 @@ def _is_jsonl(path: Path) -> bool:
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
     """The rows under a header; an empty cell is null. After a wrong quote nothing can be made out."""
-    broken: list[tuple[int, int]] = []
+    broken: list[tuple[int, str]] = []
 
     def lines(stream: BinaryIO) -> Iterator[str]:
-        for number, line in _lines(stream):
-            if line is None:
-                raise UserError(f"{path}:{number}: {_too_long()}")
-            try:
-                text = _decode(line, number)
-            except UnicodeDecodeError as error:
-                broken.append((number, error.start))
-                text = line.decode(errors="backslashreplace")
+        for number, text, reason in _lines(stream):
+            if text is None:
+                raise UserError(f"{path}:{number}: {reason}")
+            if reason is not None:
+                broken.append((number, reason))
             yield text
 
     csv.field_size_limit(MAX_LINE)  # by default 128 KiB, for the whole process
@@ -217,13 +193,13 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
         try:
             header = next(filter(None, rows), [])
             if broken:
-                raise UserError(f"{path}:{broken[0][0]}: {_not_utf8(broken[0][1])}")
+                raise UserError(f"{path}:{broken[0][0]}: {broken[0][1]}")
             _check_columns(path, header)
             first = rows.line_num + 1
             for cells in rows:
                 if broken:
-                    line, byte = broken[0]
-                    yield Found(line, cells, None, _not_utf8(byte))
+                    line, reason = broken[0]
+                    yield Found(line, cells, None, reason)
                     broken.clear()
                 elif cells and len(cells) != len(header):
                     reason = f"has {len(cells)} fields, where the header has {len(header)}"
@@ -288,16 +264,12 @@ def kind_of(path: Path) -> str | None:
 
 
 def read_file(path: Path) -> tuple[str, str, Iterator[Found]]:
-    """Open a file of a known kind.
+    """Open a file of a known kind; raise UserError if it cannot be read to its end.
 
     Returns:
         What a place in it is called but for its number, as `pool.jsonl:` or `pool.json: record `; its name
         without suffixes; and what it holds, read as it is asked for.
-
-    Raises:
-        UserError: The file cannot be read to its end.
     """
-    kind = kind_of(path)
-    assert kind is not None
+    kind = kind_of(path) or ""
     separator, found = _READERS[kind](path)
     return f"{path}{separator}", path.name[: path.name.lower().rindex(kind)], found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -60,12 +61,12 @@ class ExactDuplicates:
     """
 
     def __init__(self) -> None:
-        self._seen = 0
+        self._positions = count()
         self._first: dict[bytes, int] = {}
 
     def repeats(self, sample: Sample) -> Repeat | None:
         """Return what the next sample of the pool repeats; None if nothing."""
-        position, self._seen = self._seen, self._seen + 1
+        position = next(self._positions)
         digest = hashlib.blake2b(_text(sample), digest_size=16).digest()
         first = self._first.setdefault(digest, position)
         return Repeat(first, 1.0) if first < position else None
@@ -91,14 +92,14 @@ class NearDuplicates:
                 f"near duplicates cannot be found by a similarity of {threshold}; give one from 0.01 to 0.99"
             )
         self.threshold = threshold
-        self._seen = 0
+        self._positions = count()
         self._empty = MinHash(PERMUTATIONS, SEED)
         self._index = MinHashLSH(threshold, PERMUTATIONS, WEIGHTS)
         self._values: dict[int, np.ndarray] = {}
 
     def repeats(self, sample: Sample) -> Repeat | None:
         """Return the most similar of what the next sample repeats, the first of equals; None if nothing."""
-        position, self._seen = self._seen, self._seen + 1
+        position = next(self._positions)
         minhash = self._empty.copy()
         minhash.update_batch(_shingles(sample))
         candidates = sorted(self._index.query(minhash))
@@ -145,8 +146,7 @@ class Contamination:
         self._n, self._shortest = n, shortest
         self._tests = list(tests)
         # Of each n-gram's 8-byte hash the first test sample that has it; an n-gram itself would take several
-        # times the memory. Of two with the same hash, a chance of one in a million among millions, the second
-        # is lost.
+        # times the memory. Of two with the same hash, one in a million among millions, the second is lost.
         self._first: dict[int, int] = {}
         lengths: set[int] = set()
         for index, test in enumerate(self._tests):
@@ -156,10 +156,7 @@ class Contamination:
         self._lengths = sorted(lengths, reverse=True)
 
     def found(self, sample: Sample) -> Match | None:
-        """Return the longest run that `sample` shares, the first of equals; None if it shares none.
-
-        Of the test samples with that run it is the first.
-        """
+        """Return the longest run that `sample` shares, and the first test sample with it; None if none."""
         messages = [words(message["content"]) for message in sample.messages]
         for length in self._lengths:
             for message in messages:

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 import filelock
 from tqdm import tqdm
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.files import sha256_of
 from rdslib.params import Download
 
@@ -61,12 +62,8 @@ def cache_dir() -> Path:
 def fetch(download: Download, cache: Path, name: str) -> Path:
     """Get a local file with the bytes that `download` pins: from the cache, the mirror, or its origin.
 
-    A `file:` origin and the mirror are used where they lie; the rest is kept under `cache`.
-
-    Args:
-        download: The origin and the checksum.
-        cache: The folder in which downloads are kept.
-        name: The download's name in the profile, for errors.
+    A `file:` origin and the mirror are used where they lie; the rest is kept under `cache`. Errors name the
+    download by its `name` in the profile.
 
     Raises:
         UserError: The file cannot be had or has the wrong checksum, or the download is a folder.
@@ -96,7 +93,7 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
     if mirror and Path(mirror, *place).is_file():
         path, remedy = Path(mirror, *place), "correct the mirror, or unset RDSLIB_MIRROR"
         return _checked(path, pinned, f"download {name!r}: {path}", remedy)
-    with _new_file(cache, cached) as part:
+    with _new_file(cached) as part:
         try:
             if scheme == "pip":
                 _fetch_pip(owner, inner, part)
@@ -106,10 +103,10 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
                 _fetch_hub(owner, version, inner, "dataset" if scheme == "hf-dataset" else "model", part)
         # The index, HTTP and hub libraries each raise their types; all of them mean "could not be had".
         except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
-                f"download {name!r}: {download.uri} could not be fetched ({reason}); connect to the network, "
-                f"or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder whose downloads/ has it"
+                f"download {name!r}: {download.uri} could not be fetched ({reason_of(error)}); connect to "
+                f"the network, or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder whose "
+                f"downloads/ has it"
             ) from error
         remedy = "it was removed: fetch again, or correct the pin"
         _checked(part, pinned, f"download {name!r}: {download.uri}", remedy)
@@ -125,24 +122,18 @@ def _checked(path: Path, pinned: str, where: str, remedy: str) -> Path:
 
 
 def _sum(path: Path) -> str:
+    """A file's checksum: while its state is the same, it is hashed once, not at every use."""
     state = path.stat()
     return _sum_of(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @cache
 def _sum_of(path: Path, *state: int) -> str:
-    """A file's checksum: while its state is the same, it is hashed once, not at every use."""
     return sha256_of(path)
 
 
 def fetch_folder(download: Download, patterns: Sequence[str], cache: Path, name: str) -> dict[str, bytes]:
-    """Get the files of a pinned folder whose paths below it match, each as `fetch` gets it.
-
-    Patterns and order are those of `read_members`.
-
-    Raises:
-        UserError: A file cannot be had, or a pattern matches nothing.
-    """
+    """Get the files of a pinned folder that match as in `read_members`, each as `fetch` gets it."""
     wanted = _matching(download.files or {}, patterns, download.uri)
     found = {}
     # What is there already is read at once; the bar is for the rest.
@@ -152,17 +143,17 @@ def fetch_folder(download: Download, patterns: Sequence[str], cache: Path, name:
 
 
 @contextmanager
-def _new_file(folder: Path, target: Path) -> Iterator[Path]:
+def _new_file(target: Path) -> Iterator[Path]:
     """A temporary file that takes its place only when the block ends well; one process at a time."""
     part = target.with_name(f"{target.name}.part")
     lock = filelock.FileLock(target.with_name(f"{target.name}.lock"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         part.touch()
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); set RDSLIB_HOME to a writable folder"
+            f"{target.parent}: cannot be written ({error.strerror}); set RDSLIB_HOME to a writable folder"
         ) from error
     try:
         yield part
@@ -189,12 +180,9 @@ def _fetch_pip(project: str, filename: str, part: Path) -> None:
 
 def _pip_index() -> str | None:
     """The package index that pip is set to use, or None for the public one."""
-    given = os.environ.get("PIP_INDEX_URL")
-    if given:
-        return given
     command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    given = os.environ.get("PIP_INDEX_URL")
+    return given or subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
 def _fetch_github(url: str, part: Path) -> None:
@@ -227,10 +215,8 @@ def _fetch_hub(repo: str, revision: str, inner: str, kind: str, part: Path) -> N
 def read_members(archive: Path, patterns: Sequence[str]) -> dict[str, bytes]:
     """Read the files in a `.whl`, `.zip` or `.tar.gz` whose names match, in one pass over the archive.
 
-    Patterns are globs in which `*` also matches `/`.
-
-    Returns:
-        The bytes by name, ordered by the first pattern that a name matches, then by name.
+    Patterns are globs in which `*` also matches `/`. The files are ordered by the first pattern that matches,
+    then by name.
 
     Raises:
         UserError: It is another kind of file or a broken archive, or a pattern matches nothing.
@@ -275,14 +261,13 @@ def _matching(members: Mapping[str, T], patterns: Sequence[str], where: Path | s
 class Archives:
     """The downloads of a profile, and the members that have been read from them, kept in memory.
 
-    Reading a large archive takes seconds however little is wanted of it, so a caller lists all that it will
-    want with `prepare`, which goes through each archive once.
+    Reading a large archive takes seconds, so a caller lists all that it will want with `prepare`.
     """
 
     def __init__(self, downloads: Mapping[str, Download], cache: Path) -> None:
         self.downloads = downloads
         self.cache = cache
-        self._members: dict[str, dict[str, bytes]] = {}
+        self._members: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._prepared: set[tuple[str, str]] = set()
 
     def path(self, name: str) -> Path:
@@ -291,20 +276,19 @@ class Archives:
 
     def prepare(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read all members that the (download, pattern) pairs name, in one pass over each download."""
-        missing: dict[str, list[str]] = {}
+        missing: dict[str, list[str]] = defaultdict(list)
         for name, pattern in dict.fromkeys(wanted):
             if (name, pattern) not in self._prepared:
-                missing.setdefault(name, []).append(pattern)
+                missing[name].append(pattern)
         for name, patterns in missing.items():
             download = self.downloads[name]
             if download.files is None:
-                read = read_members(self.path(name), patterns)
+                self._members[name] |= read_members(self.path(name), patterns)
             else:
-                read = fetch_folder(download, patterns, self.cache, name)
-            self._members.setdefault(name, {}).update(read)
+                self._members[name] |= fetch_folder(download, patterns, self.cache, name)
             self._prepared.update((name, pattern) for pattern in patterns)
 
     def members(self, name: str, patterns: Sequence[str]) -> dict[str, bytes]:
         """Return the members of a download that match, in the order of `read_members`; read if need be."""
         self.prepare((name, pattern) for pattern in patterns)
-        return _matching(self._members.get(name, {}), patterns, name)
+        return _matching(self._members[name], patterns, name)

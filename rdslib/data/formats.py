@@ -48,11 +48,7 @@ _MARKER = re.compile(rf"^[ \t]*(<\|(?:{'|'.join(ROLES)})\|>)", re.MULTILINE)
 
 
 def form_of(record: Record) -> str:
-    """Return the form of a record, by its fields.
-
-    Raises:
-        ValueError: It has the fields of no form or of two; the reason completes "this sample ...".
-    """
+    """Return the form of a record, by its fields; raise ValueError for those of no form or of two."""
     forms = [form for form, fields in FIELDS.items() if _given(record, fields)]
     if not forms:
         known = ", ".join(field for fields in FIELDS.values() for field in fields)
@@ -65,10 +61,7 @@ def form_of(record: Record) -> str:
 def to_messages(record: Record, form: str | None = None, prompts: bool = False) -> list[Message]:
     """Return the messages of a record: at most one system turn, then user and assistant in turns, none empty.
 
-    Args:
-        record: One row of a user's data.
-        form: One of `FORMS`; None for the one that the fields show.
-        prompts: Whether the last turn may be the user's, a prompt alone; else it is the assistant's.
+    Without one of `FORMS`, its fields show its form. With `prompts`, its last turn may be the user's.
 
     Raises:
         ValueError: It is of no form, or no usable conversation; the reason completes "this sample ...".
@@ -131,10 +124,6 @@ def _check_text(text: str, where: str) -> None:
         )
 
 
-def _messages(record: Record) -> Any:
-    return _turns(_one(record, FIELDS["messages"]), MESSAGE_ROLES)
-
-
 def _sharegpt(record: Record) -> Any:
     turns = _one(record, FIELDS["sharegpt"])
     if isinstance(turns, list):
@@ -144,29 +133,20 @@ def _sharegpt(record: Record) -> Any:
 
 def _sharegpt_turn(turn: Record) -> dict[str, Any]:
     role = _one(turn, ("from", "role"))
-    return {
-        "role": role.lower() if isinstance(role, str) else role,
-        "content": _one(turn, ("value", "content")),
-    }
+    role = role.lower() if isinstance(role, str) else role
+    return {"role": role, "content": _one(turn, ("value", "content"))}
 
 
 def _alpaca(record: Record) -> Any:
-    parts = [_text(record, fields) or "" for fields in (FIELDS["alpaca"], ("input", "context"))]
-    prompt = "\n\n".join(part for part in parts if not _blank(part))
-    turns = _history(record.get("history"))
-    turns.append({"role": "user", "content": prompt})
-    response = _text(record, ("output", "response"))
-    if response is not None:
-        turns.append({"role": "assistant", "content": response})
-    return turns
-
-
-def _history(pairs: Any) -> list[Any]:
-    if pairs is None:
-        return []
+    pairs = [] if record.get("history") is None else record["history"]
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ValueError("has a history that is not a list of [prompt, response] pairs")
-    return [turn for prompt, response in pairs for turn in user_assistant(prompt, response)]
+    turns = [turn for prompt, response in pairs for turn in user_assistant(prompt, response)]
+    parts = [_text(record, fields) or "" for fields in (FIELDS["alpaca"], ("input", "context"))]
+    prompt = "\n\n".join(part for part in parts if not _blank(part))
+    response = _text(record, ("output", "response"))
+    asked = user_assistant(prompt, response or "")
+    return turns + (asked[:1] if response is None else asked)
 
 
 def _prompt_completion(record: Record) -> Any:
@@ -181,7 +161,7 @@ def _prompt_completion(record: Record) -> Any:
 
 
 _TURNS: dict[str, Callable[[Record], Any]] = {
-    "messages": _messages,
+    "messages": lambda record: _turns(_one(record, FIELDS["messages"]), MESSAGE_ROLES),
     "sharegpt": _sharegpt,
     "alpaca": _alpaca,
     "prompt_completion": _prompt_completion,

@@ -38,13 +38,7 @@ def build_pool(
 
     Of each source, `samples` rows are drawn, each source with its generator, from those that are short
     enough. Then exact duplicates go (paper, section 3; the first stays), and samples that share 13 words in a
-    row with a message of a test sample.
-
-    Args:
-        pool: The sources, and how many characters a sample has at most.
-        archives: What the sources are read from.
-        seed: What the draws depend on.
-        held_out: The test samples of all tasks.
+    row with a message of the test samples, `held_out`.
 
     Returns:
         The samples, and by source the counts read, too_long, drawn, duplicate, contaminated and kept.
@@ -96,14 +90,7 @@ def _draw(
 
 
 def subset(n_total: int, size: int, seed: int) -> np.ndarray:
-    """Draw a smaller pool: `size` of the positions 0 .. n_total - 1, without replacement.
-
-    Returns:
-        The positions, sorted: [size], int64.
-
-    Raises:
-        UserError: There are not that many.
-    """
+    """Draw a smaller pool: `size` of the positions 0 .. n_total - 1, sorted, int64; UserError if too few."""
     if size > n_total:
         raise UserError(f"a pool of {size} samples cannot be drawn from {n_total}; lower its size")
     return np.sort(generator(seed, "subset").choice(n_total, size=size, replace=False))
@@ -111,17 +98,12 @@ def subset(n_total: int, size: int, seed: int) -> np.ndarray:
 
 def to_table(samples: Sequence[Sample]) -> pa.Table:
     """Make an Arrow table of samples: id, source, messages."""
-    columns = {
-        "id": [sample.id for sample in samples],
-        "source": [sample.source for sample in samples],
-        "messages": [sample.messages for sample in samples],
-    }
-    return pa.table(columns, schema=SCHEMA)
+    return pa.Table.from_pylist([vars(sample) for sample in samples], schema=SCHEMA)
 
 
 def from_rows(rows: Iterable[dict[str, Any]]) -> list[Sample]:
     """Make samples of the rows of such a table."""
-    return [Sample(row["id"], row["source"], row["messages"]) for row in rows]
+    return [Sample(**row) for row in rows]
 
 
 def write_pool(samples: Sequence[Sample], path: Path) -> None:
@@ -136,32 +118,29 @@ class PoolWriter:
     """
 
     def __init__(self, path: Path, extra_path: Path, extra: Sequence[str]) -> None:
-        self._schemas = (SCHEMA, pa.schema([(name, pa.string()) for name in extra]))
-        self._files = [
-            pq.ParquetWriter(each, schema, compression="zstd")
-            for each, schema in zip((path, extra_path), self._schemas, strict=True)
-        ]
-        self._rows: tuple[list[Any], list[Any]] = ([], [])
+        self._extra = pa.schema([(name, pa.string()) for name in extra])
+        self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._extra_file = pq.ParquetWriter(extra_path, self._extra, compression="zstd")
+        self._rows: list[tuple[Sample, dict[str, str]]] = []
 
     def add(self, sample: Sample, *extra: str) -> None:
         """Write the next sample."""
-        self._rows[0].append((sample.id, sample.source, sample.messages))
-        self._rows[1].append(extra)
-        if len(self._rows[0]) == GROUP:
+        self._rows.append((sample, dict(zip(self._extra.names, extra, strict=True))))
+        if len(self._rows) == GROUP:
             self._flush()
 
     def close(self) -> None:
         """Write what is left."""
-        if self._rows[0]:
+        if self._rows:
             self._flush()
-        for file in self._files:
-            file.close()
+        self._file.close()
+        self._extra_file.close()
 
     def _flush(self) -> None:
-        for file, rows, schema in zip(self._files, self._rows, self._schemas, strict=True):
-            columns = dict(zip(schema.names, zip(*rows, strict=True), strict=True))
-            file.write_table(pa.table(columns, schema=schema), row_group_size=GROUP)
-            rows.clear()
+        samples, extra = zip(*self._rows, strict=True)
+        self._file.write_table(to_table(samples), GROUP)
+        self._extra_file.write_table(pa.Table.from_pylist(extra, schema=self._extra), GROUP)
+        self._rows.clear()
 
 
 def rows_at(path: Path, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
@@ -187,9 +166,8 @@ def _starts(file: pq.ParquetFile) -> np.ndarray:
 class PoolFile(Sequence[Sample]):
     """A pool that `write_pool` has written, or those of its samples at the positions `kept`.
 
-    A sequence whose samples are read as they are asked for, a row group at a time; its length, ids and
-    sources are had without reading messages. `kept` (int64, sorted, or None for all) says where in the file
-    the samples lie.
+    Samples are read as they are asked for, a row group at a time; the length, ids and sources are had without
+    reading messages. `kept` (int64, sorted, or None for all) says where in the file the samples lie.
     """
 
     def __init__(self, path: Path, kept: np.ndarray | None = None) -> None:

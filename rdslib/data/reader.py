@@ -11,14 +11,15 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from rdslib.data.chat import Message, Sample
-from rdslib.data.containers import KINDS, kind_of, may_escape, read_file, reason_of, unusable
+from rdslib.data.containers import KINDS, Found, kind_of, may_escape, read_file, unusable
 from rdslib.data.formats import FORMS, to_messages
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     import datasets
@@ -53,10 +54,8 @@ class Input:
 def find_input(name: str | Path) -> Input:
     """Find what a path or a name stands for: a file, a folder of files, or `org/name[:split]` of the hub.
 
-    A folder's files are found in its subfolders too, and are in the order of their names.
-
-    Raises:
-        UserError: There is no such thing, or nothing in it can be read.
+    A folder's files are found in its subfolders too, in the order of their names. Raises UserError if there
+    is no such thing, or nothing in it can be read.
     """
     path = Path(name)
     try:
@@ -131,8 +130,13 @@ class Record(NamedTuple):
         return self.part.place(self.number)
 
 
-def _empty(part: Part) -> Record:
-    return Record(part, None, None, None, "holds no samples; fill or remove it")
+def _records(part: Part, found: Iterable[Found]) -> Iterator[Record]:
+    empty = True
+    for each in found:
+        empty = False
+        yield Record(part, *each)
+    if empty:
+        yield Record(part, None, None, None, "holds no samples; fill or remove it")
 
 
 def read_records(given: Input) -> Iterator[Record]:
@@ -143,52 +147,39 @@ def read_records(given: Input) -> Iterator[Record]:
     """
     if given.split is not None:
         part = Part(given.name, f"{given.name}: row ", "", given.name)
-        yield from _read_hub(part, given.split)
+        yield from _records(part, _read_hub(given.name, given.split))
     for path in given.files:
         before, source, found = read_file(path)
-        part = Part(str(path), before, "", source)
-        empty = True
-        for each in found:
-            empty = False
-            yield Record(part, *each)
-        if empty:
-            yield _empty(part)
+        yield from _records(Part(str(path), before, "", source), found)
 
 
-def _read_hub(part: Part, split: str) -> Iterator[Record]:
+def _read_hub(name: str, split: str) -> Iterator[Found]:
     from datasets import load_dataset
 
-    number = 0
     try:
-        for number, value in enumerate(load_dataset(part.name, split=split, streaming=True), start=1):
-            yield Record(part, number, value, None, None)
+        for number, value in enumerate(load_dataset(name, split=split, streaming=True), start=1):
+            yield Found(number, value)
     except Exception as error:  # of the hub's client, the network or a file format
         raise UserError(
-            f"{part.name}: is no file or folder, and the split {split!r} of that name cannot be read from "
+            f"{name}: is no file or folder, and the split {split!r} of that name cannot be read from "
             f"the hub ({reason_of(error)}); check the name, the split and the connection"
         ) from error
-    if not number:
-        yield _empty(part)
 
 
 def records_in_memory(name: str, table: Table) -> Iterator[Record]:
     """Take the records of a table in memory, as JSON would hold them: null cells are missing fields.
 
-    Args:
-        name: What the table is called in errors, which name its fourth row `name[3]`.
-        table: A pandas DataFrame, a `datasets.Dataset` or `IterableDataset`, or an iterable of mappings; it
-            is gone through once.
+    Errors name the table's fourth row `name[3]`. An iterable is of mappings, and gone through once.
 
     Raises:
         UserError: The table, at once, or a row, when it comes, is of no such kind.
     """
-    return _records(Part(name, f"{name}[", "]", name), _table_rows(name, table))
+    part = Part(name, f"{name}[", "]", name)
+    return _records(part, _read_rows(part, _table_rows(name, table)))
 
 
-def _records(part: Part, rows: Iterable[Any]) -> Iterator[Record]:
-    empty = True
+def _read_rows(part: Part, rows: Iterable[Any]) -> Iterator[Found]:
     for number, row in enumerate(rows):
-        empty = False
         where = part.place(number)
         if not isinstance(row, Mapping):
             raise UserError(f"{where}: is of type {type(row).__name__}; give rows as dicts")
@@ -197,9 +188,7 @@ def _records(part: Part, rows: Iterable[Any]) -> Iterator[Record]:
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{where}: cannot be written as JSON ({reason_of(error)}); correct it") from error
         value = json.loads(text)
-        yield Record(part, number, value, text, unusable(value, may_escape(text)))
-    if empty:
-        yield _empty(part)
+        yield Found(number, value, text, unusable(value, may_escape(text)))
 
 
 def _table_rows(name: str, table: Table) -> Iterable[Any]:
@@ -248,14 +237,8 @@ def digest_of(records: Iterable[Record]) -> str:
 class Row:
     """One usable row.
 
-    Attributes:
-        number: Its position among the records of its input, from 0.
-        id: The record's, or else the row's number; unique within the input.
-        source: Where the row came from.
-        messages: What the record's form holds.
-        record: The row as it was read, with all its fields.
-        task: The task that a query is for, if it has one.
-        where: The file and the line, or the table and the position.
+    Its `number` is its position among the records of its input, from 0; its `id` the record's, or else the
+    number; `record` all its fields as they were read; `where` names its file and line, or table and position.
     """
 
     number: int
@@ -324,12 +307,8 @@ def rows_of(
 ) -> Iterator[Row | Rejected]:
     """Make rows of the records of one input: each one is either a `Row` or `Rejected`.
 
-    Args:
-        records: What `read_records` or `records_in_memory` gives.
-        form: One of `formats.FORMS`; None for what each record's fields say.
-        on_error: Whether the first record that cannot be used raises, or comes out as `Rejected`. A file that
-            holds nothing counts as one such record.
-        queries: Whether a prompt without a response is good, and a record's `task` is read.
+    Without one of `formats.FORMS` each record's fields say its form. With `queries`, a prompt without a
+    response is good, and a record's `task` is read. A file that holds nothing counts as a bad record.
 
     Raises:
         UserError: The form is unknown, or, with `on_error="stop"`, a record cannot be used.
@@ -347,10 +326,7 @@ def rows_of(
 
 
 def read_rows(
-    given: Input | Path | str,
-    form: str | None = None,
-    on_error: OnError = "stop",
-    queries: bool = False,
+    given: Input | Path | str, form: str | None = None, on_error: OnError = "stop", queries: bool = False
 ) -> Iterator[Row | Rejected]:
     """Read the rows of an input, as `rows_of` makes them of its records."""
     found = given if isinstance(given, Input) else find_input(given)
@@ -369,7 +345,11 @@ def _row(record: Record, number: int, form: str | None, queries: bool, ids: _Ids
             return Row(number, name, source, messages, value, task, record.where)
         except ValueError as error:
             reason = f"this sample {error}; correct or remove it"
-    return Rejected(record.where, reason, _as_text(record.value) if record.raw is None else record.raw)
+    raw = record.raw
+    if raw is None and record.value is not None:
+        with suppress(RecursionError):
+            raw = json.dumps(record.value, default=str)
+    return Rejected(record.where, reason, raw)
 
 
 def _name(record: Mapping[str, Any], key: str) -> str | None:
@@ -380,10 +360,3 @@ def _name(record: Mapping[str, Any], key: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"has the field {key} of type {type(value).__name__}; it must be text")
     return str(value)
-
-
-def _as_text(value: Any) -> str | None:
-    try:
-        return None if value is None else json.dumps(value, default=str)
-    except RecursionError:
-        return None

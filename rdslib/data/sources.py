@@ -30,10 +30,8 @@ DIALOGUE_TURNS = 4
 def parse_jsonl(stream: BinaryIO, where: str, default_source: str) -> Iterator[Sample]:
     """Read samples from lines of `{"messages": [...]}` with optional `id` and `source` (or `dataset`).
 
-    The id is the row number, from 0, where a row gives none. `where` names the file in errors.
-
-    Raises:
-        UserError: A line cannot be used, or an id comes twice.
+    The id is the row number, from 0, where a row gives none. `where` names the file in errors: UserErrors for
+    a line that cannot be used, or an id that comes twice.
     """
     seen: dict[str, int] = {}
     for row, found in enumerate(parse_lines(stream)):
@@ -55,13 +53,7 @@ def parse_jsonl(stream: BinaryIO, where: str, default_source: str) -> Iterator[S
 
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read a JSONL of Tulu messages: the whole download, or the members of an archive."""
-    assert source.download is not None
-    if source.members:
-        files = archives.members(source.download, source.members)
-    else:
-        path = archives.path(source.download)
-        files = {str(path): path.read_bytes()}
-    for name, data in files.items():
+    for name, data in _files(archives, source).items():
         for sample in parse_jsonl(io.BytesIO(data), name, source.name):
             yield Sample(f"{source.name}/{sample.id}", source.name, sample.messages)
 
@@ -116,8 +108,7 @@ def dialogue(archives: Archives, source: Source) -> Iterator[Sample]:
 
 def codeio(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read gzipped JSONL of programming tasks: the task and its input and output, answered by the code."""
-    assert source.download is not None
-    for name, data in archives.members(source.download, source.members).items():
+    for name, data in _files(archives, source).items():
         stem = name.rpartition("/")[2].partition(".")[0]
         for index, line in enumerate(gzip.decompress(data).decode("utf-8").splitlines()):
             row = json.loads(line)
@@ -125,12 +116,20 @@ def codeio(archives: Archives, source: Source) -> Iterator[Sample]:
             yield Sample(f"{stem}/{index}", source.name, user_assistant(prompt, row["code_sample"].strip()))
 
 
+def _files(archives: Archives, source: Source) -> dict[str, bytes]:
+    """The members of a source's download, or the whole of it where none are named."""
+    assert source.download is not None
+    if source.members:
+        return archives.members(source.download, source.members)
+    path = archives.path(source.download)
+    return {str(path): path.read_bytes()}
+
+
 def _examples(
     archives: Archives, source: Source
 ) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
     """Each example of BIG-bench tasks: the task's path, the example's number, the task and the example."""
-    assert source.download is not None
-    for name, data in archives.members(source.download, source.members).items():
+    for name, data in _files(archives, source).items():
         content = json.loads(data)
         for index, example in enumerate(content["examples"]):
             yield task_path(name), index, content, example
@@ -145,34 +144,30 @@ def _answer(example: dict[str, Any]) -> str | None:
     """The first target, else the best choice; None where there is neither."""
     target = example.get("target")
     if isinstance(target, list):
-        target = target[0] if target else None
-    if target is None and example.get("target_scores"):
-        scores: dict[str, float] = example["target_scores"]
-        target = max(scores, key=lambda choice: scores[choice])
-    return str(target).strip() or None if target is not None else None
+        target = next(iter(target), None)
+    scores: dict[str, float] = example.get("target_scores") or {}
+    if target is None:
+        target = max(scores, key=scores.__getitem__, default=None)
+    return None if target is None else str(target).strip() or None
 
 
 def _question(content: dict[str, Any], example: dict[str, Any]) -> str:
     """The user turn: instruction, input with the task's labels, and the choices where they are shown."""
-    parts = [_instruction(content.get("task_prefix", ""))]
     label = content.get("example_input_prefix", "").strip()
-    parts.append(f"{label} {example['input'].strip()}".strip())
+    parts = [_instruction(content.get("task_prefix", "")), f"{label} {example['input'].strip()}".strip()]
     shown = str(content.get("append_choices_to_input", True)).lower() == "true"
     if shown and example.get("target_scores"):
-        parts.append("Options:\n" + "\n".join(f"- {choice}" for choice in example["target_scores"]))
+        parts += ["Options:", *(f"- {choice}" for choice in example["target_scores"])]
     parts.append(content.get("example_output_prefix", "").strip())
     return "\n".join(part for part in parts if part)
 
 
 def _instruction(prefix: str) -> str:
-    """The task's instruction; of Natural Instructions' long ones, the definition alone.
-
-    Things to avoid, cautions and the repeated prompt would be most of the sample's text, and the same in
-    every sample of the task.
-    """
+    """The task's instruction; of Natural Instructions' long ones, the definition alone."""
     text = prefix.strip()
     if not text.startswith("Definition:"):
         return text
+    # The rest would be most of the text of every sample of the task.
     definition = re.split(r"\s*(?:Things to Avoid|Emphasis|Prompt)\b", text)[0]
     return definition.removeprefix("Definition:").strip()
 
@@ -183,9 +178,7 @@ WORDS = (  # noqa: SIM905
 ).split()
 
 
-def _made_up(
-    make: Callable[[np.random.Generator], tuple[str, str]],
-) -> Reader:
+def _made_up(make: Callable[[np.random.Generator], tuple[str, str]]) -> Reader:
     """A reader of synthetic samples, always the same ones: twice as many as the source asks for."""
 
     def read(archives: Archives, source: Source) -> Iterator[Sample]:

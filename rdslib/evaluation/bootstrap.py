@@ -25,24 +25,15 @@ class Estimate:
 
 
 def resample(task: str, n: int, times: int, seed: int) -> np.ndarray:
-    """Draw bootstrap positions of a task's test samples: int64 [times, n].
-
-    The same for the same arguments, so that two runs are compared on the same resamples.
-    """
+    """Draw bootstrap positions of a task's test samples, the same for all runs: int64 [times, n]."""
     return generator(seed, "bootstrap", task).integers(0, n, size=(times, n))
 
 
 def estimate_mean(runs: Runs, times: int, seed: int, base: Runs | None = None) -> Estimate:
     """Estimate the mean over tasks of the mean over runs of a ratio of sums.
 
-    Test samples are resampled within each task, alike for all that is compared.
-
-    Args:
-        runs: The runs of each task.
-        times: How many resamples.
-        seed: What they are drawn with.
-        base: Where given, each task's ratio is taken relative to that of `base`, so that tasks whose ratios
-            differ in size weigh alike.
+    Test samples are resampled within each task, alike for all that is compared. Where `base` is given, each
+    task's ratio is taken relative to that of `base`, so that tasks whose ratios differ in size weigh alike.
     """
     return _estimate(runs, None, times, seed, base)
 
@@ -50,10 +41,7 @@ def estimate_mean(runs: Runs, times: int, seed: int, base: Runs | None = None) -
 def estimate_difference(
     ours: Runs, theirs: Runs, times: int, seed: int, base: Runs | None = None
 ) -> Estimate:
-    """Estimate ours minus theirs, mean over tasks, paired by test sample: the same resamples for both.
-
-    The arguments are as in `estimate_mean`; both sides are of the same tasks and samples.
-    """
+    """Estimate ours minus theirs, mean over tasks, paired by test sample: the same resamples for both."""
     return _estimate(ours, theirs, times, seed, base)
 
 

@@ -79,17 +79,10 @@ def measure(
     seed: int,
     longest: int | None = None,
 ) -> Measured:
-    """Put test samples to a model by a protocol.
+    """Put test samples to a model by a protocol; the model and its tokenizer are left as they were.
 
-    Args:
-        model: A causal LM, which is left as it was, as is its tokenizer.
-        tokenizer: Its tokenizer.
-        name: The protocol.
-        samples: The test samples.
-        max_length: Prompts of more tokens are cut on the left, or where the model has no room for more.
-        batch_size: Samples of a batch.
-        seed: For responses that are sampled.
-        longest: The most tokens of a response, where that is to be less than the protocol's.
+    Prompts of more than `max_length` tokens are cut on the left, or where the model has no room for more. The
+    seed is for responses that are sampled; they have at most `longest` tokens, or what the protocol says.
 
     Raises:
         UserError: The protocol is unknown, or a sample lacks a field that it needs.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.files import write_json
 
 # The package's judge of version 1: its prompt, and how it reads the answer.
@@ -36,14 +36,10 @@ def outputs(instructions: Sequence[str], responses: Sequence[str], model: str) -
 def win_rates(
     ours: Sequence[dict[str, str]], theirs: Sequence[dict[str, str]], judge: str, url: str | None, kept: Path
 ) -> np.ndarray:
-    """Ask a judge which of two responses to each instruction it prefers.
+    """Ask a judge which of two responses (from `outputs`) to each instruction it prefers.
 
-    Args:
-        ours: Responses, from `outputs`.
-        theirs: Others to the same instructions.
-        judge: The judge's name at `url`; the key is in OPENAI_API_KEY.
-        url: An OpenAI-compatible address; None is OpenAI's.
-        kept: A JSON file of earlier answers, which is added to.
+    The judge is a model's name at an OpenAI-compatible address (None is OpenAI's), whose key is in
+    OPENAI_API_KEY. `kept` is a JSON file of earlier answers, which is added to.
 
     Returns:
         Float [n]: 1 if it prefers ours, 0 if theirs, 0.5 for a draw, NaN where its answer could not be read.
@@ -81,10 +77,9 @@ def win_rates(
                 )
             # Whatever the package and its client raise means that there is no answer.
             except Exception as error:
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise UserError(
-                    f"the judge {judge!r} could not be asked ({reason}); check --judge-url, --judge and "
-                    "OPENAI_API_KEY, and run the command again: earlier answers are kept"
+                    f"the judge {judge!r} could not be asked ({reason_of(error)}); check --judge-url, "
+                    "--judge and OPENAI_API_KEY, and run the command again: earlier answers are kept"
                 ) from error
             preferences = {row["instruction"]: row["preference"] for row in found}
             answers |= {pairs[at]: preferences.get(pairs[at][0]) for at in piece}

@@ -49,16 +49,9 @@ def evaluate(
     """Score the gold response of each test sample, given its prompt in the Tulu chat format.
 
     The end-of-sequence token is not counted, so that bits and bytes are of the same text. A sample with
-    `choices` is answered by the choice whose first token is the likeliest.
-
-    Args:
-        model: A causal LM.
-        tokenizer: Its tokenizer.
-        samples: The test samples.
-        max_length: Longer samples, in tokens, are cut on the left of the prompt.
-        token_budget: Tokens of a batch, padding included; 0 is what suits the device.
-        done: Called after each batch with the positions of its samples.
-        layers: What other adapters of the same model have computed of the layers below theirs.
+    `choices` is answered by the choice whose first token is the likeliest. Longer samples than `max_length`
+    tokens are cut on the left of the prompt. `layers` has what other adapters of the same model have computed
+    of the layers below theirs.
 
     Raises:
         UserError: A response is missing or leaves no room for any of its prompt, or choices begin with the

@@ -40,13 +40,8 @@ def passes(trial: Trial, cpu: int = CPU_SECONDS, wall: float = WALL_SECONDS, siz
     """Return whether the test comes to its end without an exception, within the limits.
 
     Both processes start in an empty folder that is thrown away, without environment variables, with no file
-    to write, no network and no other process, and are killed at the limit.
-
-    Args:
-        trial: The program and its test.
-        cpu: Seconds of a processor.
-        wall: Seconds by the clock.
-        size: Bytes of address space.
+    to write, no network and no other process, and are killed at the limit: seconds of a processor and by the
+    clock, and bytes of address space.
 
     Raises:
         UserError: This system cannot hold a program in; Linux 5.13 or newer with Landlock can.

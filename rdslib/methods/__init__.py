@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import re
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
 from rdslib.errors import UserError
+from rdslib.files import sha256_of
 from rdslib.methods.base import (
     COST,
     Extract,
@@ -91,25 +91,22 @@ def load_plugins(paths: Sequence[Path]) -> None:
     """Run Python files that register methods, each once; raises UserError if one cannot be run."""
     for path in paths:
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest = sha256_of(path)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); see plugins in the profile"
             ) from error
+        if _LOADED.get(path, digest) != digest:
+            raise UserError(f"{path}: has changed since it was loaded; start again")
         if path in _LOADED:
-            if _LOADED[path] != digest:
-                raise UserError(f"{path}: has changed since it was loaded; start again")
             continue
-        before = {**SCORERS, **EXTRACTORS}
-        spec = importlib.util.spec_from_file_location(f"rdslib_plugin_{digest[:16]}", path)
-        if spec is None or spec.loader is None:
-            raise UserError(f"{path}: is not a Python file")
+        before = SCORERS.keys() | EXTRACTORS.keys()
         try:
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+            runpy.run_path(str(path), run_name=f"rdslib_plugin_{digest[:16]}")
         except Exception as error:
             raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
         _LOADED[path] = digest
-        for name in {**SCORERS, **EXTRACTORS}.keys() - before.keys():
+        for name in (SCORERS.keys() | EXTRACTORS.keys()) - before:
             _DIGESTS[name] = digest
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
 from rdslib.methods.features import read_all, read_shards, split_feature
-from rdslib.models.flops import CostModel
+from rdslib.models.flops import CostModel, one_pass_flops
 from rdslib.params import Settings, Train
 from rdslib.selection.topk import Block
 
@@ -109,10 +109,9 @@ class Scorer(ABC):
         """Yield score blocks that cover every pool position, or those of `inputs.part`, once."""
 
     def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """FLOPs of selecting `samples` of `pool_size` by the paper's count (Appendix E).
+        """FLOPs of selecting `samples` of `pool_size`, without training on them, by the paper's count.
 
-        Training on the selection is not part of it (`rdslib.models.flops.training_flops`). NaN where the
-        paper gives no formula. A method of one forward pass over the pool returns
+        Its Appendix E; NaN where it gives no formula. A method of one forward pass over the pool returns
         `one_pass_flops(pool_size, cost)`.
         """
         return math.nan
@@ -154,17 +153,23 @@ class InnerProduct(Scorer):
                 yield start + first, scores
 
 
+class OnePass(InnerProduct):
+    """One whose features take a forward pass of the language model over the pool."""
+
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """One forward pass over the pool."""
+        return one_pass_flops(pool_size, cost)
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What an extractor may read when it prepares.
 
     Attributes:
-        settings: The model, and the parameters of encoding and of each method.
         model: The folder of the language model.
         samples: Those of the pool that it prepares on; empty if it needs none.
         features: Rows of its `prepare_features`, by name, for these samples.
         out: The empty folder to write into.
-        bar: A progress bar.
         downloads: The folder where downloads are kept.
     """
 
@@ -182,7 +187,6 @@ class Extraction:
     """What an extractor may read when it makes features.
 
     Attributes:
-        settings: The model, and the parameters of encoding and of each method.
         model: The folder of the language model.
         prepared: The folder that its `prepare` has filled; None if it prepares nothing.
         wanted: The features asked for, without the extractor's name.
@@ -198,12 +202,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features of some samples.
-
-    Attributes:
-        rows: By feature, [samples, ...], with `COST` among them.
-        counts: For the manifest (tokens, what was dropped, ...), summed over shards.
-    """
+    """Features of some samples: rows by name, [samples, ...], with `COST`; and counts, summed over shards."""
 
     rows: Mapping[str, np.ndarray]
     counts: Mapping[str, int]
@@ -213,11 +212,8 @@ class Extracted:
 class Extract:
     """Makes features of some samples, in two parts.
 
-    Attributes:
-        read: Turns samples into what the model takes (tokens); it runs on another thread, while the model
-            is busy with the samples before.
-        make: Turns that into features; the function that it is given is to be called with the positions of
-            each batch that is through.
+    `read` turns samples into what the model takes, on another thread while the model is busy. `make` turns
+    that into features, and calls the function that it is given with the positions of each batch that is done.
     """
 
     read: Callable[[Sequence[Sample]], Any]
@@ -229,7 +225,7 @@ class ModelUse:
     """How an extractor uses the language model, from which `rds plan` computes its cost.
 
     Attributes:
-        operations: FLOPs a parameter and token: `FORWARD` or `TRAINING` of `rdslib.models.flops`.
+        operations: FLOPs a parameter and token: `FORWARD` or `TRAINING`.
         row_bytes: Bytes of the wanted features of one sample, without `COST`.
         layers: How many layers' activations are in memory at once.
         logits: Whether vocabulary logits are taken.
@@ -270,8 +266,8 @@ class Extractor(ABC):
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Name the pool whose samples `prepare` reads, where features of `pool` are wanted.
 
-        Pools go by the study's names: "all", or that of a smaller one. That is `pool` where each is prepared
-        on apart, another name where one pool serves all, and None if `prepare` reads no samples.
+        That is `pool` where each is prepared on apart, another name where one pool serves all, and None if
+        `prepare` reads no samples.
         """
         return None
 
@@ -289,10 +285,7 @@ class Extractor(ABC):
     def cost_model(
         self, base: CostModel, settings: Settings, counts: Mapping[str, Any], pool_size: int
     ) -> CostModel:
-        """Return the numbers of the paper's formula, with what was prepared in place of the paper's.
-
-        `counts` is what `prepare` returned; `pool_size`, of the pool that it read, 0 if none.
-        """
+        """Put into the paper's formula what was prepared: the counts, and the size of the pool, 0 if none."""
         return base
 
     def model_use(
@@ -305,7 +298,8 @@ class Extractor(ABC):
         self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
     ) -> np.ndarray:
         """Count the tokens of each sample that pass through the language model: float64 [samples]."""
-        return token_counts(tokenizer, samples, settings.encode.max_length, queries)
+        tokens = tokenize(tokenizer, samples, settings.encode.max_length, queries) if samples else []
+        return np.array([len(each.ids) for each in tokens], dtype=np.float64)
 
     def cut(self, settings: Settings) -> int:
         """Return how many tokens of a sample are read; what comes after them is cut off."""
@@ -320,11 +314,7 @@ class Extractor(ABC):
         return None
 
     def rehearse(self, given: Preparation) -> Path:
-        """Prepare what is as fast to use as what `prepare` gives, and return its folder.
-
-        `given` has one short sample, and features of one row of ones; what `prepare` makes of them will
-        often do.
-        """
+        """Prepare what is as fast to use, from one short sample and rows of ones, and return its folder."""
         self.prepare(given)
         return given.out
 
@@ -337,14 +327,6 @@ def tokenize(
     return how(tokenizer, [sample.messages for sample in samples], max_length)
 
 
-def token_counts(
-    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
-) -> np.ndarray:
-    """Count the tokens of each sample, as far as it is not cut: float64 [samples]."""
-    tokens = tokenize(tokenizer, samples, max_length, queries) if samples else []
-    return np.array([len(each.ids) for each in tokens], dtype=np.float64)
-
-
 def samples_of_a_batch(settings: Settings, mean_length: float) -> int:
-    """How many samples of `mean_length` tokens fill a batch of the language model."""
+    """Count the samples of `mean_length` tokens that fill a batch of the language model."""
     return max(1, round(settings.encode.token_budget / mean_length))

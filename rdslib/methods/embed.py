@@ -13,9 +13,18 @@ import numpy as np
 
 from rdslib.data.chat import Sample, format_chat
 from rdslib.data.download import Archives
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.files import write_json
-from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, InnerProduct, Preparation
+from rdslib.methods.base import (
+    COST,
+    Extract,
+    Extracted,
+    Extraction,
+    Extractor,
+    InnerProduct,
+    OnePass,
+    Preparation,
+)
 from rdslib.models.flops import FORWARD, CostModel, one_pass_flops
 from rdslib.params import Embedder, Settings
 
@@ -35,14 +44,6 @@ class Embed(InnerProduct):
         return one_pass_flops(pool_size, replace(cost, parameters=cost.embedder_parameters))
 
 
-class LargeEmbed(InnerProduct):
-    """The same with an embedding model that is as large as the language model."""
-
-    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """One forward pass over the pool."""
-        return one_pass_flops(pool_size, cost)
-
-
 class SentenceEmbedding(Extractor):
     """`<name>.sentence`: float16 [samples, dimension], of length 1, of the conversation as text.
 
@@ -57,7 +58,7 @@ class SentenceEmbedding(Extractor):
 
         Args:
             name: That of the extractor, and of the model in a profile's `embedders`.
-            default: The model where `embedders` names none. Its instruction holds there too.
+            default: The model where `embedders` names none; its instruction holds for one that gives none.
             add_eos: Whether the model wants its end-of-sequence token at the end of every text.
             runs_code: Whether the default model runs code that comes with it.
         """
@@ -68,9 +69,7 @@ class SentenceEmbedding(Extractor):
 
     def params(self, settings: Settings) -> Embedder:
         """Return the embedding model, and how it is used."""
-        given = settings.embedders.get(self.name)
-        if given is None:
-            return self.default
+        given = settings.embedders.get(self.name, self.default)
         if "query_instruction" in given.model_fields_set:
             return given
         return given.model_copy(update={"query_instruction": self.default.query_instruction})
@@ -147,8 +146,7 @@ class SentenceEmbedding(Extractor):
         """The embedding model on this device, in float32 on a processor and else in `compute_dtype`.
 
         The transformer's weights are read as safetensors alone; what the layers after it have in another form
-        is read without running pickled code. Raises UserError if the model cannot be loaded, or may not run
-        the code that comes with it.
+        is read without running pickled code.
         """
         import torch
         from sentence_transformers import SentenceTransformer
@@ -173,11 +171,10 @@ class SentenceEmbedding(Extractor):
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise self._needs_trust(params) from error
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
-                f"embedder {self.name!r}: {params.path or params.download} cannot be loaded ({reason}); give "
-                f"a sentence-transformers model with safetensors weights under embedders.{self.name}, or a "
-                "hub name while online"
+                f"embedder {self.name!r}: {params.path or params.download} cannot be loaded "
+                f"({reason_of(error)}); give a sentence-transformers model with safetensors weights under "
+                f"embedders.{self.name}, or a hub name while online"
             ) from error
         limit = model.max_seq_length
         model.max_seq_length = params.max_length if limit is None else min(limit, params.max_length)
@@ -195,21 +192,17 @@ class SentenceEmbedding(Extractor):
 
 
 def unpack(members: Mapping[str, bytes], folder: Path) -> None:
-    """Write members of an archive into `folder`, by their names below the folder that they have in common.
-
-    Raises UserError for a name that leads out of it.
-    """
-    names = {name: PurePosixPath(name) for name in members}
-    for name, path in names.items():
-        if path.is_absolute() or ".." in path.parts:
+    """Write members of an archive into `folder`, by their names below the folder that they have in common."""
+    for name in members:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(
                 f"member {name!r}: leads out of the folder it is unpacked to; use another archive"
             )
-    common = os.path.commonpath([path.parent for path in names.values()])
-    for name, path in names.items():
-        target = folder / path.relative_to(common)
+    common = os.path.commonpath([PurePosixPath(name).parent for name in members])
+    for name, data in members.items():
+        target = folder / PurePosixPath(name).relative_to(common)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(members[name])
+        target.write_bytes(data)
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -245,4 +238,4 @@ NV = SentenceEmbedding(
 
 EMBED_MINILM = Embed("embed_minilm", "minilm.sentence", title="Embed (MiniLM)", colour="#882255")
 EMBED_GTR = Embed("embed_gtr", "gtr.sentence", title="Embed (GTR)", colour="#009E73")
-EMBED_NV = LargeEmbed("embed_nv", "nv.sentence", title="Embed (NV)", colour="#56B4E9")
+EMBED_NV = OnePass("embed_nv", "nv.sentence", title="Embed (NV)", colour="#56B4E9")

@@ -24,10 +24,7 @@ def read_shards(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (start, rows) of each shard in order, memory-mapped: [samples of the shard, ...].
 
-    Args:
-        folder: Where the shards are.
-        feature: The feature, without its extractor's name.
-        part: (i, n): of every n shards the i-th, from 0.
+    The feature goes without its extractor's name. With a `part` (i, n): of every n shards the i-th, from 0.
     """
     index, parts = part
     for path in sorted(folder.glob(f"{feature}-*.npy"))[index::parts]:

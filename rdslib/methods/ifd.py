@@ -192,13 +192,7 @@ def near_centres(prompts: np.ndarray, clusters: int, per_cluster: int, seed: int
     """Find the positions, in order, of the `per_cluster` rows nearest to the centre of each cluster.
 
     k-means is seeded, and has at most as many clusters as there are rows; of equally near rows of a cluster
-    the first is taken.
-
-    Args:
-        prompts: Float [samples, hidden]; a row of zeros has no prompt and is left out.
-        clusters: How many clusters.
-        per_cluster: How many rows of each; of a smaller cluster, all.
-        seed: The study's.
+    the first is taken. `prompts`: float [samples, hidden]; a row of zeros has no prompt and is left out.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -226,15 +220,8 @@ def turns_alone(
 ) -> tuple[np.ndarray, list[Tokens]]:
     """Tokenise each assistant turn of samples as a conversation by itself.
 
-    Args:
-        tokenizer: The language model's.
-        samples: The samples.
-        whole: The samples as tokenised for the pool. Turns are kept as far as these have them: what is cut
-            off there is not scored here either.
-        max_length: Tokens at which a turn is cut.
-
-    Returns:
-        The position of each turn's sample (int64 [turns]), and the turns in order.
+    Turns are kept as far as `whole`, the samples as tokenised for the pool, has them: what is cut off there
+    is not scored here either. Returns the position of each turn's sample (int64 [turns]), and the turns.
     """
     owners, apart, lengths = [], [], []
     for position, (sample, tokens) in enumerate(zip(samples, whole, strict=True)):

@@ -26,7 +26,6 @@ from rdslib.methods.base import (
     InnerProduct,
     ModelUse,
     Preparation,
-    token_counts,
     tokenize,
 )
 from rdslib.models.flops import TRAINING, CostModel, training_flops
@@ -77,11 +76,7 @@ class LessGradients(Extractor):
         return pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
-        """Warm the model up on a random share of the pool, and keep a checkpoint of each epoch.
-
-        Raises:
-            UserError: None of the share has a response to train on.
-        """
+        """Warm the model up on a random share of the pool, and keep a checkpoint of each epoch."""
         from rdslib.models.gradients import SaveCheckpoints
         from rdslib.models.loading import load_causal_lm, non_embedding_parameters
         from rdslib.models.train import train
@@ -134,9 +129,8 @@ class LessGradients(Extractor):
                     result[positions, place] = roots[place] * part.numpy()
                 gathered.clear()
 
-            for place, positions, gradients in per_sample_gradients(
-                model, adapters, tokens, encode.token_budget, done
-            ):
+            found = per_sample_gradients(model, adapters, tokens, encode.token_budget, done)
+            for place, positions, gradients in found:
                 if not given.queries:
                     # Adam's step goes on without a gradient, but no such sample is to be offered.
                     trained_on = gradients.any(dim=1, keepdim=True)
@@ -147,10 +141,9 @@ class LessGradients(Extractor):
             if gathered:
                 project_gathered()
             lengths = np.array([len(row.ids) for row in tokens], dtype=np.float64) * len(checkpoints)
-            cost = TRAINING * parameters * lengths
-            return Extracted(
-                {"gradient": result.reshape(len(tokens), -1), COST: cost}, {"tokens": int(lengths.sum())}
-            )
+            cost: np.ndarray = TRAINING * parameters * lengths
+            rows = {"gradient": result.reshape(len(tokens), -1), COST: cost}
+            return Extracted(rows, {"tokens": int(lengths.sum())})
 
         return Extract(read, make)
 
@@ -168,8 +161,7 @@ class LessGradients(Extractor):
         self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
     ) -> np.ndarray:
         """Count the tokens of each sample at all checkpoints: float64 [samples]."""
-        once = token_counts(tokenizer, samples, settings.encode.max_length, queries)
-        return once * _params(settings).train.epochs
+        return super().tokens(settings, tokenizer, samples, queries) * _params(settings).train.epochs
 
     def least(self, settings: Settings, mean_length: float) -> int:
         """Return 1: the projection alone may take minutes."""

@@ -65,12 +65,9 @@ def _span(tokens: Tokens, span: str) -> tuple[int, int]:
 def pooling_weights(starts: torch.Tensor, ends: torch.Tensor, longest: int, pooling: str) -> torch.Tensor:
     """Weigh the tokens of spans (paper, section 2): float32 [batch, longest], summing to 1 over a span.
 
-    Args:
-        starts: The first token of each span, int64 [batch].
-        ends: The one after its last, int64 [batch]; an empty span has zeros alone.
-        longest: How many tokens the batch is wide.
-        pooling: Of the i-th of L tokens in its span, counted from 1, the weight is i / (1 + ... + L)
-            (`weighted`, RDS+), 1 / L (`uniform`), or 1 for i = L and else 0 (`last`).
+    The span of a row is [start, end), int64 [batch]; an empty one has zeros alone. The weight of the i-th of
+    its L tokens, counted from 1, is i / (1 + ... + L) (`weighted`, RDS+), 1 / L (`uniform`), or 1 for i = L
+    and else 0 (`last`).
     """
     at = torch.arange(longest, device=starts.device)[None, :]
     place = (at - starts[:, None] + 1).float()
@@ -95,22 +92,13 @@ def encode(
 ) -> dict[str, np.ndarray]:
     """Make features of tokenised samples, all from one forward pass.
 
-    Pooling is done in float32. The vocabulary head is used for `nll` alone.
-
-    Args:
-        model: A causal LM.
-        samples: The samples.
-        wanted: Which of `FEATURES`.
-        token_budget: Tokens of a batch, padding included.
-        done: Called with the positions of each batch that is through.
+    Pooling is done in float32. The vocabulary head is used for `nll` alone. `token_budget` has the tokens of
+    a batch, padding included; `done` is called with the positions of each batch that is through.
 
     Returns:
         Of `POOLED`: the pooled last hidden state, float32 [samples, hidden], of length 1, or zero where the
         span is empty. `nll`: the mean NLL of the tokens from the second on, in nats, float32 [samples]; NaN
         for a sample of one token.
-
-    Raises:
-        ValueError: A feature is unknown, or a sample has no tokens.
     """
     for name in wanted:
         if name not in FEATURES:
@@ -191,13 +179,7 @@ LOGIT_ROWS = 1024
 
 
 def nll(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Take the negative log-likelihood, in nats, of tokens: float32 [n]. The softmax is in float32.
-
-    Args:
-        model: A causal LM.
-        hidden: The last hidden state before each token, float [n, hidden].
-        targets: The tokens, int64 [n].
-    """
+    """Take the NLL, in nats, of tokens (int64 [n]), given the last hidden state before each: float32 [n]."""
     head = model.get_output_embeddings()
     parts = [
         torch.nn.functional.cross_entropy(head(rows).float(), wanted, reduction="none")

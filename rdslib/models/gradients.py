@@ -24,6 +24,7 @@ from torch.nn import Linear
 from transformers import PreTrainedModel, TrainerCallback
 
 from rdslib.data.chat import Tokens
+from rdslib.files import write_json
 from rdslib.models.cache import LayerCache
 from rdslib.models.encode import pack, pad
 from rdslib.models.train import save
@@ -83,7 +84,7 @@ class SaveCheckpoints(TrainerCallback):
             for name in ("exp_avg", "exp_avg_sq")
         }
         save_file(moments, folder / "moments.safetensors")
-        (folder / "learning_rate.json").write_text(json.dumps(self.learning_rates[-1]) + "\n")
+        write_json(folder / "learning_rate.json", self.learning_rates[-1])
 
 
 def load_checkpoints(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, list[Checkpoint]]:
@@ -121,18 +122,8 @@ def per_sample_gradients(
 ) -> Iterator[tuple[int, list[int], torch.Tensor]]:
     """Take the gradient of each sample's loss at each adapter, without dropout (LESS).
 
-    The loss is the mean NLL of the response tokens; a sample without one has a gradient of zero.
-
-    Args:
-        model: The model with the adapters.
-        adapters: Their names.
-        samples: Tokenised samples.
-        token_budget: Tokens of a batch, padding included.
-        done: Called with the positions of each batch that is through.
-
-    Yields:
-        The adapter's place in `adapters`, the positions of a batch, and its gradients, float32 [batch,
-        parameters], until every sample has had every adapter.
+    The loss is the mean NLL of the response tokens; a sample without one has a gradient of zero. Yields the
+    adapter's place in `adapters`, the positions of a batch, and its gradients, float32 [batch, parameters].
     """
     model.eval().requires_grad_(False)
     base = cast("PreTrainedModel", model.get_base_model())

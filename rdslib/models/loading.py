@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.models.device import compute_dtype, device
 from rdslib.params import RandomModel
 
@@ -65,7 +65,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except Exception as error:  # whatever the readers of the file and of its model raise
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(f"model {file}: cannot be read as a GGUF model ({reason}); give another") from error
     if not isinstance(source, LlamaForCausalLM):
         raise UserError(f"model {file}: is a GGUF of {type(source).__name__}, not of a Llama; give a folder")
@@ -109,8 +109,7 @@ def make_random(spec: RandomModel, seed: int, folder: Path) -> None:
 
 
 def _cannot_load(name: str | Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"model {name}: cannot be loaded ({reason}); "
+        f"model {name}: cannot be loaded ({reason_of(error)}); "
         "give the folder of a saved model, or a hub name while online"
     )

@@ -53,7 +53,6 @@ class Projection:
 def random_words(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
     """Make the numbers `start` to `start + count` of the random sequence that `key` names: int64 [count].
 
-    All 64 bits are random.
     SplitMix64 (Steele, Lea and Flood 2014): the number at each place is had without those before it.
     """
     words = torch.arange(start, start + count, device=device)

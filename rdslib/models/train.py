@@ -41,17 +41,8 @@ def train(
 
     The loss is on assistant tokens only. What is trained is float32, with bfloat16 autocast for the
     arithmetic where the device has it: either all weights (`full`) or LoRA matrices. Linear decay, warm-up,
-    no weight decay.
-
-    Args:
-        model_path: The model's folder.
-        samples: What to train on.
-        params: How.
-        seed: For the order of samples, new weights and dropout.
-        out: The folder to save into.
-        bar: A progress bar, in tokens.
-        callbacks: Called at each update and epoch.
-        base: The model, where it is loaded already and LoRA matrices are trained; it is left as it was.
+    no weight decay. The seed is for the order of samples, new weights and dropout. `base` is the model, where
+    it is loaded already and LoRA matrices are trained; it is left as it was.
 
     Returns:
         Counts for a manifest: samples, those without a response, tokens, updates, mean loss.
@@ -75,6 +66,7 @@ def train(
     model = _trainable(model_path, params, base)
     steps_per_update = -(-params.batch_size // params.micro_batch_size)
     updates = params.epochs * -(-len(rows) // (params.micro_batch_size * steps_per_update))
+    total = params.epochs * sum(len(row["input_ids"]) for row in rows)
     arguments = TrainingArguments(
         output_dir=str(out / "unused"),
         num_train_epochs=params.epochs,
@@ -94,7 +86,6 @@ def train(
         train_sampling_strategy="sequential",
         disable_tqdm=True,
     )
-    losses = _Report(bar, sum(len(r["input_ids"]) for r in rows) * params.epochs)
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     trainer = Trainer(
         model=model,
@@ -102,18 +93,17 @@ def train(
         train_dataset=rows,  # a list of rows is a map-style data set
         data_collator=_ResponseCollator(tokenizer, label_pad_token_id=IGNORE),
         processing_class=tokenizer,
-        callbacks=[losses, *callbacks],
+        callbacks=[*([_Report(bar, total)] if bar is not None else []), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     outcome = trainer.train()
     save(model, out)
     if isinstance(model, PeftModel):
         model.unload()
-    tokens_per_epoch = sum(len(row["input_ids"]) for row in rows)
     return {
         "samples": len(rows),
         "without_response": len(samples) - len(rows),
-        "training_tokens": tokens_per_epoch * params.epochs,
+        "training_tokens": total,
         "updates": outcome.global_step,
         "loss": outcome.training_loss,
     }
@@ -178,11 +168,9 @@ class _ResponseCollator(DataCollatorForSeq2Seq):
 class _Report(TrainerCallback):
     """Moves a progress bar, in tokens, after each update."""
 
-    def __init__(self, bar: tqdm[Any] | None, tokens: int) -> None:
+    def __init__(self, bar: tqdm[Any], tokens: int) -> None:
         self.bar = bar
-        if bar is not None:
-            bar.reset(total=tokens)
+        bar.reset(total=tokens)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None and state.max_steps:
-            self.bar.update(int(self.bar.total * state.global_step / state.max_steps) - self.bar.n)
+        self.bar.update(int(self.bar.total * state.global_step / state.max_steps) - self.bar.n)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 
 class Planned(Protocol):
-    """What progress needs of a step: its name, what it goes by, and its expected share of the time of its name."""
+    """What progress needs of a step."""
 
     @property
     def name(self) -> str:

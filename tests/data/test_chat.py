@@ -24,48 +24,36 @@ def test_the_format_is_the_papers():
     )
 
 
-def test_the_mask_covers_responses_and_their_ends_alone(tiny_model):
-    tokenizer = load_tokenizer(tiny_model)
-    (tokens,) = tokenize_chat(tokenizer, [TURNS], 2048)
-    trained = [t for t, r in zip(tokens.ids, tokens.response, strict=True) if r]
-    assert tokenizer.decode(trained) == "Hello.</s>4</s>"
-    assert tokenizer.decode(tokens.ids) == format_chat(TURNS, "</s>")
-
-
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 conversations = st.lists(st.tuples(words, words), min_size=1, max_size=3)
 
 
 @settings(max_examples=100, deadline=None)
 @given(conversations)
-def test_masked_text_is_the_responses_for_any_text(tiny_model, pairs):
+def test_the_mask_covers_the_responses_and_their_ends_alone(tiny_model, pairs):
     tokenizer = load_tokenizer(tiny_model)
-    messages = [m for pair in pairs for m in user_assistant(*pair)]
+    messages = TURNS[:1] + [m for pair in pairs for m in user_assistant(*pair)]
     (tokens,) = tokenize_chat(tokenizer, [messages], 4096)
     trained = [t for t, r in zip(tokens.ids, tokens.response, strict=True) if r]
     assert tokenizer.decode(trained) == "".join(f"{answer.strip()}</s>" for _, answer in pairs)
-
-
-def test_pool_samples_are_cut_on_the_right(tiny_model):
-    tokenizer = load_tokenizer(tiny_model)
-    (whole,) = tokenize_chat(tokenizer, [TURNS], 2048)
-    (cut,) = tokenize_chat(tokenizer, [TURNS], 20)
-    assert cut.ids == whole.ids[:20]
-    assert cut.response == whole.response[:20]
+    assert tokenizer.decode(tokens.ids) == format_chat(messages, "</s>")
+    (short,) = tokenize_chat(tokenizer, [messages], 20)
+    assert (short.ids, short.response) == (tokens.ids[:20], tokens.response[:20])
 
 
 def test_queries_are_prompt_and_response_joined(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
-    messages = user_assistant("question ", "answer")
-    (whole,) = tokenize_query(tokenizer, [messages], 100)
+
+    def tokens_of(length, **cut):
+        return tokenize_query(tokenizer, [user_assistant("question ", "answer")], length, **cut)[0]
+
+    whole = tokens_of(100)
     assert tokenizer.decode(whole.ids) == "<|user|>\nquestion\n<|assistant|>\nanswer</s>"
     assert sum(whole.response) == len("answer") + 1
-    (right,) = tokenize_query(tokenizer, [messages], 20)
-    assert right.ids == whole.ids[:20]
-    (left,) = tokenize_query(tokenizer, [messages], 12, cut="left")
-    assert left.ids == whole.ids[-12:]
-    (only,) = tokenize_query(tokenizer, [messages], 4, cut="left")
-    assert tokenizer.decode(only.ids) == "answ", "the prompt goes first, then the response's end"
+    assert tokens_of(20).ids == whole.ids[:20]
+    assert tokens_of(12, cut="left").ids == whole.ids[-12:]
+    prompt_gone = tokenizer.decode(tokens_of(4, cut="left").ids)
+    assert prompt_gone == "answ", "the prompt goes first, then the response's end"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def grams(sample: Sample) -> list[tuple[str, ...]]:
 few_words = st.lists(st.sampled_from(["a", "B", "c"]), min_size=NGRAM, max_size=30).map(" ".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(few_words, max_size=4), few_words, few_words)
 def test_long_texts_are_found_by_the_rule_of_the_pool(tests: list[str], prompt: str, response: str) -> None:
     held_out = [asked(text, name=str(at)) for at, text in enumerate(tests)]
@@ -40,30 +40,31 @@ def test_long_texts_are_found_by_the_rule_of_the_pool(tests: list[str], prompt: 
     assert match.test is next(test for test, each in zip(held_out, tested, strict=True) if shared[0] in each)
 
 
-def test_words_are_compared_without_case_and_punctuation() -> None:
-    match = Contamination([asked(LONG)]).found(asked("x", f"So: {LONG.upper().replace(' ', ', ')}!"))
-    assert match is not None
-    assert match.words == " ".join(LONG.split()[:NGRAM])
+def first_words(count: int) -> str:
+    return " ".join(LONG.split()[:count])
 
 
-def test_a_run_that_goes_over_two_messages_is_none() -> None:
-    text = LONG.split()[:NGRAM]
-    tests = Contamination([asked(LONG)])
-    assert tests.found(asked(" ".join(text))) is not None
-    assert tests.found(asked(" ".join(text[:6]), " ".join(text[6:]))) is None
-
-
-def test_n_is_how_many_words_must_be_shared() -> None:
-    text = "x " + " ".join(LONG.split()[:4])
-    assert Contamination([asked(LONG)], n=5).found(asked(text)) is None
-    match = Contamination([asked(LONG)], n=4).found(asked(text))
-    assert match is not None
-    assert match.words == "word0 word1 word2 word3"
+@pytest.mark.parametrize(
+    ("n", "sample", "expected"),
+    [
+        (NGRAM, asked("x", f"So: {LONG.upper().replace(' ', ', ')}!"), first_words(NGRAM)),
+        (NGRAM, asked(first_words(NGRAM)), first_words(NGRAM)),
+        # A run that goes over two messages is none.
+        (NGRAM, asked(first_words(6), " ".join(LONG.split()[6:NGRAM])), None),
+        (5, asked("x " + first_words(4)), None),
+        (4, asked("x " + first_words(4)), first_words(4)),
+    ],
+)
+def test_n_words_of_one_message_in_any_case_and_punctuation(
+    n: int, sample: Sample, expected: str | None
+) -> None:
+    match = Contamination([asked(LONG)], n=n).found(sample)
+    assert (match and match.words) == expected
 
 
 @pytest.mark.parametrize("length", range(SHORTEST - 1, NGRAM))
 def test_a_short_question_is_found_whole(length: int) -> None:
-    question = " ".join(LONG.split()[:length])
+    question = first_words(length)
     tests = Contamination([asked("something else", name="a"), asked(question, name="b")])
     match = tests.found(asked(f"Tell me: {question}?"))
     if length < SHORTEST:
@@ -71,7 +72,7 @@ def test_a_short_question_is_found_whole(length: int) -> None:
     else:
         assert match is not None
         assert (match.test.id, match.words) == ("b", question)
-        assert tests.found(asked(" ".join(LONG.split()[: length - 1]))) is None
+        assert tests.found(asked(first_words(length - 1))) is None
 
 
 def test_short_responses_and_system_messages_are_not_looked_for() -> None:

@@ -43,6 +43,11 @@ def text_of(seed: int, words: int = 300) -> str:
     return " ".join(f"w{rng.randrange(5000)}" for _ in range(words))
 
 
+def found_in(pool: list[str], seen: NearDuplicates | None = None) -> list[Repeat | None]:
+    seen = seen or NearDuplicates()
+    return [seen.repeats(sample(text)) for text in pool]
+
+
 texts = st.sampled_from(["a", "b", " a", "a'", "a', 'b", "", "\ud800"])
 
 
@@ -63,30 +68,29 @@ def test_roles_count_for_exact_duplicates_and_not_for_near_ones() -> None:
     assert [seen.repeats(other) for seen in (exact, near)] == [None, Repeat(0, 1.0)]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_few_changed_words_make_a_near_duplicate_and_many_do_not(seed: int) -> None:
     text = text_of(seed)
     # 2 words of 300 are in 10 shingles of 296, so the similarity is 0.93; 30 are in over 100.
     pool = [text_of(1000 + seed), text, changed(text, 2, seed), changed(text, 30, seed)]
-    seen = NearDuplicates()
-    found = [seen.repeats(sample(each)) for each in pool]
-    assert found == [None, None, Repeat(1, estimate(text, pool[2])), None]
+    assert found_in(pool) == [None, None, Repeat(1, estimate(text, pool[2])), None]
 
 
+@pytest.mark.slow
 def test_only_what_is_estimated_at_the_threshold_or_above_is_found() -> None:
-    found_in = candidates = 0
+    dropped = candidates = 0
     for seed in range(150):
         text = text_of(seed, 200)
-        other, seen = changed(text, 6, seed), NearDuplicates()
+        other = changed(text, 6, seed)
         similarity = estimate(text, other)
-        assert seen.repeats(sample(text)) is None
-        found = seen.repeats(sample(other))
+        first, found = found_in([text, other])
+        assert first is None
         assert found in (None, Repeat(0, similarity))
-        found_in += found is not None
+        dropped += found is not None
         candidates += similarity >= THRESHOLD
         assert found is None or similarity >= THRESHOLD
     # A similarity of 0.74: some are estimated above, and LSH offers over half of those below as well.
-    assert 0.8 * candidates <= found_in <= candidates
+    assert 0.8 * candidates <= dropped <= candidates
     assert 10 < candidates < 75
 
 
@@ -95,8 +99,7 @@ def test_what_is_dropped_cannot_be_repeated() -> None:
     chain = [text_of(0)]
     for step in range(12):
         chain.append(changed(chain[-1], 2, step))
-    seen = NearDuplicates()
-    found = [seen.repeats(sample(text)) for text in chain]
+    found = found_in(chain)
     kept = [at for at, each in enumerate(found) if each is None]
     assert len(kept) > 1
     for at, each in enumerate(found):
@@ -122,9 +125,7 @@ def test_the_most_similar_is_found_and_the_first_of_equals() -> None:
     )
     # Positions 1 and 8: a set has 8 first.
     pool = [text_of(2000), one, *(text_of(2001 + at) for at in range(6)), other, text]
-    seen = NearDuplicates()
-    found = [seen.repeats(sample(each)) for each in pool]
-    assert found == [None] * 9 + [Repeat(1, estimate(text, one))]
+    assert found_in(pool) == [None] * 9 + [Repeat(1, estimate(text, one))]
 
 
 def test_messages_are_read_as_one_text() -> None:
@@ -136,11 +137,8 @@ def test_messages_are_read_as_one_text() -> None:
 
 @pytest.mark.parametrize("text", ["one", "one two three four", "?!", "\ud800"])
 def test_a_short_text_repeats_only_its_equal(text: str) -> None:
-    seen = NearDuplicates()
     others = ["one two", "one two three", "one two three four five", "!?", "two one", "..."]
-    assert [seen.repeats(sample(other)) for other in others] == [None] * len(others)
-    assert seen.repeats(sample(text)) is None
-    assert seen.repeats(sample(text)) == Repeat(len(others), 1.0)
+    assert found_in([*others, text, text]) == [None] * 7 + [Repeat(6, 1.0)]
 
 
 def test_another_threshold() -> None:
@@ -149,8 +147,7 @@ def test_another_threshold() -> None:
     similarity = estimate(text, other)
     assert 0.5 < similarity < 0.75
     for threshold, repeat in ((0.4, Repeat(0, similarity)), (0.9, None)):
-        seen = NearDuplicates(threshold)
-        assert [seen.repeats(sample(each)) for each in (text, other)] == [None, repeat]
+        assert found_in([text, other], NearDuplicates(threshold)) == [None, repeat]
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -1, float("nan")])

@@ -28,26 +28,17 @@ def one_line(error: pytest.ExceptionInfo[Any]) -> str:
     return text
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No mirror, no memory of earlier checks, and an origin that gives nothing."""
+    """No mirror, and an origin that gives nothing."""
 
     def refuse(url: str, part: Path) -> None:
         raise OSError("no network")
 
     monkeypatch.delenv("RDSLIB_MIRROR", raising=False)
-    monkeypatch.setattr(fetching, "_verified", set())
     monkeypatch.setattr(fetching, "_fetch_github", refuse)
 
 
-def folder_of(place: Path, content: Mapping[str, bytes] = CONTENT) -> Path:
-    for path, data in content.items():
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / path).write_bytes(data)
-    return place
-
-
-@pytest.mark.usefixtures("alone")
 def test_a_folder_gives_members_as_an_archive_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
@@ -59,7 +50,7 @@ def test_a_folder_gives_members_as_an_archive_does(monkeypatch: pytest.MonkeyPat
     downloads = {"x": Download(uri=URI, files=PINS)}
     got = Archives(downloads, tmp_path / "cache").members("x", ["b*", "a/*"])
     assert list(got.items()) == [("b.txt", b"b\n"), ("a/x.txt", b"x\n"), ("a/y.txt", b"y\n")]
-    assert asked == [f"https://github.com/owner/repo/raw/abc/data/{path}" for path in CONTENT]
+    assert asked == [f"https://github.com/owner/repo/raw/abc/data/{path}" for path in got]
     # From the cache from now on, and no more than is wanted.
     assert Archives(downloads, tmp_path / "cache").members("x", ["*x.txt"]) == {"a/x.txt": b"x\n"}
     assert len(asked) == len(CONTENT)
@@ -69,26 +60,27 @@ def test_a_folder_gives_members_as_an_archive_does(monkeypatch: pytest.MonkeyPat
         Archives(downloads, tmp_path / "cache").path("x")
 
 
-@pytest.mark.usefixtures("alone")
-def test_a_folder_comes_from_the_mirror_or_where_it_lies(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    mirrored = folder_of(tmp_path / "mirror" / "github" / "owner" / "repo" / "abc" / "data")
-    lying = Archives({"x": Download(uri=f"file:{mirrored}/", files=PINS)}, tmp_path / "cache")
-    assert lying.members("x", ["*"]) == CONTENT
+@pytest.fixture
+def mirrored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of a mirror that holds the download."""
+    folder = tmp_path / "mirror" / "github" / "owner" / "repo" / "abc" / "data"
+    for path, data in CONTENT.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
     monkeypatch.setenv("RDSLIB_MIRROR", str(tmp_path / "mirror"))
-    archives = Archives({"x": Download(uri=URI, files=PINS)}, tmp_path / "cache")
-    assert archives.members("x", ["*"]) == CONTENT
+    return folder
+
+
+def test_a_folder_comes_from_the_mirror_or_where_it_lies(mirrored: Path, tmp_path: Path) -> None:
+    for uri in (f"file:{mirrored}/", URI):
+        archives = Archives({"x": Download(uri=uri, files=PINS)}, tmp_path / "cache")
+        assert archives.members("x", ["*"]) == CONTENT
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.usefixtures("alone")
 def test_a_changed_or_missing_file_of_a_folder_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, mirrored: Path, tmp_path: Path
 ) -> None:
-    mirrored = folder_of(tmp_path / "mirror" / "github" / "owner" / "repo" / "abc" / "data")
-    monkeypatch.setenv("RDSLIB_MIRROR", str(tmp_path / "mirror"))
-
     def members(uri: str, files: dict[str, str]) -> str:
         with pytest.raises(UserError) as error:
             Archives({"x": Download(uri=uri, files=files)}, tmp_path / "cache").members("x", ["*"])
@@ -121,6 +113,8 @@ def test_a_changed_or_missing_file_of_a_folder_is_named(
 def test_a_download_is_either_a_file_or_a_folder(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="needs exactly one of sha256"):
         Download(**given)
+    with pytest.raises(ValidationError, match="a listing is read in a profile alone"):
+        Download.model_validate({"uri": URI, "files": "x.sha256"})
 
 
 def test_a_file_is_hashed_as_it_was_before_there_were_folders() -> None:
@@ -163,33 +157,31 @@ def test_a_profile_holds_the_checksums_themselves(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         (None, r"downloads\.x\.files: .*cannot be read \(No such file"),
-        ("", "lists no files"),
-        (listing(PINS) + "oops\n", r"x\.sha256:4: is not `<sha256>  <path>`"),
-        (listing(PINS) + listing({"b.txt": NONE}), r"x\.sha256:4: lists 'b\.txt' again"),
-        (listing({"../up.txt": NONE}), "'../up.txt', which is not below the folder"),
-        (listing({"/etc/x": NONE}), "'/etc/x', which is not below the folder"),
+        (b"", "lists no files"),
+        (b"\xff", "is not UTF-8"),
+        (listing(PINS).encode() + b"oops\n", r"x\.sha256:4: is not `<sha256>  <path>`"),
+        (listing(PINS).encode() + listing({"b.txt": NONE}).encode(), r"x\.sha256:4: lists 'b\.txt' again"),
+        (listing({"../up.txt": NONE}).encode(), "'../up.txt', which is not below the folder"),
+        (listing({"/etc/x": NONE}).encode(), "'/etc/x', which is not below the folder"),
     ],
 )
 def test_a_mistake_in_a_listing_is_told_in_one_line(
-    tmp_path: Path, content: str | None, expected: str
+    tmp_path: Path, content: bytes | None, expected: str
 ) -> None:
     if content is not None:
-        (tmp_path / "x.sha256").write_text(content)
+        (tmp_path / "x.sha256").write_bytes(content)
     with pytest.raises(UserError, match=expected) as error:
         load_profile(str(profile_with(tmp_path, files="x.sha256")))
     assert "mine.yaml: experiment.downloads.x" in one_line(error)
 
 
-def test_other_mistakes_in_a_folder_name_their_key(tmp_path: Path) -> None:
-    for files, expected in ((5, "files: got 5"), ({"b.txt": "12"}, r"files\.b\.txt: got '12'")):
-        with pytest.raises(UserError, match=expected) as error:
-            load_profile(str(profile_with(tmp_path, files=files)))
-        one_line(error)
-    (tmp_path / "x.sha256").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="is not UTF-8"):
-        load_profile(str(profile_with(tmp_path, files="x.sha256")))
-    with pytest.raises(ValidationError, match="a listing is read in a profile alone"):
-        Download.model_validate({"uri": URI, "files": "x.sha256"})
+@pytest.mark.parametrize(
+    ("files", "expected"), [(5, "files: got 5"), ({"b.txt": "12"}, r"files\.b\.txt: got '12'")]
+)
+def test_other_mistakes_in_a_folder_name_their_key(tmp_path: Path, files: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as error:
+        load_profile(str(profile_with(tmp_path, files=files)))
+    one_line(error)
 
 
 def test_the_listings_that_ship_are_well_formed() -> None:

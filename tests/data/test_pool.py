@@ -68,15 +68,17 @@ def test_a_source_is_drawn_the_same_beside_others() -> None:
     assert positions == sorted(positions)
 
 
-def test_too_few_rows_and_unknown_readers_are_named() -> None:
-    with pytest.raises(
-        UserError, match="source 'a': 5 samples are asked for, but it has 0 of at most 3 char"
-    ):
-        pools.build_pool(pool_of(made_up("a", 5), max_chars=3), NOTHING, 1, [])
-    with pytest.raises(UserError, match="source 'a': unknown reader 'nope'; use one of bigbench, codeio"):
-        pools.build_pool(pool_of(made_up("a", 5, "nope")), NOTHING, 1, [])
-    with pytest.raises(UserError, match="the reader bigbench needs a download"):
-        pools.build_pool(pool_of(made_up("a", 5, "bigbench")), NOTHING, 1, [])
+@pytest.mark.parametrize(
+    ("reader", "max_chars", "expected"),
+    [
+        ("made_up_sums", 3, "source 'a': 5 samples are asked for, but it has 0 of at most 3 char"),
+        ("nope", 200, "source 'a': unknown reader 'nope'; use one of bigbench, codeio"),
+        ("bigbench", 200, "the reader bigbench needs a download"),
+    ],
+)
+def test_a_source_that_cannot_be_drawn_is_named(reader: str, max_chars: int, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        pools.build_pool(pool_of(made_up("a", 5, reader), max_chars=max_chars), NOTHING, 1, [])
 
 
 def rows_pool(tmp_path: Path, files: dict[str, list[Any]]) -> tuple[Pool, Archives]:
@@ -91,12 +93,12 @@ def rows_pool(tmp_path: Path, files: dict[str, list[Any]]) -> tuple[Pool, Archiv
     return pool_of(*sources, max_chars=10_000), Archives(downloads, tmp_path)
 
 
-words = st.lists(st.sampled_from(["a", "B", "c"]), min_size=1, max_size=30).map(" ".join)
-conversations = st.lists(words, min_size=1, max_size=2).map(
-    lambda texts: [
-        {"role": role, "content": text} for role, text in zip(("user", "assistant"), texts, strict=False)
-    ]
+# Short texts repeat often, also with other blanks around or another role; long ones share runs of words.
+texts = st.sampled_from(["a", " a\n"]) | st.lists(st.sampled_from("aBc"), min_size=1, max_size=30).map(
+    " ".join
 )
+turns = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": texts})
+conversations = st.lists(turns, min_size=1, max_size=2)
 
 
 @given(
@@ -123,8 +125,9 @@ def test_dropping_equals_a_naive_reading(
     dropped = 0
     earlier: list[Any] = []
     for messages in one + two:
-        if messages not in earlier:
-            earlier.append(messages)
+        stripped = [(turn["role"], turn["content"].strip()) for turn in messages]
+        if stripped not in earlier:
+            earlier.append(stripped)
             if any(gram in tested for gram in grams(messages)):
                 dropped += 1
             else:
@@ -134,17 +137,11 @@ def test_dropping_equals_a_naive_reading(
     assert sum(counts["duplicate"] for counts in stats.values()) == len(one + two) - len(earlier)
 
 
-def test_duplicates_are_found_by_stripped_text_and_role(tmp_path: Path) -> None:
-    pool, archives = rows_pool(
-        tmp_path,
-        {
-            "one": [user_assistant("q", "r"), user_assistant(" q ", "r\n")],
-            "two": [[{"role": "user", "content": "q"}, {"role": "user", "content": "r"}]],
-        },
-    )
-    samples, stats = pools.build_pool(pool, archives, 0, [])
-    assert [sample.id for sample in samples] == ["one/0", "two/0"]
-    assert stats["one"]["duplicate"] == 1
+def read_bigbench(monkeypatch: pytest.MonkeyPatch, reader: str, folder: str, content: Any) -> list[Sample]:
+    members = {f"p/benchmark_tasks/{folder}/task.json": json.dumps(content).encode()}
+    monkeypatch.setattr(NOTHING, "members", lambda name, patterns: members, raising=False)
+    source = Source(name="s", reader=reader, samples=1, download="d", members=("*",))
+    return list(READERS[reader](NOTHING, source))
 
 
 def test_bigbench_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,37 +154,25 @@ def test_bigbench_rows(monkeypatch: pytest.MonkeyPatch) -> None:
             {"input": "Nothing", "target": []},
         ],
     }
-    members = {"p/benchmark_tasks/a/b/task.json": json.dumps(content).encode()}
-    monkeypatch.setattr(NOTHING, "members", lambda name, patterns: members, raising=False)
-    source = Source(name="s", reader="bigbench", samples=1, download="d", members=("*",))
-    found = list(READERS["bigbench"](NOTHING, source))
+    found = read_bigbench(monkeypatch, "bigbench", "a/b", content)
     assert [sample.id for sample in found] == ["a/b/0", "a/b/1"]
     assert found[0].messages == user_assistant("Answer it.\nWhich?\nOptions:\n- x\n- y\nReply:", "y")
     assert found[1].messages == user_assistant("Answer it.\nWhat?\nReply:", "first")
 
 
 def test_math_steps_and_dialogue_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    maths = {
-        "examples": [
-            {"input": "how much ?\nadd 1 to 2, halve it. double it,", "target_scores": {"3": 1, "4": 0}}
-        ]
-    }
+    steps = {"input": "how much ?\nadd 1 to 2, halve it. double it,", "target_scores": {"3": 1, "4": 0}}
+    (maths,) = read_bigbench(monkeypatch, "math_steps", "m", {"examples": [steps]})
+    response = "Add 1 to 2, halve it. Double it. The answer is 3."
+    assert maths.messages == user_assistant("how much ?", response)
     spoken = [
         {"input": 'agent_A: "a"', "target": '"b"', "comment": "t"},
         {"input": 'agent_B: "a" agent_A: "b"', "target": '"c"', "comment": "t"},
         {"input": 'agent_A: "a" agent_B: "b" agent_A: "c"', "target": '"d"', "comment": "t"},
     ]
-    both = {"math_steps": maths, "dialogue": {"examples": spoken}}
-    found = {}
-    for reader, content in both.items():
-        members = {"p/benchmark_tasks/m/task.json": json.dumps(content).encode()}
-        monkeypatch.setattr(NOTHING, "members", lambda name, patterns, m=members: m, raising=False)
-        source = Source(name="s", reader=reader, samples=1, download="d", members=("*",))
-        (found[reader],) = READERS[reader](NOTHING, source)
-    response = "Add 1 to 2, halve it. Double it. The answer is 3."
-    assert found["math_steps"].messages == user_assistant("how much ?", response)
-    assert found["dialogue"].messages == user_assistant("a", "b") + user_assistant("c", "d")
-    assert found["dialogue"].id == "m/t"
+    (dialogue,) = read_bigbench(monkeypatch, "dialogue", "m", {"examples": spoken})
+    assert dialogue.messages == user_assistant("a", "b") + user_assistant("c", "d")
+    assert dialogue.id == "m/t"
 
 
 @given(total=st.integers(1, 50), data=st.data())
@@ -234,6 +219,7 @@ def test_a_bad_line_of_a_source_is_named(text: bytes) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_mini_pool_is_large_varied_and_clean() -> None:
     experiment = load_profile("mini").experiment
     assert experiment is not None

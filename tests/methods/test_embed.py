@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,13 +70,8 @@ def tiny_bert(tmp_path_factory):
 
 
 def embedder(path, **changes):
-    values = {
-        "path": path and str(path),
-        "max_length": CUT,
-        "batch_size": 4,
-        "query_instruction": INSTRUCTION,
-    }
-    return Embedder(**{**values, **changes})
+    values = {"max_length": CUT, "batch_size": 4, "query_instruction": INSTRUCTION}
+    return Embedder(path=path and str(path), **{**values, **changes})
 
 
 def settings(downloads=None, **embedders):
@@ -160,12 +156,9 @@ def test_an_end_token_is_added_where_the_model_wants_it(tiny_bert, tmp_path):
 
 def test_a_model_is_unpacked_from_a_download(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
-    archive = tmp_path / "model.zip"
-    with zipfile.ZipFile(archive, "w") as zipped:
-        zipped.writestr("package/__init__.py", "")
-        for path in tiny_bert.rglob("*"):
-            if path.is_file():
-                zipped.write(path, f"package/model/{path.relative_to(tiny_bert)}")
+    shutil.copytree(tiny_bert, tmp_path / "package" / "model")
+    (tmp_path / "package" / "__init__.py").touch()
+    archive = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tmp_path, "package"))
     download = Download(uri=f"file:{archive}", sha256=sha256_of(archive))
     packed = embedder(None, download="d", members="package/model/*")
     given = settings({"d": download}, minilm=packed)
@@ -193,11 +186,10 @@ def test_a_profile_chooses_the_model_and_keeps_the_instruction():
     assert GTR.params(settings()).path == "sentence-transformers/gtr-t5-base"
     instruction = "Instruct: Given a sample, find the passages closest to that sample.\nQuery: "
     assert NV.params(settings()).query_instruction == instruction
-    given = Embedder(path="folder", max_length=8, batch_size=2)
-    assert NV.params(settings(nv=given)).path == "folder"
-    assert NV.params(settings(nv=given)).query_instruction == instruction
-    without = Embedder(path="folder", max_length=8, batch_size=2, query_instruction="")
-    assert NV.params(settings(nv=without)).query_instruction == ""
+    given = {"path": "folder", "max_length": 8, "batch_size": 2}
+    chosen = NV.params(settings(nv=Embedder(**given)))
+    assert (chosen.path, chosen.query_instruction) == ("folder", instruction)
+    assert NV.params(settings(nv=Embedder(**given, query_instruction=""))).query_instruction == ""
 
 
 def test_code_of_a_model_is_not_run_unless_allowed(tiny_bert, tmp_path, monkeypatch):
@@ -210,12 +202,7 @@ def test_code_of_a_model_is_not_run_unless_allowed(tiny_bert, tmp_path, monkeypa
     with pytest.raises(UserError, match=message):
         prepared(NV, settings(), tmp_path / "nv")
 
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for path in tiny_bert.rglob("*"):
-        if path.is_file():
-            (folder / path.relative_to(tiny_bert)).parent.mkdir(exist_ok=True)
-            (folder / path.relative_to(tiny_bert)).write_bytes(path.read_bytes())
+    folder = shutil.copytree(tiny_bert, tmp_path / "mine")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
     (folder / "config.json").write_text(json.dumps(config))
@@ -229,22 +216,15 @@ def test_code_of_a_model_is_not_run_unless_allowed(tiny_bert, tmp_path, monkeypa
 
 
 def test_weights_that_are_not_safetensors_are_refused(tiny_bert, tmp_path):
-    folder = tmp_path / "mine"
-    (folder / "1_Pooling").mkdir(parents=True)
-    for name in (
-        "config.json",
-        "modules.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "1_Pooling/config.json",
-    ):
-        (folder / name).write_bytes((tiny_bert / name).read_bytes())
+    folder = shutil.copytree(tiny_bert, tmp_path / "mine")
+    (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no file named model\.safetensors.*model with safetensors weights"):
         prepared(MINILM, settings(minilm=embedder(folder)), tmp_path / "a")
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_real_model_says_what_is_alike(tmp_path):
     from sentence_transformers import SentenceTransformer
 
@@ -259,8 +239,6 @@ def test_the_real_model_says_what_is_alike(tmp_path):
     cosines = found @ found.T
     assert cosines[0, 1] > 0.8 > 0.5 > max(cosines[0, 2], cosines[1, 2])
     model = SentenceTransformer(str(folder), device="cpu")
-    texts = [
-        f"<|user|>\n{s.messages[0]['content']}\n<|assistant|>\n{s.messages[1]['content']}" for s in samples
-    ]
+    texts = [format_chat(sample.messages, "") for sample in samples]
     expected = [model.encode(text, normalize_embeddings=True) for text in texts]
     np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -248,12 +248,9 @@ def test_a_plan_needs_no_training(model_path, tmp_path):
     assert (cost.ifd_encoded, cost.ifd_trained) == (77, 12)
 
 
-def test_the_pool_to_prepare_on_is_the_profiles():
+def test_the_profile_has_the_pool_to_prepare_on_or_is_in_error():
     given = settings(pool="small")
     assert PreExperienced().prepare_pool(given, "all") == "small"
     assert PreExperienced().key(given) != PreExperienced().key(settings())
-
-
-def test_a_profile_without_ifd_is_an_error():
     with pytest.raises(UserError, match="add `ifd`"):
         PreExperienced().key(Settings.model_construct(ifd=None))

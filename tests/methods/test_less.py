@@ -31,11 +31,13 @@ POOL = [
 QUERIES = [Sample(str(i), "q", user_assistant("what " * i, f"this {i}")) for i in range(4)]
 
 
-@pytest.fixture(autouse=True)
-def _float32(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _float32():
     """So that batches of other shapes give the same numbers."""
-    for module in ("loading", "train", "projection"):
-        monkeypatch.setattr(f"rdslib.models.{module}.compute_dtype", lambda: torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("loading", "train", "projection"):
+            patch.setattr(f"rdslib.models.{module}.compute_dtype", lambda: torch.float32)
+        yield
 
 
 def settings(**changes):
@@ -63,10 +65,7 @@ def extract(tiny_model, prepared, samples, queries):
 def warmed(tiny_model, tmp_path_factory):
     """What a warm-up leaves, and its counts."""
     out = tmp_path_factory.mktemp("warm-up")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rdslib.models.loading.compute_dtype", lambda: torch.float32)
-        patch.setattr("rdslib.models.train.compute_dtype", lambda: torch.float32)
-        return out, prepare(tiny_model, out)
+    return out, prepare(tiny_model, out)
 
 
 def test_less_equals_a_naive_reading(tiny_model, warmed, tmp_path, monkeypatch):

@@ -149,6 +149,7 @@ def test_what_cannot_be_encoded_is_an_error(tiny_model):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_packed_equals_one_by_one_on_the_real_model_and_pool(mini):
     folder = model_folder(mini.store.path(mini.model))
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)

@@ -37,7 +37,6 @@ def test_figure_1_costs() -> None:
 
 def test_costs_as_numbers() -> None:
     assert training_flops(10_000) == 1.96608e18
-    assert get_scorer("rds").paper_flops(200_000, 10_000, PAPER) == pytest.approx(6.5536e18)
     assert get_scorer("embed_minilm").paper_flops(200_000, 10_000, PAPER) == 2 * GTR * TOKENS * 200_000
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rdslib.data.chat import Sample, tokenize_chat, tokenize_query, user_assistant
 from rdslib.errors import UserError
@@ -18,6 +19,7 @@ from rdslib.params import Train
 from rdslib.tasks.base import TaskSample
 
 SAMPLES = [Sample(str(i), "s", user_assistant(f"say {i}", f"it is {i}")) for i in range(20)]
+HELD = [TaskSample(s.id, s.source, s.messages, "t") for s in SAMPLES]
 TESTS = [
     TaskSample(str(i), "t", user_assistant(f"say {i}" * (1 + i % 3), "AB"[i % 2]), "t", ["A", "B"], i % 2)
     for i in range(9)
@@ -60,30 +62,32 @@ def test_bytes_are_utf8_and_no_choices_means_no_accuracy(tiny_model):
     assert np.isnan(found.correct[0])
 
 
-def test_choices_that_begin_alike_are_told(tiny_model):
-    sample = TaskSample("q7", "t", user_assistant("x", "ab"), "t", ["ab", "ac"], 0)
-    with pytest.raises(UserError, match="test sample q7: its choices begin with the same token"):
-        evaluate(load_causal_lm(tiny_model), load_tokenizer(tiny_model), [sample], 128, 100)
-
-
-def test_a_response_that_does_not_fit_is_told(tiny_model):
-    sample = TaskSample("q8", "t", user_assistant("x", "y" * 200), "t")
-    with pytest.raises(UserError, match="test sample q8: its response does not fit 128 tokens"):
+@pytest.mark.parametrize(
+    ("response", "choices", "expected"),
+    [
+        ("ab", {"choices": ["ab", "ac"], "answer": 0}, "its choices begin with the same token"),
+        ("y" * 200, {}, "its response does not fit 128 tokens"),
+    ],
+)
+def test_a_sample_that_cannot_be_scored_is_named(tiny_model, response, choices, expected):
+    sample = TaskSample("q7", "t", user_assistant("x", response), "t", **choices)
+    with pytest.raises(UserError, match=f"test sample q7: {expected}"):
         evaluate(load_causal_lm(tiny_model), load_tokenizer(tiny_model), [sample], 128, 100)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_training_learns_saves_and_repeats(tiny_model, tmp_path, method):
     tokenizer = load_tokenizer(tiny_model)
-    held = [TaskSample(s.id, s.source, s.messages, "t") for s in SAMPLES]
     spec = params(method=method, learning_rate=3e-3 if method == "full" else 5e-2)
     counts = train(tiny_model, SAMPLES, spec, 1, tmp_path / "a")
     train(tiny_model, SAMPLES, spec, 1, tmp_path / "b")
-    before = bits(load_causal_lm(tiny_model), tokenizer, held)
-    after = bits(ModelCache(tiny_model).trained(tmp_path / "a"), tokenizer, held)
+    before = bits(load_causal_lm(tiny_model), tokenizer, HELD)
+    after = bits(ModelCache(tiny_model).trained(tmp_path / "a"), tokenizer, HELD)
     assert after < (0.9 if method == "full" else 0.97) * before
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    if method == "full":  # in float32
+        assert {each.dtype for each in load_file(tmp_path / "a" / name).values()} == {torch.float32}
     assert counts["samples"] == 20
     assert counts["updates"] == 6 * 3
     assert counts["training_tokens"] == 6 * sum(
@@ -91,10 +95,10 @@ def test_training_learns_saves_and_repeats(tiny_model, tmp_path, method):
     )
 
 
+@pytest.mark.slow
 def test_a_model_in_memory_gives_what_one_from_disk_gives(tiny_model, tmp_path):
     """Run after run on the same base model, with its untrained layers' states kept: not a bit differs."""
     tokenizer, cache = load_tokenizer(tiny_model), ModelCache(tiny_model)
-    held = [TaskSample(s.id, s.source, s.messages, "t") for s in SAMPLES]
     specs = [
         params(method="lora", epochs=2, learning_rate=rate, lora_layers=1, lora_dropout=0.1)
         for rate in (5e-2, 1e-2)
@@ -109,13 +113,13 @@ def test_a_model_in_memory_gives_what_one_from_disk_gives(tiny_model, tmp_path):
             kept, fresh = runs[-1] / name, tmp_path / f"fresh-{number}" / name
             assert kept.exists() == fresh.exists()
             assert not kept.exists() or kept.read_bytes() == fresh.read_bytes()
-        before = evaluate(cache.base(), tokenizer, held, 128, 100, layers=cache.layers).bits
+        before = evaluate(cache.base(), tokenizer, HELD, 128, 100, layers=cache.layers).bits
         assert (
-            before.tolist() == evaluate(load_causal_lm(tiny_model), tokenizer, held, 128, 100).bits.tolist()
+            before.tolist() == evaluate(load_causal_lm(tiny_model), tokenizer, HELD, 128, 100).bits.tolist()
         )
     for run in (*runs, *runs[::-1], runs[0]):
-        found = evaluate(cache.trained(run), tokenizer, held, 128, 100, layers=cache.layers).bits
-        alone = evaluate(ModelCache(tiny_model).trained(run), tokenizer, held, 128, 100).bits
+        found = evaluate(cache.trained(run), tokenizer, HELD, 128, 100, layers=cache.layers).bits
+        alone = evaluate(ModelCache(tiny_model).trained(run), tokenizer, HELD, 128, 100).bits
         assert found.tolist() == alone.tolist()
         assert found.tolist() != before.tolist()
 
@@ -127,14 +131,13 @@ def test_layers_below_compute_once_and_stay_within_their_limit(tiny_model, tmp_p
     (layer,) = layers_below_lora(model)
     calls = []
     layer.self_attn.register_forward_hook(lambda *_: calls.append(1))
-    held = [TaskSample(s.id, s.source, s.messages, "t") for s in SAMPLES]
-    first = evaluate(model, tokenizer, held, 128, 100, layers=layers)
+    first = evaluate(model, tokenizer, HELD, 128, 100, layers=layers)
     once = len(calls)
     assert once > 2
-    assert evaluate(model, tokenizer, held, 128, 100, layers=layers).bits.tolist() == first.bits.tolist()
+    assert evaluate(model, tokenizer, HELD, 128, 100, layers=layers).bits.tolist() == first.bits.tolist()
     assert len(calls) == once
     monkeypatch.setattr("rdslib.models.cache.LIMIT", 1)  # room for one batch, whatever its size
-    assert evaluate(model, tokenizer, held, 128, 150, layers=layers).bits == pytest.approx(first.bits)
+    assert evaluate(model, tokenizer, HELD, 128, 150, layers=layers).bits == pytest.approx(first.bits)
     assert len(layers._kept) == 1
 
 
@@ -156,13 +159,6 @@ def test_the_loss_is_transformers_own_over_response_tokens(tiny_model):
             costs += [-logits[t - 1, y].item() for t, y in enumerate(row["labels"]) if y != IGNORE]
     assert found == pytest.approx(np.mean(costs), rel=1e-5)
     assert len(batch["logits_to_keep"]) < batch["input_ids"].shape[1]
-
-
-def test_full_weights_are_trained_in_float32(tiny_model, tmp_path):
-    from safetensors.torch import load_file
-
-    train(tiny_model, SAMPLES, params(epochs=1), 1, tmp_path)
-    assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
 
 def test_nothing_is_learnt_from_prompts(tiny_model, tmp_path):

@@ -15,10 +15,10 @@ import pandas as pd
 import psutil
 import pytest
 
+from rdslib import figures
 from rdslib.data.chat import tokenize_chat
 from rdslib.data.pool import subset as pool_subset
 from rdslib.errors import UserError
-from rdslib import figures
 from rdslib.methods import features
 from rdslib.models.loading import load_tokenizer
 from rdslib.params import ROOT, Download

@@ -44,7 +44,7 @@ def score_arrays():
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(score_arrays(), st.data())
 def test_round_robin_equals_the_definition(scores, data):
     k = data.draw(st.integers(1, scores.shape[1]))
@@ -59,7 +59,7 @@ def test_round_robin_equals_the_definition(scores, data):
     assert found.scores.tolist() == [scores[q, d] for d, q in zip(picks, takers, strict=True)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(score_arrays(), min_size=1, max_size=4), st.data())
 def test_round_robin_over_tasks_equals_the_definition(tasks, data):
     n = min(task.shape[1] for task in tasks)
@@ -77,7 +77,7 @@ def test_round_robin_over_tasks_equals_the_definition(tasks, data):
     assert found.scores.tolist() == lowest
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(score_arrays(), st.data())
 def test_a_window_is_a_slice_of_the_ranking(scores, data):
     scores = scores[:1]
