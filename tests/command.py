@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from unittest import mock
+
+import pytest
+
+from rdslib.cli import main
 
 COMMAND = [sys.executable, "-m", "rdslib.cli"]
 
@@ -15,3 +20,19 @@ def rds(*arguments, home, **options):
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True, **options
     )
+
+
+def refused(capsys, *arguments, home):
+    """Run it in this process, to be refused: the one line that it says beside its progress."""
+    environment = {"RDSLIB_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    with (
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "argv", ["rds", *map(str, arguments)]),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if line.startswith("rds: ")]
+    return line

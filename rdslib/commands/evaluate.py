@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from rdslib.commands.run import ProfileOption
 from rdslib.commands.text import show, table
 from rdslib.errors import UserError
-from rdslib.evaluation.bootstrap import Estimate, estimate_difference, estimate_mean
+from rdslib.evaluation.bootstrap import estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
 from rdslib.params import Model, profile_path
@@ -108,8 +108,10 @@ def evaluate(
                     continue
                 estimate = estimate_mean({task: [_of(parts, known)]}, e.bootstrap, study.experiment.seed)
                 row: dict[str, Any] = {"model": study.experiment.model.title, "task": task, "metric": metric}
-                row |= _columns(estimate, "score", "low", "high") | {"n": estimate.n}
-                row["seconds"] = _seconds(study, task, metric)
+                row |= {"score": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+                run = study.untuned()
+                step = study.evaluation(run, task) if metric == BITS else study.measurement(run, task)
+                row["seconds"] = float(study.store.manifest(step)["seconds"])
                 both = known & ~np.isnan(first[metric][0])
                 if study is not studies[0] and both.any():
                     diff = estimate_difference(
@@ -118,7 +120,7 @@ def evaluate(
                         e.bootstrap,
                         study.experiment.seed,
                     )
-                    row |= _columns(diff, "diff", "diff_low", "diff_high")
+                    row |= {"diff": diff.value, "diff_low": diff.low, "diff_high": diff.high}
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -181,16 +183,6 @@ def _for_judge(study: Study, task: str) -> tuple[list[dict[str, str]], list[dict
     responses = [str(each[0]).strip() for each in study.measured(study.untuned(), task)["responses"]]
     references = [(sample.references or [""])[0] for sample in samples]
     return outputs(asked, responses, study.experiment.model.title), outputs(asked, references, "reference")
-
-
-def _seconds(study: Study, task: str, metric: str) -> float:
-    run = study.untuned()
-    step = study.evaluation(run, task) if metric == BITS else study.measurement(run, task)
-    return float(study.store.manifest(step)["seconds"])
-
-
-def _columns(estimate: Estimate, value: str, low: str, high: str) -> dict[str, float]:
-    return {value: estimate.value, low: estimate.low, high: estimate.high}
 
 
 def shown(scores: pd.DataFrame) -> RenderableType:

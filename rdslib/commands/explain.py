@@ -21,7 +21,7 @@ from rdslib.commands.user_data import LEFT_OUT, RECORDS
 from rdslib.data.pool import rows_at
 from rdslib.data.reader import Rejected, Row
 from rdslib.errors import UserError
-from rdslib.methods import InnerProduct, ScoringInputs, get_scorer
+from rdslib.methods import get_scorer
 from rdslib.methods.base import TILE
 from rdslib.selection.topk import Block, Ranking
 
@@ -108,10 +108,6 @@ class _Opened:
         """Whether it is tasks that take turns, each by its best query."""
         return len(self.asked.targets) > 1
 
-    def inputs(self, target: str | None) -> ScoringInputs:
-        """What the method reads to score the pool for a task."""
-        return self.pipeline.scoring_inputs(self.asked, target)
-
     def position(self, sample: str) -> int | None:
         """Where in the pool a sample is, by its id or "#" and its rank; None if there is no such id."""
         at = pc.index(self.pool.ids, sample).as_py()
@@ -164,7 +160,7 @@ def explain(selection: Path, sample: str) -> Explanation:
         # What a method without queries goes by may be of some of the pool alone, such as a source.
         turns if opened.asked.targets else turns[turns["rank"].notna()],
         pd.concat([table[_QUERY].iloc[:-1] if several else table[_QUERY].head(0) for table in tables]),
-        _neighbours(opened, position) if isinstance(opened.scorer, InnerProduct) else None,
+        _neighbours(opened, position),
     )  # fmt: skip
 
 
@@ -211,7 +207,7 @@ def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
 
     Of several tasks, the last row is what the task goes by: the best query for each sample.
     """
-    inputs = opened.inputs(target)
+    inputs = opened.pipeline.scoring_inputs(opened.asked, target)
 
     def blocks() -> Iterator[Block]:
         for start, block in opened.scorer.blocks(inputs):
@@ -272,14 +268,22 @@ def _why_not(opened: _Opened, turns: pd.DataFrame, offered: np.ndarray) -> str:
     return f"Its best rank is {best['rank']:,}, by {_name(opened, best)}."
 
 
-def _neighbours(opened: _Opened, position: int) -> pd.DataFrame:
-    """What is nearest to a sample in the pool by the cosine of the feature; none if it has no feature."""
-    inputs, (feature,) = opened.inputs(opened.asked.targets[0]), opened.scorer.features
+def _neighbours(opened: _Opened, position: int) -> pd.DataFrame | None:
+    """What is nearest to a sample in the pool by the cosine of the feature that the method compares.
+
+    None where it compares no vectors; empty if the sample has none.
+    """
+    if not opened.asked.targets or len(opened.scorer.features) != 1:
+        return None
+    (feature,) = opened.scorer.features
+    inputs = opened.pipeline.scoring_inputs(opened.asked, opened.asked.targets[0])
     its = next(
         shard[position - start].astype(np.float32)
         for start, shard in inputs.pool(feature)
         if start <= position < start + len(shard)
     )
+    if its.ndim != 1:
+        return None
     ranking = Ranking(NEIGHBOURS)
     for shard_start, shard in inputs.pool(feature):
         for start in range(shard_start, shard_start + len(shard), TILE):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # What is added to each picked row.
 FIELDS = ("rds_score", "rds_rank", "rds_task", "rds_query")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-# Why rows are left out of a pool, and how that is said.
+# Why rows are left out of a pool, and how that is put.
 KINDS = {"rejected": "rejected as bad", "contaminated": "contaminated", "duplicate": "duplicate"}
 
 

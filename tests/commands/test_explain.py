@@ -69,7 +69,7 @@ def write(path, rows):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The files, under a home of their own, where features are in shards of 16."""
+    """The files, under another home, where features are in shards of 16."""
     folder = tmp_path_factory.mktemp("explain")
     write(folder / "pool.jsonl", POOL)
     write(folder / "queries.jsonl", QUERIES)

@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +45,7 @@ def write(path, rows):
 
 @pytest.fixture
 def ask(tmp_path, tiny_model, monkeypatch):
-    """Makes requests for a pool of rows of all lengths, in a home of its own; measuring takes every row."""
+    """Makes requests for a pool of rows of all lengths, in another home; measuring takes every row."""
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -103,6 +102,7 @@ def parts(found, word):
     return [part for part in found.parts if word in part.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rds", "rds_label", "top_ppl", "ifd", "less", "random"])
 def test_a_sampled_whole_pool_is_planned_as_it_then_is(ask, tmp_path, method):
     """Tokens, FLOPs and bytes of features are those of the artifacts that the selection makes."""
@@ -129,6 +129,7 @@ def test_a_sampled_whole_pool_is_planned_as_it_then_is(ask, tmp_path, method):
             assert after.tokens == before.tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ifd", "less"])
 def test_training_is_planned_as_it_is_counted(ask, tmp_path, method):
     """On rows of one length, so that it does not matter which of them it takes; of IFD all of two."""
@@ -159,7 +160,7 @@ def test_what_is_counted_is_what_is_there(ask, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_counted_without_the_weights(ask, tiny_model, tmp_path, tied):
-    """From a folder without any, where speed and memory cannot be measured but all else is told."""
+    """From a folder without any, where speed and memory cannot be measured but all else is known."""
     folder = tmp_path / "bare"
     shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((folder / "config.json").read_text())
@@ -185,6 +186,7 @@ def test_a_model_that_memory_does_not_hold_is_not_loaded(ask, monkeypatch):
 EMBEDDERS = {"embed_gtr", "embed_nv"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(set(SCORERS) - EMBEDDERS))
 def test_every_method_has_a_plan_that_leaves_nothing(ask, embedding, tmp_path, method):
     """Sentence encoders other than this one are from the hub."""
@@ -201,6 +203,7 @@ def test_every_method_has_a_plan_that_leaves_nothing(ask, embedding, tmp_path, m
     assert found.memory["ranking, at most"] > 0
 
 
+@pytest.mark.slow
 def test_an_embedder_costs_what_it_does(ask, embedding, tmp_path):
     request = ask("embed_minilm", profile=embedding(f"file:{tmp_path / 'model.zip'}"))
     found = plan_request(request)
@@ -242,6 +245,7 @@ def skewed(seed, n):
     return [Sample(str(i), "", user_assistant("?", "y" * size)) for i, size in enumerate(lengths)]
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_in_nine_of_ten_samples():
     """Of a pool whose longest rows, with many of the characters, are cut."""
     pool, cut = skewed(0, 4000), 500
@@ -288,6 +292,7 @@ def test_every_row_is_as_likely_in_the_sample(monkeypatch):
     assert first.max() < 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [512, 20])
 def test_more_rows_cost_more(ask, tmp_path, monkeypatch, sample):
     monkeypatch.setattr(speed, "SAMPLE", sample)
@@ -361,6 +366,7 @@ def test_bad_rows_stop_a_plan_or_are_counted(ask, tmp_path):
         plan_request(ask(on_error="quarantine"))
 
 
+@pytest.mark.slow
 def test_the_text_says_all_of_it(ask, monkeypatch):
     monkeypatch.setattr(speed, "SAMPLE", 20)
     found = plan_request(ask("less"))
@@ -404,6 +410,7 @@ def test_a_profile_without_an_experiment_is_the_papers_own_setting(tmp_path, mon
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_a_profile_is_planned_from_nothing_and_from_what_is_there(ask, tmp_path):
     found = plan_profile("tiny")
     assert not (tmp_path / "home").exists()
@@ -431,6 +438,7 @@ def test_a_profile_is_planned_from_nothing_and_from_what_is_there(ask, tmp_path)
     assert f"steps missing {len(study.missing(steps))}" in said(after)
 
 
+@pytest.mark.slow
 def test_a_profile_whose_data_are_yet_to_come_is_counted_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     found = plan_profile("mini")
@@ -438,9 +446,3 @@ def test_a_profile_whose_data_are_yet_to_come_is_counted_alone(tmp_path, monkeyp
     assert np.isnan(found.left.flops)
     assert "FLOPs: not known before" in "".join(found.notes)
     assert not (tmp_path / "home").exists()
-
-
-def test_the_profile_is_one_that_there_is():
-    with pytest.raises(UserError, match="did you mean mini"):
-        plan_profile("mni")
-    assert Path(ROOT / "params" / "mini.yaml").is_file()

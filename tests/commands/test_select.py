@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +18,7 @@ from rdslib.models.encode import encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
 from rdslib.params import RandomModel
 from rdslib.pipeline.pipeline import Request
+from tests.command import rds, refused
 
 
 def row(prompt, response, **extra):
@@ -40,15 +38,10 @@ def files(tmp_path):
     return tmp_path
 
 
-def select(folder, model, *extra, **changes):
-    arguments = {"pool": folder / "pool.jsonl", "queries": folder / "queries.jsonl", "model": model}
-    arguments |= {"out": folder / "out.jsonl", **changes}
-    command = [sys.executable, "-m", "rdslib.cli", "select", *extra]
-    for name, value in arguments.items():
-        command += [f"--{name}", str(value)]
-    home = folder.parent / f"{folder.name}-home"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "RDSLIB_HOME": str(home)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+def arguments(folder, model, k, **changes):
+    given = {"pool": folder / "pool.jsonl", "queries": folder / "queries.jsonl", "model": model}
+    given |= {"out": folder / "out.jsonl", **changes}
+    return ["select", "-k", k, *(part for name, value in given.items() for part in (f"--{name}", value))]
 
 
 def request_for(folder, model, k, **changes):
@@ -56,15 +49,9 @@ def request_for(folder, model, k, **changes):
     return SelectRequest.of({**given, **changes})
 
 
-def error_of(done):
-    """The one line that a command that failed has said, beside its progress."""
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rds: ")]
-    assert "Traceback" not in done.stderr
-    return line
-
-
+@pytest.mark.slow
 def test_the_picks_are_the_definition_and_the_lines_are_the_users(files, tiny_model):
-    done = select(files, tiny_model, "-k", "7")
+    done = rds(*arguments(files, tiny_model, 7), home=files / "home")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (files / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     model, tokenizer = load_causal_lm(tiny_model), load_tokenizer(tiny_model)
@@ -84,36 +71,24 @@ def test_the_picks_are_the_definition_and_the_lines_are_the_users(files, tiny_mo
     assert np.argmax(scores[:, expected[0]]) >= 0
 
 
-def test_the_users_form_of_a_file_does_not_matter(files, tiny_model):
-    select(files, tiny_model, "-k", "5")
-    first = (files / "out.jsonl").read_bytes()
-    text = (files / "pool.jsonl").read_text(encoding="utf-8")
-    (files / "pool.jsonl").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n\r\n").encode())
-    assert select(files, tiny_model, "-k", "5").returncode == 0
-    assert (files / "out.jsonl").read_bytes() == first
-
-
 BAD = {
     "missing file": (None, "pool.jsonl"),
     "malformed line": (json.dumps(POOL[0]) + '\n{"messages": [', "pool.jsonl:2: "),
-    "without messages": (json.dumps(POOL[0]) + '\n{"text": "x"}', "pool.jsonl:2: "),
-    "unknown role": ('{"messages": [{"role": "tool", "content": "x"}]}', "unknown role 'tool'"),
     "empty pool": ("", "no samples"),
-    "no text": ('{"messages": [{"role": "user", "content": null}]}', "pool.jsonl:1: "),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_pools_are_one_line_exit_code_2_and_leave_nothing(files, tiny_model, case):
+def test_bad_pools_are_one_line_exit_code_2_and_leave_nothing(
+    files, tiny_model, tmp_path_factory, capsys, case
+):
     text, message = BAD[case]
     if text is None:
         (files / "pool.jsonl").unlink()
     else:
         (files / "pool.jsonl").write_text(text)
     before = sorted(path.name for path in files.iterdir())
-    done = select(files, tiny_model, "-k", "1")
-    assert done.returncode == 2
-    assert message in error_of(done)
+    assert message in refused(capsys, *arguments(files, tiny_model, 1), home=tmp_path_factory.mktemp("home"))
     assert sorted(path.name for path in files.iterdir()) == before
 
 
@@ -128,10 +103,9 @@ def test_bad_pools_are_one_line_exit_code_2_and_leave_nothing(files, tiny_model,
         ("3", {"profile": "paper"}, "has no experiment to take parameters from"),
     ],
 )
-def test_bad_arguments_are_one_line_and_exit_code_2(files, tiny_model, k, changes, message):
-    done = select(files, changes.pop("model", tiny_model), "-k", k, **changes)
-    assert done.returncode == 2
-    assert message in error_of(done)
+def test_bad_arguments_are_one_line_and_exit_code_2(files, tiny_model, capsys, k, changes, message):
+    given = arguments(files, changes.pop("model", tiny_model), k, **changes)
+    assert message in refused(capsys, *given, home=files / "home")
     assert not (files / "out.jsonl").exists()
 
 
@@ -139,9 +113,10 @@ SETTINGS = {"ifd": "tiny", "less": "tiny"}
 METHODS = sorted(set(SCORERS) - {"embed_gtr", "embed_minilm", "embed_nv"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_by_its_name(files, tiny_model, tmp_path, monkeypatch, method):
-    """In this process, for speed; sentence embeddings need a model of their own (test_embed)."""
+    """In this process, for speed; sentence embeddings need another model (test_embed)."""
     queries = str(files / "queries.jsonl") if get_scorer(method).needs_queries else None
     request = request_for(files, tiny_model, 5, queries=queries, method=method, profile=SETTINGS.get(method))
     out = tmp_path / "picks.jsonl"

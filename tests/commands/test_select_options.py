@@ -131,28 +131,6 @@ def test_every_kind_of_output_holds_the_same(ask, tmp_path):
             ask(name=name)
 
 
-def test_a_folder_of_many_forms_is_one_pool(ask, tmp_path):
-    folder = tmp_path / "mixed"
-    folder.mkdir()
-    write(folder / "a.jsonl", POOL[:10])
-    with gzip.open(folder / "b.jsonl.gz", "wt", encoding="utf-8") as file:
-        for each in POOL[10:20]:
-            turns = [("human", each["messages"][0]["content"]), ("gpt", each["messages"][1]["content"])]
-            record = {"conversations": [{"from": who, "value": text} for who, text in turns]}
-            file.write(json.dumps(record) + "\n")
-    pairs = [[m["content"] for m in each["messages"]] for each in POOL[20:]]
-    pd.DataFrame(pairs, columns=["instruction", "output"]).to_csv(folder / "c.csv", index=False)
-    mixed, written = ask(pool=str(folder), k="36")
-    assert written.read == 36
-    assert Counter(next(iter(set(r) & {"messages", "conversations", "instruction"})) for r in mixed) == {
-        "messages": 10, "conversations": 10, "instruction": 16
-    }  # fmt: skip
-    alike, _ = ask(pool=str(folder), k="36", as_="messages", name="same.jsonl")
-    plain, _ = ask(k="36", name="plain.jsonl")
-    assert [r["messages"] for r in alike] == [r["messages"] for r in plain]
-    assert [r["rds_score"] for r in alike] == [r["rds_score"] for r in plain]
-
-
 def test_duplicates_go_the_first_stays(ask, tmp_path):
     pool = [*POOL[:5], POOL[2], *POOL[5:9], POOL[0]]
     path = write(tmp_path / "twice.jsonl", pool)
@@ -256,6 +234,7 @@ def command(*arguments, **options):
     return done
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_here_is_one_line(tmp_path, tiny_model):
     pool = write(tmp_path / "pool.jsonl", POOL)
     arguments = ["--pool", pool, "--model", tiny_model, "-k", 3, "--out", tmp_path / "o.jsonl",
@@ -267,16 +246,17 @@ def test_a_device_that_is_not_here_is_one_line(tmp_path, tiny_model):
     assert command(*arguments, "--device", "cpu", env=environment).returncode == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="makes a small file system of its own")
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a small file system")
 @pytest.mark.parametrize("full", ["out", "home"])
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, tiny_model, full):
-    """A real one: a file system of 256 KiB in a name space of its own."""
+    """A real one: a file system of 256 KiB in another name space."""
     pool = write(tmp_path / "pool.jsonl", [row(f"{i} {os.urandom(4000).hex()}", "yes") for i in range(99)])
     small = tmp_path / "small"
     small.mkdir()
     inside = 'mount -t tmpfs -o size=256k none "$0" && "$@"; status=$?; ls -A "$0"/*.jsonl; exit $status'
     if subprocess.run(["unshare", "-rm", "sh", "-c", inside, small, "true"], capture_output=True).returncode:
-        pytest.skip("no name space of its own is to be had here")
+        pytest.skip("no other name space is to be had here")
     out, home = (small, tmp_path / "home") if full == "out" else (tmp_path, small)
     done = command(
         "--pool", pool, "--model", tiny_model, "-k", 80, "--method", "random", "--out", out / "best.jsonl",

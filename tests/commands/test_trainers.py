@@ -115,6 +115,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_trl_trains_on_it_unchanged(case, tiny_model, home, tmp_path, offline):
     form, name, options = CASES[case]
