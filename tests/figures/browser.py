@@ -394,12 +394,12 @@ class Part:
         keys.send_keys(str(number), Keys.ENTER).perform()
 
     def text(self) -> str:
-        """The words that the widgets show, without those of the controls."""
-        return "\n".join(each.text for each in self._all(".widget-html-content"))
+        """The words that the controls show."""
+        return "\n".join(each.text for each in self._all(".jp-RenderedHTMLCommon"))
 
     def rows(self) -> list[str]:
         """The rows of the tables, without their heads."""
-        return [each.text for each in self._all(".widget-html-content tr:has(td)")]
+        return [each.text for each in self._all("tr:has(td)")]
 
     def picture(self) -> str:
         """The picture's pixels, as text that can be compared."""
