@@ -17,18 +17,13 @@ import pandas as pd
 import typer
 
 from rdslib.cli import app
-from rdslib.figures.published import METHOD_NAMES
-from rdslib.figures.style import human, method_name
+from rdslib.figures.base import BASELINE, human, in_order, method_title
 from rdslib.params import ROOT
 
 DOCS = ROOT / "docs"
 RENEW = "python -m tests.docs.docs"
 RESULTS = ROOT / "tests" / "bench" / "results"
 MINI = ROOT / "figures" / "mini"
-BASELINE = "random_balanced"
-ORIGINS = ("measured", "published")
-# Figure 1's costs are shown in tera- and exaflops.
-UNITS = {"measured": 1e12, "published": 1e18}
 _PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _TYPES = {str: "text", Path: "path", int: "number", bool: "flag"}
 
@@ -44,16 +39,15 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 def commands() -> str:
     """`docs/commands.md`: every command that is shown in the help, with its options."""
-    shown = {each.callback.__name__: each.callback for each in app.registered_commands if not each.hidden}
-    parts = [_command(name, shown[name]) for name in typer.main.get_command(app).commands if name in shown]
+    functions = {each.name: each.callback for each in app.registered_commands if not each.hidden}
     start = (
         f"# Commands\n\nMade from the code by `{RENEW}`: edit the help texts there, not here. "
         "`rds COMMAND --help` shows the same.\n\n"
-        "Exit codes: 0 if all went well; 2 for what you can mend, which one line on standard error names; "
+        "Exit codes: 0 if all went well; 2 for what you can correct, which one line on standard error names; "
         "130 when stopped by Ctrl-C; 1 for a fault of ours, or where a command says so.\n\n"
     )
-    links = "".join(f"- [`rds {name}`](#rds-{name})\n" for name in shown)
-    return "\n".join([start + links, *parts])
+    links = "".join(f"- [`rds {name}`](#rds-{name})\n" for name in functions)
+    return "\n".join([start + links, *(_command(*each) for each in functions.items())])
 
 
 def _command(name: str, function: Callable[..., Any]) -> str:
@@ -68,8 +62,8 @@ def _command(name: str, function: Callable[..., Any]) -> str:
         default = "required" if each.required else _value(each.default)
         text = re.sub(r"([<|])", r"\\\1", each.help or "")
         rows.append((", ".join(f"`{n}`" for n in names), _type(hints[each.name], each), default, text))
-    said = re.sub(r"([<|])", r"\\\1", command.help or "")
-    return f"## rds {name}\n\n    {' '.join(usage)} [OPTIONS]\n\n{said}\n\n" + table(
+    about = re.sub(r"([<|])", r"\\\1", command.help or "")
+    return f"## rds {name}\n\n    {' '.join(usage)} [OPTIONS]\n\n{about}\n\n" + table(
         ("option", "type", "default", "what it is"), rows
     )
 
@@ -106,10 +100,9 @@ def _benchmark(name: str) -> tuple[str, str, dict[str, list[str]]]:
 
 def speed() -> str:
     """Samples a second, from the benchmarks."""
-    machines = {}
-    machines["one_pass"], of_pass, passes = _benchmark("one_pass")
-    machines["less"], of_less, less = _benchmark("less")
-    machines["selection_at_scale"], of_ranking, sizes = _benchmark("selection_at_scale")
+    machine, of_pass, passes = _benchmark("one_pass")
+    _, of_less, less = _benchmark("less")
+    _, of_ranking, sizes = _benchmark("selection_at_scale")
     samples = int(of_pass.split()[0])
     names = {"RDS+ alone": "RDS+, or an ablation", "NLL alone": "Top-PPL and Mid-PPL"}
     rows = [
@@ -121,98 +114,83 @@ def speed() -> str:
         for number, cells in less.items()
     ]
     largest = list(sizes)[-1]
-    same = len(set(machines.values())) == 1
-    where = machines["less"] if same else "; ".join(f"{name}: {each}" for name, each in machines.items())
     return table(("features", "samples/s"), rows) + (
         f"\nMedians. The first three: {of_pass} (`one_pass.md`). LESS: {of_less} (`less.md`). "
         f"Ranking {largest} samples, with {of_ranking}, took {sizes[largest][1]} s "
-        f"(`selection_at_scale.md`). {where}.\n"
+        f"(`selection_at_scale.md`). {machine}.\n"
     )
 
 
-def _fig1() -> tuple[pd.DataFrame, list[str], list[tuple[str, int]]]:
-    """Figure 1's rows by origin, pool size and method; the methods in the usual order; origins and sizes."""
+def _of_methods(columns: Sequence[tuple[str, str, Callable[[pd.Series], str]]]) -> str:
+    """A table of Figure 1, of a row a method.
+
+    A column is given for each pool of an origin, as origin, title (with the budget and the pool's size) and
+    what its cells say of a row of the figure.
+    """
     rows = pd.read_csv(MINI / "fig1_pareto.csv")
-    methods = [name for name in METHOD_NAMES if name in set(rows["method"])]
-    rows = rows.set_index(["origin", "pool_size", "method"])
-    return rows, methods, sorted({(origin, size) for origin, size, _ in rows.index})
+    methods = in_order(rows["method"])
+    cells: dict[str, list[str]] = {}
+    for origin, title, written in columns:
+        for (size, budget), of_pool in rows[rows["origin"] == origin].groupby(["pool_size", "budget"]):
+            known = {row["method"]: written(row) for _, row in of_pool.iterrows()}
+            cells[title.format(human(budget), _size(size))] = [known.get(method, "") for method in methods]
+    lines = zip(map(method_title, methods), *cells.values(), strict=True)
+    return table(("method", *cells), list(lines))
 
 
 def _size(size: int) -> str:
     return f"{size:,}" if size < 10_000 else human(size)
 
 
+def _number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else f"{value:,.0f}" if value >= 1000 else form.format(value)
+
+
+def _interval(row: pd.Series, column: str, low: str, high: str, form: str) -> str:
+    value, *ends = (_number(row[each], form) for each in (column, low, high))
+    return "{} ({} to {})".format(value, *ends) if value else ""
+
+
 def costs() -> str:
     """FLOPs of selection and training, measured here and by the paper's formula."""
-    rows, methods, pools = _fig1()
-    budgets = {origin: int(rows.loc[origin]["budget"].iloc[0]) for origin in ORIGINS}
-    words = {"measured": "here, TFLOPs: {} of {}", "published": "published, EFLOPs: {} of {}"}
-    head = [words[origin].format(_size(budgets[origin]), _size(size)) for origin, size in pools]
-    cells = [
-        [_number(rows, (*pool, method), "flops", "{:,.3g}", UNITS[pool[0]]) for pool in pools]
-        for method in methods
-    ]
-    return table(
-        ("method", *head),
-        [(method_name(method), *each) for method, each in zip(methods, cells, strict=True)],
+    return _of_methods(
+        [
+            ("measured", "here, TFLOPs: {} of {}", lambda row: _number(row["flops"] / 1e12, "{:,.3g}")),
+            ("published", "published, EFLOPs: {} of {}", lambda row: _number(row["flops"] / 1e18, "{:,.3g}")),
+        ]
     )
 
 
 def outcome() -> str:
-    """Scores and paired differences of the mini study, and the published scores."""
-    rows, methods, pools = _fig1()
-    here, there = ([pool for pool in pools if pool[0] == origin] for origin in ORIGINS)
-    baseline = method_name(BASELINE)
-    head = [f"here, from {_size(size)}" for _, size in here]
-    head += [f"here, less {baseline}, from {_size(size)}" for _, size in here]
-    head += [f"published, from {_size(size)}" for _, size in there]
-    lines = [
+    """Scores and paired differences of the mini study, the published scores, and what all of it rests on."""
+    diff = ("diff_vs_random", "diff_vs_random_low", "diff_vs_random_high")
+    found = _of_methods(
         [
-            method_name(method),
-            *(_interval(rows, (*pool, method), "score", ("low", "high"), "{:.3f}") for pool in here),
-            *(
-                _interval(
-                    rows, (*pool, method), "less_random", ("less_random_low", "less_random_high"), "{:+.3f}"
-                )
-                for pool in here
+            ("measured", "here, from {1}", lambda row: _interval(row, "score", "low", "high", "{:.3f}")),
+            (
+                "measured",
+                f"here, diff to {method_title(BASELINE)}, from {{1}}",
+                lambda row: _interval(row, *diff, "{:+.3f}"),
             ),
-            *(_number(rows, (*pool, method), "score", "{:.1f}") for pool in there),
+            ("published", "published, from {1}", lambda row: _number(row["score"], "{:.1f}")),
         ]
-        for method in methods
-    ]
-    return table(("method", *head), lines) + "\n" + _told_apart(rows.loc["measured"], baseline)
-
-
-def _told_apart(here: pd.DataFrame, baseline: str) -> str:
-    """How many differences have an interval without 0, which change sides, and what all of it rests on."""
-    known = here.dropna(subset=["less_random"])
-    side = (known["less_random_low"] > 0).astype(int) - (known["less_random_high"] < 0).astype(int)
-    product = side.unstack(level="pool_size").prod(axis=1, skipna=False)
-    turned = [method_name(method) for method in product.index[product < 0]]
+    )
+    rows = pd.read_csv(MINI / "fig1_pareto.csv").dropna(subset=list(diff))
+    side = (rows[diff[1]] > 0).astype(int) - (rows[diff[2]] < 0).astype(int)
+    turned = [each for each, of in side.groupby(rows["method"]) if {-1, 1} <= set(of)]
+    sides = f", but {' and '.join(map(method_title, turned))} change sides from one pool to the other"
     described = json.loads((MINI / "fig1_pareto.json").read_text(encoding="utf-8"))
     e = described["profile"]["experiment"]
-    train, budget, seeds = e["train"], int(here["budget"].iloc[0]), len(e["grid"]["seeds"])
-    updates = math.ceil(budget / train["batch_size"]) * train["epochs"]
+    train, seeds = e["train"], len(e["grid"]["seeds"])
+    updates = math.ceil(int(rows["budget"].iloc[0]) / train["batch_size"]) * train["epochs"]
     return (
-        f"Of {len(known)} differences from {baseline}, the largest is "
-        f"{known['less_random'].abs().max():.3f}, and {int((side != 0).sum())} have an interval without 0"
-        + (f", but {' and '.join(turned)} change sides from one pool to the other" if turned else "")
-        + f". Each row rests on {seeds} seed{'s' * (seeds > 1)}, {updates} updates of "
-        f"{train['batch_size']} samples for each task, and {int(here['n'].iloc[0])} test samples of "
-        f"{len(e['tasks'])} tasks. The model is {e['model']['title']}. Numbers are from "
-        f"`figures/mini/fig1_pareto.csv`, made on {described['platform']} with torch "
-        f"{described['versions']['torch']}.\n"
+        f"{found}\nOf {len(rows)} differences from {method_title(BASELINE)}, the largest is "
+        f"{rows[diff[0]].abs().max():.3f}, and {int((side != 0).sum())} have an interval without 0"
+        f"{sides if turned else ''}. Each row rests on {seeds} seed{'s' * (seeds > 1)}, {updates} updates of {train['batch_size']} samples for each task, "
+        f"and {int(rows['n'].iloc[0])} test samples of {len(e['tasks'])} tasks. The model is "
+        f"{e['model']['title']}. Numbers are from `figures/mini/fig1_pareto.csv`, made on "
+        f"{described['platform']} with torch {described['versions']['torch']}.\n"
     )
-
-
-def _number(rows: pd.DataFrame, at: tuple[Any, ...], column: str, form: str, unit: float = 1) -> str:
-    value = float(rows[column].get(at, math.nan)) / unit
-    return "" if math.isnan(value) else f"{value:,.0f}" if value >= 1000 else form.format(value)
-
-
-def _interval(rows: pd.DataFrame, at: tuple[Any, ...], column: str, ends: tuple[str, str], form: str) -> str:
-    value, low, high = (_number(rows, at, each, form) for each in (column, *ends))
-    return f"{value} ({low} to {high})" if value else ""
 
 
 PARTS: dict[str, Callable[[], str]] = {"speed": speed, "costs": costs, "outcome": outcome}
