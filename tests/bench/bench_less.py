@@ -55,9 +55,7 @@ def main() -> None:
         LessGradients().prepare(few)
         model, checkpoints = load_checkpoints(load_causal_lm(folder), Path(out))
     adapters = [checkpoint.adapter for checkpoint in checkpoints]
-    samples = tokenize(
-        load_tokenizer(folder), pool[:: len(pool) // SHARD], settings.encode.max_length, False
-    )
+    samples = tokenize(load_tokenizer(folder), pool[:: len(pool) // SHARD], settings.encode.max_length, False)
     few = samples[::EVERY]
     rows = []
     for some in (adapters[:1], adapters):

@@ -136,7 +136,7 @@ def test_a_comparison_is_set_arithmetic(explorer, second, pool_size):
     found = explorer.compare("rds", second, 20, "Reverse")
     assert explorer.pool_size(explorer.pools("rds", second)[0]) == pool_size
     assert found["id"].is_unique
-    parts = {name: rows for name, rows in found.groupby("taken")}
+    parts = dict(found.groupby("taken"))
     for name, picks, other in (("both", a, set(a) - set(b)), ("first", a, set(b)), ("second", b, set(a))):
         places = [place for place, i in enumerate(picks) if i not in other]
         assert parts[name]["id"].tolist() == [picks[place] for place in places]
