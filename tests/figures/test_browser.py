@@ -167,7 +167,7 @@ def test_the_report_opens_from_disk(report, driver, screen):
     assert levels.count(1) == 1
     assert all(below - above <= 1 for above, below in pairwise(levels))
     assert levels.count(2) == len(IN_REPORT) + 1
-    assert not driver.find_elements('tag name', 'script')
+    assert not driver.find_elements("tag name", "script")
 
     pictures = driver.find_elements("tag name", "img")
     assert pictures

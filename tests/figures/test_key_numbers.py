@@ -39,7 +39,9 @@ def test_scores_equal_a_naive_computation(methods, seed, better):
             assert row["95% interval"] == f"{rows[method] - 0.01:.3f} to {rows[method] + 0.012:.3f}"
             if "random_balanced" in methods and method != "random_balanced":
                 assert row[OF_RANDOM] == f"{rows[method] - rows['random_balanced']:+.3f}"
-        theirs = paper[paper["pool_size"] == published_size].dropna(subset="score").set_index("method")["score"]
+        theirs = (
+            paper[paper["pool_size"] == published_size].dropna(subset="score").set_index("method")["score"]
+        )
         shared = [method for method in methods if method in theirs]
         if len(shared) >= 3:
             rank = scipy.stats.spearmanr(sign * rows[shared], theirs[shared]).statistic

@@ -74,7 +74,9 @@ def test_markdown_and_latex_have_as_many_cells_in_every_row(part):
     lines = Tables([part], []).markdown().split("\n\n", 1)[1].rstrip("\n").split("\n")
     assert len(lines) == 2 + len(part.rows)
     for line, row in zip([lines[0], *lines[2:]], [part.header, *part.rows], strict=True):
-        cells = [re.sub(r"\\(.)", r"\1", cell).strip() for cell in re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1]]
+        cells = [
+            re.sub(r"\\(.)", r"\1", cell).strip() for cell in re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1]
+        ]
         assert len(cells) == len(row)
         for cell, written in zip(row, cells, strict=True):
             if not (cell.bold or cell.small or "\\" in cell.text):
