@@ -395,11 +395,11 @@ class Part:
 
     def text(self) -> str:
         """The words that the controls show."""
-        return "\n".join(each.text for each in self._all(".jp-RenderedHTMLCommon"))
+        return "\n".join(each.text for each in self._all(".widget-html-content"))
 
     def rows(self) -> list[str]:
         """The rows of the tables, without their heads."""
-        return [each.text for each in self._all("tr:has(td)")]
+        return [each.text for each in self._all(".widget-html-content tr:has(td)")]
 
     def picture(self) -> str:
         """The picture's pixels, as text that can be compared."""
