@@ -307,26 +307,12 @@ class Extractor(ABC):
         """Count the tokens of each sample that pass through the language model: float64 [samples]."""
         return token_counts(tokenizer, samples, settings.encode.max_length, queries)
 
-    def cut(self, settings: Settings) -> int:
-        """Return how many tokens of a sample are read; what comes after them is cut off."""
-        return settings.encode.max_length
-
-    def least(self, settings: Settings, mean_length: float) -> int:
-        """Return how many samples, of `mean_length` tokens, a measurement of its speed needs at least."""
-        return 2
-
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train] | None:
-        """Say on how many samples of a pool `prepare` trains a model, and how; None if on none."""
-        return None
+        """Say on how many samples of a pool `prepare` trains a model, and how; None if on none.
 
-    def rehearse(self, given: Preparation) -> Path:
-        """Prepare what is as fast to use as what `prepare` gives, and return its folder.
-
-        `given` has one short sample, and features of one row of ones; what `prepare` makes of them will
-        often do.
+        Where all of it is trained, the folder that `prepare` fills is that of a model.
         """
-        self.prepare(given)
-        return given.out
+        return None
 
 
 def tokenize(
@@ -343,8 +329,3 @@ def token_counts(
     """Count the tokens of each sample, as far as it is not cut: float64 [samples]."""
     tokens = tokenize(tokenizer, samples, max_length, queries) if samples else []
     return np.array([len(each.ids) for each in tokens], dtype=np.float64)
-
-
-def samples_of_a_batch(settings: Settings, mean_length: float) -> int:
-    """How many samples of `mean_length` tokens fill a batch of the language model."""
-    return max(1, round(settings.encode.token_budget / mean_length))
