@@ -243,11 +243,8 @@ def shown(plan: Plan) -> list[RenderableType]:
         "measurement"
     )
     notes = [line(f"{note[0].upper()}{note[1:]}.") for note in [*plan.notes, assumed]]
-    return [
-        each
-        for part in [line(plan.title), *(table(each, cut=["work"]) for each in tables), *notes]
-        for each in (part, "")
-    ][:-1]
+    blocks = [line(plan.title), *(table(each, cut=["work"]) for each in tables), *notes]
+    return [each for block in blocks for each in (block, "")][:-1]
 
 
 def _text(total: Total, write: Callable[[float], str], ends: bool = True) -> str:

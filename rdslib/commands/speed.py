@@ -325,7 +325,7 @@ class Costs:
             use, speed = self._use(steps), self._speeds.get(first.arguments["extractor"])
             row_bytes = use.row_bytes if use else speed.row_bytes if speed else math.nan
             # Beside each feature are the FLOPs of each sample.
-            return self._rows(first.arguments) * (row_bytes + 8 * len(steps))
+            return float(self._rows(first.arguments) * (row_bytes + 8 * len(steps)))
         if trains_whole(self._training(first)):
             return 4.0 * self.weights
         if first.name == "prepare" and self.speed(first.arguments["extractor"]):

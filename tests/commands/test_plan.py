@@ -16,7 +16,7 @@ from rdslib.commands import plan, speed
 from rdslib.commands.plan import plan_profile, plan_request, shown
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import compute, write_selection
-from rdslib.commands.speed import NOTHING, PoolSample, Total, estimate_total, exactly
+from rdslib.commands.speed import NOTHING, PoolSample, estimate_total, exactly
 from rdslib.commands.text import as_text
 from rdslib.commands.user_data import UserSelection
 from rdslib.data.chat import Sample, format_chat, tokenize_chat, tokenize_query, user_assistant
@@ -110,9 +110,7 @@ def test_a_sampled_whole_pool_is_planned_as_it_then_is(ask, method):
     found = plan_request(request)
     selection = UserSelection(request)
     steps = in_order([selection.pipeline.selection(compute(selection))])
-    assert [(f"{step.name}: {step.label}", False) for step in steps] == [
-        (p.name, p.there) for p in found.parts
-    ]
+    assert [(part.name, part.there) for part in found.parts] == [(step.label, False) for step in steps]
     for step, part in zip(steps, found.parts, strict=True):
         if step.name == "features":
             costs, path = shards.read_all(selection.store.path(step), COST), selection.store.path(step)
@@ -258,35 +256,17 @@ def test_the_interval_covers_the_truth_in_nine_of_ten_samples():
     assert estimate_total(tokens, sizes, sizes) == exactly(tokens.sum())
 
 
-def test_every_row_is_as_likely_in_the_sample(monkeypatch):
-    monkeypatch.setattr(speed, "SAMPLE", 10)
-    counts, first = np.zeros(40), np.zeros(40)
-    for seed in range(400):
-        taken = PoolSample([Sample(str(at), "", user_assistant("a", "b")) for at in range(40)], seed)
-        rows = [int(sample.id) for sample in taken.samples]
-        counts[rows] += 1
-        first[rows[0]] += 1
-    # 100 and 10 are expected, with standard deviations of 8.7 and 3.1.
-    assert counts.min() > 65
-    assert counts.max() < 135
-    assert first.max() < 24
-
-
-@pytest.mark.parametrize("sample", [512, 20])
-def test_more_rows_cost_more(ask, tmp_path, monkeypatch, sample):
-    monkeypatch.setattr(speed, "SAMPLE", sample)
+def test_more_rows_cost_more(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "SAMPLE", 20)
     rows = [row(f"Say {i}!" + "x" * (i * i % 97), "yes" * (i % 7 + 1)) for i in range(160)]
-    before = None
-    for count in (40, 80, 160):
+    plans = []
+    for count in (40, 160):
         write(tmp_path / "pool.jsonl", rows[:count])
-        found = plan_request(ask("less"))
-        tokens = found.facts["pool tokens"]
-        assert (tokens.low < tokens.high) == (sample < count)
-        now = [tokens.value, *(each.value for part in found.parts for each in (part.flops, part.disk))]
-        if before:
-            assert all(more >= less for more, less in zip(now, before, strict=True))
-            assert now[0] > before[0]
-        before = now
+        plans.append(plan_request(ask("less")))
+        assert plans[-1].facts["pool tokens"].low < plans[-1].facts["pool tokens"].high
+    for name in ("tokens", "flops", "disk"):
+        small, large = (getattr(found.left, name).value for found in plans)
+        assert 2 * small < large < 8 * small
 
 
 def test_a_gguf_is_converted_elsewhere(ask, tiny_model, tmp_path, monkeypatch):
@@ -359,11 +339,6 @@ def test_the_text_says_all_of_it(ask, monkeypatch):
     assert "training and evaluation go at the speed of a forward pass" in text
 
 
-def test_gpu_hours_follow_from_the_stated_peak():
-    assert plan.gpu_hours(0.4 * 989e12 * 3600, "H100 SXM") == pytest.approx(1)
-    assert plan.gpu_hours(0.4 * 165e12 * 3600, "RTX 4090") == pytest.approx(1)
-
-
 def test_a_profile_without_an_experiment_is_the_papers_own_setting(tmp_path, monkeypatch):
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     found = plan_profile("paper")
@@ -420,7 +395,3 @@ def test_a_profile_whose_data_are_yet_to_come_is_counted_alone(tmp_path, monkeyp
     assert isnan(found.left.flops.value)
     assert "not known before the model and the data" in "".join(found.notes)
     assert not (tmp_path / "home").exists()
-
-
-def test_totals_add_up():
-    assert Total(1, 0, 2) + Total(2, 2, 2) == Total(3, 2, 4)
