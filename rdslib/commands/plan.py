@@ -65,6 +65,7 @@ class Plan:
         parts: The work.
         notes: What the numbers rest on.
         memory: Bytes of the largest things in memory, not all of them at once.
+        alternatives: Whether the parts are alternatives, which have no sum.
     """
 
     title: str
@@ -72,6 +73,7 @@ class Plan:
     parts: Sequence[Part]
     notes: Sequence[str]
     memory: Mapping[str, float] = field(default_factory=dict)
+    alternatives: bool = False
 
     @property
     def left(self) -> Part:
@@ -208,7 +210,8 @@ def _plan_paper(profile: Profile) -> Plan:
         f"{tokens:,} tokens, {PAPER.epochs} epochs; LESS with its warm-up, IFD with its training; the parts "
         "are alternatives, and were not measured here"
     )
-    return Plan(f"profile {profile.name}: Figure 1, {budget:,} samples for one task", facts, parts, [note])
+    title = f"profile {profile.name}: Figure 1, {budget:,} samples for one task"
+    return Plan(title, facts, parts, [note], alternatives=True)
 
 
 # --- for a terminal
@@ -221,14 +224,14 @@ def gpu_hours(flops: float, gpu: str) -> float:
 
 def shown(plan: Plan) -> list[RenderableType]:
     """The plan for a terminal."""
-    rows = [*plan.parts, plan.left]
+    rows = [*plan.parts, *([] if plan.alternatives else [plan.left])]
     work = {
         "work": [part.name for part in rows],
         "": ["exists" if part.there else "to do" for part in rows],
         "tokens": [_text(part.tokens, _count, False) for part in rows],
         "FLOPs": [_text(part.flops, "{:.3g}".format) for part in rows],
-        "on this device": [_text(part.seconds, _time) for part in rows],
-        "disk": [_text(part.disk, _bytes) for part in rows],
+        "on this device": [_text(part.seconds, _time, none="not counted") for part in rows],
+        "disk": [_text(part.disk, _bytes, none="little") for part in rows],
     }
     left = {part.name: part.flops.value for part in rows if not part.there and part.flops.value > 0}
     hours = {gpu: [_count(gpu_hours(each, gpu)) for each in left.values()] for gpu in GPUS}
@@ -236,8 +239,9 @@ def shown(plan: Plan) -> list[RenderableType]:
         {"": plan.facts, " ": [_text(each, _count) for each in plan.facts.values()]},
         work,
         {"GPU-hours": left, **hours},
-        {"memory": plan.memory, " ": map(_bytes, plan.memory.values())},
     ]
+    if plan.memory:
+        tables.append({"memory": plan.memory, " ": map(_bytes, plan.memory.values())})
     peaks = ", ".join(f"{name} {peak}" for name, peak in GPUS.items())
     assumed = (
         f"GPU-hours are at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, not a "
@@ -248,10 +252,10 @@ def shown(plan: Plan) -> list[RenderableType]:
     return [each for block in blocks for each in (block, "")][:-1]
 
 
-def _text(total: Total, write: Callable[[float], str], ends: bool = True) -> str:
-    """A number, with its ends if they differ; "-" where it is not known or not counted."""
+def _text(total: Total, write: Callable[[float], str], ends: bool = True, none: str = "0") -> str:
+    """A number, with its ends if they differ; "-" where it is not known, and `none` for 0."""
     if math.isnan(total.value) or total == NOTHING:
-        return "-"
+        return none if total == NOTHING else "-"
     value, low, high = map(write, (total.value, total.low, total.high))
     return f"{value} ({low} to {high})" if ends and low != high else value
 

@@ -358,6 +358,7 @@ def test_a_profile_without_an_experiment_is_the_papers_own_setting(tmp_path, mon
     ]
     assert f" {hours:,.0f} " in line
     assert "alternatives, and were not measured here" in said(found)
+    assert "still to do" not in said(found)
     assert not (tmp_path / "home").exists()
 
 
