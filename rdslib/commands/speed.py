@@ -1,15 +1,18 @@
-"""What steps cost, from a sample of the pool: tokens, FLOPs, and how fast this device makes features."""
+"""What steps cost, from a sample of the pool: tokens, FLOPs, seconds on this device, bytes."""
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
+import tempfile
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,116 +20,171 @@ from tqdm import tqdm
 from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.data.download import cache_dir
 from rdslib.errors import UserError
-from rdslib.methods import COST, Extracted, Extraction, Extractor, Preparation, get_extractor
-from rdslib.methods.base import ModelUse, tokenize
+from rdslib.methods import COST, Extract, Extraction, Extractor, Preparation, get_extractor
+from rdslib.methods.base import ModelUse, token_counts
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import Train
 from rdslib.pipeline.step import File, Step
 from rdslib.seeds import generator
+from rdslib.selection.topk import HELD
+from rdslib.tasks.base import QUERIES
 
 if TYPE_CHECKING:
     from rdslib.pipeline.pipeline import Pipeline
 
-# Rows of the pool that are looked at, and for about how many seconds speed is measured.
-SAMPLE, SECONDS = 512, 5.0
+# Rows of the pool that are looked at.
+SAMPLE = 512
+# What is measured: for how many seconds, in how many parts, after a warm-up on how many samples.
+SECONDS, PARTS, WARM_UP = 5.0, 3, 8
 
 
-class Total(NamedTuple):
-    """An estimate in its 95% interval."""
+@dataclass(frozen=True)
+class Total:
+    """A number between two others: an estimate in its 95% interval, or a measurement in its range.
+
+    The ends of a sum are the sums of the ends, which is wider than independence would give.
+    """
 
     value: float
     low: float
     high: float
 
+    def __add__(self, other: Total) -> Total:
+        return Total(self.value + other.value, self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Total:
+        return Total(self.value * factor, self.low * factor, self.high * factor)
+
+
+def exactly(value: float) -> Total:
+    """A number that is known."""
+    return Total(float(value), float(value), float(value))
+
+
+NOTHING, UNKNOWN = exactly(0), exactly(float("nan"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the work. `there`: it is done, its seconds are what it took, and its disk what it takes."""
+
+    name: str
+    there: bool
+    tokens: Total = UNKNOWN
+    flops: Total = UNKNOWN
+    seconds: Total = UNKNOWN
+    disk: Total = UNKNOWN
+
+    def __add__(self, other: Part) -> Part:
+        return Part(
+            self.name,
+            self.there,
+            self.tokens + other.tokens,
+            self.flops + other.flops,
+            self.seconds + other.seconds,
+            self.disk + other.disk,
+        )
+
 
 class PoolSample:
-    """The characters of each sample of a pool (4 bytes a sample), and a random sample of the samples.
+    """A random sample of a pool, in random order, and the characters of all of it.
 
     Args:
+        samples: The pool, which is gone through once.
         seed: What it is drawn with.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._all = array("I")
-        self._kept: list[tuple[int, Sample, Any]] = []
-        self._rng = generator(seed, "plan")
+    def __init__(self, samples: Iterable[Sample], seed: int) -> None:
+        rng, found = generator(seed, "plan"), array("I")
 
-    def add(self, sample: Sample, row: Any = None) -> None:
-        """Look at the next sample, with what else is to be kept of it."""
-        size, seen = len(format_chat(sample.messages, "")), len(self._all)
-        self._all.append(size)
-        if len(self._kept) < SAMPLE:
-            self._kept.append((size, sample, row))
-        elif (at := int(self._rng.integers(seen + 1))) < SAMPLE:
-            self._kept[at] = (size, sample, row)
+        def drawn() -> Iterator[tuple[float, int, Sample]]:
+            for sample in samples:
+                found.append(len(format_chat(sample.messages, "")))
+                yield rng.random(), len(found) - 1, sample
 
-    def close(self) -> None:
-        """Bring the sample into random order, so that its first samples are one too."""
-        order = self._rng.permutation(len(self._kept)).tolist()
-        self.all_sizes = np.array(self._all)
-        self.sizes = np.array([self._kept[i][0] for i in order])
-        self.samples = [self._kept[i][1] for i in order]
-        self.rows = [self._kept[i][2] for i in order]
+        kept = heapq.nlargest(SAMPLE, drawn())
+        self.samples = [sample for _, _, sample in kept]
+        self.all_sizes = np.array(found, dtype=np.float64)
+        self.sizes = self.all_sizes[[at for _, at, _ in kept]]
 
 
-def estimate_total(found: np.ndarray, sizes: np.ndarray, all_sizes: np.ndarray, limit: float) -> Total:
-    """Estimate the total over a pool of what is known of a random sample, by its ratio to the characters.
+def estimate_total(found: np.ndarray, counted: np.ndarray, all_counted: np.ndarray) -> Total:
+    """Estimate the total over a pool of what is known of a random sample, by its ratio to what is counted.
 
     Args:
-        found: What is known of each sampled row, roughly in proportion to its characters: float64 [n].
-        sizes: Their characters: [n].
-        all_sizes: The characters of all rows: [N].
-        limit: Characters at which rows are cut.
+        found: What is known of each sampled row: float64 [n].
+        counted: Their characters: [n].
+        all_counted: The characters of all rows: [N].
 
     Returns:
-        The total. Its interval is that of the residuals, with Student's t; it is empty if n is N.
+        The total. Its 95% interval is that of the residuals, with Student's t, and is empty if all rows are
+        in the sample.
     """
-    n, rows = len(found), len(all_sizes)
+    n, rows = len(found), len(all_counted)
     if n == rows:
-        return Total(*[float(found.sum())] * 3)
+        return exactly(found.sum())
     from scipy.stats import t
 
-    counted = np.minimum(sizes, limit)
     ratio = found.sum() / counted.sum()
-    value = float(ratio * np.minimum(all_sizes, limit).sum())
-    spread = float(np.std(found - ratio * counted, ddof=1)) * math.sqrt((1 - n / rows) / n)
-    error = float(t.ppf(0.975, n - 1)) * rows * spread
+    value = float(ratio * all_counted.sum())
+    spread = np.std(found - ratio * counted, ddof=1) * np.sqrt((1 - n / rows) / n)
+    error = float(t.ppf(0.975, n - 1) * rows * spread)
     return Total(value, max(0.0, value - error), value + error)
 
 
-class Speed(NamedTuple):
-    """What an extractor does on this device: FLOPs a second, and what is known of the measured rows.
+@dataclass(frozen=True)
+class Speed:
+    """What an extractor does on this device.
 
-    These are the first of the sample: `cost` has the FLOPs of each (float64 [m]), `tokens` how many they had,
-    `row_bytes` how many bytes of features a row takes, with `COST`.
+    Attributes:
+        rates: FLOPs a second, of each part.
+        cost: FLOPs of each measured row, the first of the sample: float64 [m].
+        tokens: How many tokens these rows had.
+        row_bytes: Bytes of features that a row takes, without `COST`.
     """
 
-    flops: float
+    rates: np.ndarray
     cost: np.ndarray
     tokens: int
     row_bytes: float
 
+    def seconds(self, flops: Total) -> Total:
+        """How long some FLOPs take: at the mean of all parts, the fastest and the slowest."""
+        mean = len(self.rates) / (1 / self.rates).sum()
+        return Total(flops.value / mean, flops.low / self.rates.max(), flops.high / self.rates.min())
 
-def measure(extractor: Extractor, given: Extraction, samples: Sequence[Sample], least: int) -> Speed:
-    """Make features of more and more samples for about `SECONDS`, from `least` on, after a warm-up.
 
-    Reading and making go side by side in a selection, so what takes longer counts.
+def measure(extract: Extract, samples: Sequence[Sample]) -> Speed:
+    """Make features of as many samples as fit in `SECONDS`, in `PARTS`, after a warm-up.
+
+    Where the warm-up takes longer than that, it is the measurement. Samples are read before, as another
+    thread does in a selection.
     """
-    extract = extractor.open(given)
-    extract.make(extract.read(samples[:least]), lambda batch: None)  # the first is several times as slow
-    found: list[Extracted] = []
-    start, size, spent = 0, least, 0.0
-    while start < len(samples) and (not found or spent < SECONDS):
-        began = time.monotonic()
-        read = extract.read(samples[start : start + size])
-        between = time.monotonic()
-        found.append(extract.make(read, lambda batch: None))
-        spent += max(between - began, time.monotonic() - between, 1e-9)
-        start, size = start + size, 2 * size
-    cost = np.concatenate([each.rows[COST] for each in found])
-    tokens = sum(each.counts.get("tokens", 0) for each in found)
-    stored = sum(rows.nbytes for each in found for rows in each.rows.values())
-    return Speed(float(cost.sum()) / spent, cost, tokens, stored / len(cost))
+
+    def timed(some: Sequence[Sample]) -> tuple[float, Any]:
+        read, started = extract.read(some), time.monotonic()
+        made = extract.make(read, lambda batch: None)
+        return max(time.monotonic() - started, 1e-9), made
+
+    parts = [timed(samples[:WARM_UP])]
+    if parts[0][0] < SECONDS:
+        fitting = int(WARM_UP * SECONDS / PARTS / timed(samples[:WARM_UP])[0])
+        size = min(max(fitting, 1), -(-len(samples) // PARTS))
+        parts = [timed(samples[i : i + size]) for i in range(0, min(PARTS * size, len(samples)), size)]
+    costs = [made.rows[COST] for _, made in parts]
+    rates = [cost.sum() / seconds for cost, (seconds, _) in zip(costs, parts, strict=True)]
+    tokens = sum(made.counts.get("tokens", 0) for _, made in parts)
+    rows = [rows for _, made in parts for name, rows in made.rows.items() if name != COST]
+    cost = np.concatenate(costs)
+    return Speed(np.array(rates), cost, tokens, sum(each.nbytes for each in rows) / len(cost))
+
+
+def passes(steps: Iterable[Step]) -> list[list[Step]]:
+    """The steps, those together that are made in one call, such as features of one pass."""
+    groups: dict[str, list[Step]] = {}
+    for each in steps:
+        groups.setdefault(each.group, []).append(each)
+    return list(groups.values())
 
 
 class Costs:
@@ -137,7 +195,7 @@ class Costs:
         steps: All that may be asked about.
         model: The folder of the language model.
         pool: The sample of the pool.
-        samples: Those of other files of steps: queries and test samples, by the step's hash and the file.
+        samples: Query and test samples, by the hash of their step and the file.
         scratch: An empty folder.
 
     Raises:
@@ -159,9 +217,9 @@ class Costs:
         from rdslib.models.device import compute_dtype
         from rdslib.models.loading import load_tokenizer, non_embedding_parameters
 
-        self.pipeline, self.settings, self.scratch = pipeline, pipeline.settings, scratch
-        self.model, self.pool, self.samples = model, pool, samples
-        self.features = [each for each in steps if each.name == "features"]
+        self.pipeline, self.settings, self.steps, self.model = pipeline, pipeline.settings, steps, model
+        self.pool, self.samples, self.scratch = pool, samples, scratch
+        self.features = passes(each for each in steps if each.name == "features")
         self.tokenizer = load_tokenizer(model)
         try:
             self.config = AutoConfig.from_pretrained(str(model))
@@ -176,89 +234,158 @@ class Costs:
         self.why_not: dict[str, str] = {}
         self._speeds: dict[str, Speed | None] = {}
 
-    def lengths(self, samples: Sequence[Sample], cut: int, queries: bool = False) -> np.ndarray:
-        """Tokens of each sample: float64 [n]."""
-        tokens = tokenize(self.tokenizer, samples, cut, queries) if samples else []
-        return np.array([len(each.ids) for each in tokens], dtype=np.float64)
+    @property
+    def facts(self) -> dict[str, Total]:
+        """Counts of the pool, the queries and the model."""
+        queries = [each for (_, file), each in self.samples.items() if file == QUERIES]
+        return {
+            "characters": exactly(self.pool.all_sizes.sum()),
+            "pool tokens": self.over_pool(self._tokens(self.pool.samples)),
+            "queries": exactly(sum(map(len, queries))),
+            "query tokens": exactly(sum(self._tokens(each, queries=True).sum() for each in queries)),
+            "parameters": exactly(self.parameters),
+        }
+
+    def _tokens(self, samples: Sequence[Sample], cut: int | None = None, queries: bool = False) -> np.ndarray:
+        return token_counts(self.tokenizer, samples, cut or self.settings.encode.max_length, queries)
 
     @cached_property
-    def characters_a_token(self) -> float:
-        """Of the samples that are not cut; if all are, what gives the shortest of them a whole context."""
-        cut, sizes = self.settings.encode.max_length, self.pool.sizes
-        lengths = self.lengths(self.pool.samples, cut)
-        whole = lengths < cut
-        return float(sizes[whole].sum() / lengths[whole].sum() if whole.any() else sizes.min() / cut)
+    def _limit(self) -> float:
+        """Characters at which rows are cut, roughly."""
+        a_token = np.median(self.pool.sizes / self._tokens(self.pool.samples))
+        return float(self.settings.encode.max_length * a_token)
 
-    def over_pool(self, found: np.ndarray, cut: int) -> Total:
-        """The pool's total of what is known of the sample's first rows, which are cut at `cut` tokens."""
-        limit = cut * self.characters_a_token
-        return estimate_total(found, self.pool.sizes[: len(found)], self.pool.all_sizes, limit)
+    def over_pool(self, found: np.ndarray) -> Total:
+        """The pool's total of what is known of the first rows of the sample."""
+        sizes, all_sizes = (np.minimum(e, self._limit) for e in (self.pool.sizes, self.pool.all_sizes))
+        return estimate_total(found, sizes[: len(found)], all_sizes)
 
-    def cost(self, steps: Sequence[Step]) -> tuple[float, float]:
-        """Tokens and FLOPs of steps that are made together.
+    def part(self, steps: Sequence[Step]) -> Part:
+        """What steps that are made together cost."""
+        first = steps[0]
+        tokens, flops = self._features(steps) if first.name == "features" else self._work(first)
+        seconds = NOTHING
+        if flops != NOTHING:
+            # Training and evaluation are taken to be as fast as a forward pass.
+            speed = self.speed(first.arguments["extractor"] if first.name == "features" else "lm")
+            seconds = speed.seconds(flops) if speed else UNKNOWN
+        return Part(first.label, False, tokens, flops, seconds, exactly(self._disk(steps)))
 
-        Raises:
-            UserError: They follow from a measurement that fails.
-        """
-        given, name = steps[0].arguments, steps[0].name
-        if name == "features":
-            return self._features(steps)
-        if name == "train":
-            return self._training(given["selection"].arguments["k"], given["settings"])
-        if name == "prepare":
-            trained = get_extractor(given["extractor"]).trains_on(self.settings, self._size(given))
-            return self._training(*trained) if trained else (0.0, 0.0)
-        if name == "evaluate":
-            lengths = self.lengths(self._samples_of(given["task"]), given["max_length"], queries=True)
-            return lengths.sum(), lengths.sum() * FORWARD * self.parameters
-        return 0.0, 0.0
-
-    def _training(self, samples: int, params: Train) -> tuple[float, float]:
-        pool = self.over_pool(self.lengths(self.pool.samples, params.max_length), params.max_length).value
-        tokens = pool * params.epochs * samples / len(self.pool.all_sizes)
-        return tokens, tokens * TRAINING * self.parameters
-
-    def _features(self, steps: Sequence[Step]) -> tuple[float, float]:
-        given = steps[0].arguments
-        maker, use, queries = get_extractor(given["extractor"]), self.use(steps), given["queries"]
-        cut, samples = maker.cut(self.settings), self.pool.samples
-        if queries:
-            samples = list(self._samples_of(given["samples"]))
-        # A smaller pool is drawn at random from the whole.
-        share = 1.0 if queries else self._size(given) / len(self.pool.all_sizes)
+    def _features(self, steps: Sequence[Step]) -> tuple[Total, Total]:
+        given, use = steps[0].arguments, self._use(steps)
+        maker = get_extractor(given["extractor"])
+        share = self._rows(given) / len(self.pool.all_sizes)
+        asked = self.samples[_key(given["samples"])] if given["queries"] else None
         if use is not None:
-            found = maker.tokens(self.settings, self.tokenizer, samples, queries)
-            tokens = found.sum() if queries else self.over_pool(found, cut).value * share
-            return tokens, tokens * use.operations * self.parameters
-        # By the FLOPs that the measured rows took, and of queries by their characters.
+            samples = self.pool.samples if asked is None else asked
+            found = maker.tokens(self.settings, self.tokenizer, samples, asked is not None)
+            tokens = self.over_pool(found) * share if asked is None else exactly(found.sum())
+            return tokens, tokens * (use.operations * self.parameters)
         speed = self.speed(maker.name)
         if speed is None:
-            reason = self.why_not[maker.name]
-            raise UserError(f"{maker.name}: what it costs is known by measuring alone ({reason})")
-        flops = self.over_pool(speed.cost, cut).value * share
-        if queries:
-            limit = cut * self.characters_a_token
-            asked = sum(min(limit, len(format_chat(each.messages, ""))) for each in samples)
-            flops = asked * speed.cost.sum() / np.minimum(self.pool.sizes[: len(speed.cost)], limit).sum()
-        return flops * speed.tokens / (speed.cost.sum() or 1), flops
+            return UNKNOWN, UNKNOWN
+        flops = self.over_pool(speed.cost) * share
+        if asked is not None:  # as rows of the pool of as many characters
+            sizes, known = [len(format_chat(each.messages, "")) for each in asked], self.pool.sizes
+            order = np.argsort(known[: len(speed.cost)])
+            flops = exactly(np.interp(sizes, known[order], speed.cost[order]).sum())
+        return flops * (speed.tokens / (speed.cost.sum() or 1)), flops
 
-    def _samples_of(self, file: File) -> Sequence[Sample]:
-        return self.samples[file.step.hash, file.name]
+    def _work(self, step: Step) -> tuple[Total, Total]:
+        """Tokens and FLOPs of a step other than features."""
+        if trained := self._training(step):
+            samples, params = trained
+            tokens = self.over_pool(self._tokens(self.pool.samples, params.max_length))
+            tokens *= params.epochs * samples / len(self.pool.all_sizes)
+            return tokens, tokens * (TRAINING * self.parameters)
+        if step.name == "evaluate":
+            given = step.arguments
+            tests = self.samples[_key(given["task"])]
+            tokens = exactly(self._tokens(tests, given["max_length"], queries=True).sum())
+            return tokens, tokens * (FORWARD * self.parameters)
+        return NOTHING, NOTHING
 
-    def rows(self, step: Step) -> int:
-        """How many rows a feature has."""
+    def _training(self, step: Step) -> tuple[int, Train] | None:
+        """On how many samples a step trains a model, and how."""
         given = step.arguments
-        return len(self._samples_of(given["samples"])) if given["queries"] else self._size(given)
+        if step.name == "train":
+            return given["selection"].arguments["k"], given["settings"]
+        if step.name == "prepare":
+            return get_extractor(given["extractor"]).trains_on(self.settings, self._rows(given))
+        return None
 
-    def _size(self, arguments: Mapping[str, Any]) -> int:
-        """How many samples of the pool a step reads."""
-        return arguments["draw"][0] if arguments["draw"] else len(self.pool.all_sizes)
+    def _disk(self, steps: Sequence[Step]) -> float:
+        """Bytes that steps leave; 0 for the little that is neither features nor a model nor a copy."""
+        first = steps[0]
+        if first.name in ("pool", "user_pool"):  # beside the samples are the rows as they were read
+            return 2 * float(self.pool.all_sizes.sum())
+        if first.name == "model":
+            return 2.0 * self.weights if self.scratch in self.model.parents else 0
+        if first.name == "features":
+            use, speed = self._use(steps), self._speeds.get(first.arguments["extractor"])
+            row_bytes = use.row_bytes if use else speed.row_bytes if speed else math.nan
+            # Beside each feature are the FLOPs of each sample.
+            return float(self._rows(first.arguments) * (row_bytes + 8 * len(steps)))
+        if trains_whole(self._training(first)):
+            return 4.0 * self.weights
+        if first.name == "prepare" and self.speed(first.arguments["extractor"]):
+            files = (self.scratch / first.arguments["extractor"]).rglob("*")
+            return float(sum(file.stat().st_size for file in files if file.is_file()))
+        return 0
 
-    def use(self, steps: Sequence[Step]) -> ModelUse | None:
+    @property
+    def memory(self) -> dict[str, float]:
+        """Bytes of the largest things in memory, by what they are; not all of them at once."""
+        from rdslib.models.encode import LOGIT_ROWS
+
+        encode, c, size = self.settings.encode, self.config, self.bytes_a_number
+        memory: dict[str, float] = {}
+        for step in (each for each in self.steps if each.name == "select"):
+            queries, k = step.arguments["queries"], step.arguments["k"]
+            asked = [self._rows(feature.arguments) for each in queries[:1] for feature in each.values()]
+            lists = len(queries) if len(queries) > 1 else max(asked, default=1)
+            held = 24.0 * lists * min(k, HELD // lists)
+            memory["ranking, at most"] = max(held, memory.get("ranking, at most", 0))
+        uses = [use for use in map(self._use, self.features) if use]
+        if uses:
+            tokens = max(encode.token_budget, encode.max_length)
+            width = 4 * c.hidden_size + 2 * getattr(c, "intermediate_size", 4 * c.hidden_size)
+            # Scores of one layer's heads, of which plain attention, on a processor, has the softmax too.
+            scores = c.num_attention_heads * tokens * encode.max_length * (2 * size + 4)
+            heads = any(use.logits for use in uses)
+            logits = min(tokens, LOGIT_ROWS) * c.vocab_size * (size + 8) if heads else 0
+            layers = max(use.layers for use in uses)
+            memory["weights"] = float(self.weights * size)
+            memory["one batch, roughly"] = float(layers * (tokens * width * size + scores) + logits)
+        if any(trains_whole(self._training(step)) for step in self.steps):
+            memory["training: weights, gradients, Adam's moments"] = 16.0 * self.weights
+        return memory
+
+    @property
+    def notes(self) -> list[str]:
+        """What the numbers rest on: what was estimated, measured, and not measured."""
+        notes = [
+            f"pool tokens: estimated from {len(self.pool.samples):,} rows at random by tokens a character, "
+            "with the 95% interval; all else of the pool is counted"
+        ]
+        if made := [name for name, speed in self._speeds.items() if speed]:
+            notes.append(
+                f"times: at the speed of {', '.join(made)} on sampled rows on this device, slowest to "
+                f"fastest of {PARTS} parts; training and evaluation go at the speed of a forward pass; "
+                "loading models, ranking and writing are not counted"
+            )
+        return notes + [f"not measured: {name} ({why})" for name, why in self.why_not.items()]
+
+    def _rows(self, given: Mapping[str, Any]) -> int:
+        """How many samples a step reads: queries, a smaller pool or the whole."""
+        if given.get("queries"):
+            return len(self.samples[_key(given["samples"])])
+        return given["draw"][0] if given["draw"] else len(self.pool.all_sizes)
+
+    def _use(self, steps: Sequence[Step]) -> ModelUse | None:
         """How features that are made together use the language model."""
-        maker = get_extractor(steps[0].arguments["extractor"])
         wanted = [each.arguments["feature"] for each in steps]
-        return maker.model_use(self.settings, wanted, self.config)
+        return get_extractor(steps[0].arguments["extractor"]).model_use(self.settings, wanted, self.config)
 
     def speed(self, name: str) -> Speed | None:
         """What an extractor does on this device; None if that cannot be had, and `why_not`."""
@@ -271,48 +398,44 @@ class Costs:
         return self._speeds[name]
 
     def _measure(self, maker: Extractor) -> Speed:
-        """Measure an extractor; of one that no step asks for, as if RDS+ did."""
-        made = [s for s in self.features if s.arguments["extractor"] == maker.name]
-        made = [s for s in made if s.group == made[0].group]
+        """Measure an extractor; the language model, if no step asks for its features, as if RDS+ did."""
+        made = next((e for e in self.features if e[0].arguments["extractor"] == maker.name), [])
         needed, there = self.weights * self.bytes_a_number, memory_of_device()
-        if (not made or self.use(made)) and needed > there:
+        if (not made or self._use(made)) and needed > there:
             raise UserError(
                 f"the weights take {needed / 2**30:.1f} GiB, and this device has {there / 2**30:.1f} GiB"
             )
         prepared = self._prepared(maker, made[0].arguments["prepared"]) if made else None
-        wanted = tuple(s.arguments["feature"] for s in made) or ("weighted_all",)
+        wanted = tuple(each.arguments["feature"] for each in made) or ("weighted_all",)
         given = Extraction(self.settings, self.model, prepared, wanted, queries=False)
-        samples = self.pool.samples
-        mean = float(self.lengths(samples, self.settings.encode.max_length).mean())
-        return measure(maker, given, samples, maker.least(self.settings, mean))
+        return measure(maker.open(given), self.pool.samples)
 
     def _prepared(self, maker: Extractor, step: Step | None) -> Path | None:
         """What the extractor has prepared, or something as fast, made from one short sample."""
         if step is None or self.pipeline.store.has(step):
             return None if step is None else self.pipeline.store.path(step)
-        out, downloads = self.scratch / maker.name, self.scratch / "downloads"
+        if trains_whole(self._training(step)):
+            return self.model  # a model of which all is trained is as fast as it was
+        out, downloads = self.scratch / maker.name, Path(tempfile.mkdtemp(dir=self.scratch))
+        out.mkdir()
         # What was downloaded before is used, and more is kept for now.
-        for folder in (out, downloads):
-            folder.mkdir(exist_ok=True)
         for file in cache_dir().glob("*"):
-            if file.suffix != ".lock" and not (downloads / file.name).exists():
+            if file.suffix != ".lock":
                 (downloads / file.name).symlink_to(file)
         sample = Sample("", "", user_assistant("Yes?", "Yes."))
         rows = {feature: np.ones((1, 1)) for feature in maker.prepare_features}
         bar: tqdm[Any] = tqdm(disable=True)
-        return maker.rehearse(Preparation(self.settings, self.model, [sample], rows, out, bar, downloads))
+        maker.prepare(Preparation(self.settings, self.model, [sample], rows, out, bar, downloads))
+        return out
 
-    @property
-    def notes(self) -> list[str]:
-        """What was measured, and what was not."""
-        made = ", ".join(name for name, found in self._speeds.items() if found is not None)
-        notes = [f"not measured: {name} ({why})" for name, why in self.why_not.items()]
-        if made:
-            notes.append(
-                f"seconds: at the speed of {made} on sampled rows on this device; loading models, ranking "
-                "and writing are not counted"
-            )
-        return notes
+
+def _key(file: File) -> tuple[str, str]:
+    return file.step.hash, file.name
+
+
+def trains_whole(training: tuple[int, Train] | None) -> bool:
+    """Whether all parameters of a model are trained."""
+    return training is not None and training[1].method == "full"
 
 
 def memory_of_device() -> int:

@@ -7,6 +7,7 @@ escaped.
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, Image
 from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
@@ -374,12 +374,12 @@ def neighbours(explorer: Explorer) -> widgets.interactive:
         query.options = [(f"{number}: {text[:LABEL]}", number) for number, text in enumerate(firsts)]
         query.index = 0
 
-    def show(task: str, query: int, method: str) -> HTML:
+    def show(task: str, query: int, method: str) -> str:
         messages = explorer.queries(task)[query].messages
         found = explorer.neighbours(task, query, method)
         whole = f"{READABLE}; max-height: 24em; overflow: auto"
         near = _html("p", f"Nearest to it by {method_title(method)}", BOLD)
-        return HTML(_html("div", text_of(messages), whole) + near + _samples(found))
+        return _html("div", text_of(messages), whole) + near + _samples(found)
 
     list_queries()
     task.observe(list_queries, "value")
@@ -400,10 +400,13 @@ def pool_map(explorer: Explorer) -> widgets.interactive:
 def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.interactive:
     """A figure of a method, a budget and a task."""
 
-    def show(method: str, task: str, budget: int) -> Image:
+    def show(method: str, task: str, budget: int) -> str:
         figure = draw(explorer, method, budget, task or None)
+        data = base64.b64encode(style.png(figure)).decode("ascii")
+        alt = html.escape(explorer.title(method, budget, task or None))
         # A CSS inch has 96 pixels: the picture's are finer.
-        return Image(style.png(figure), width=int(96 * figure.get_figwidth()))
+        width = f"width: {96 * figure.get_figwidth():.0f}px; max-width: 100%"
+        return f'<img src="data:image/png;base64,{data}" alt="{alt}" style="{width}">'
 
     return _with_budget(explorer, show, method=_choice(explorer.methods))
 
@@ -411,7 +414,7 @@ def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.in
 def comparison(explorer: Explorer) -> widgets.interactive:
     """Show what two methods' selections have in common, and what one of them alone took."""
 
-    def show(first: str, second: str, task: str, budget: int) -> HTML:
+    def show(first: str, second: str, task: str, budget: int) -> str:
         found = explorer.compare(first, second, budget, task or None)
         titles = {"first": method_title(first), "second": method_title(second)}
         both = int((found["taken"] == "both").sum())
@@ -420,11 +423,11 @@ def comparison(explorer: Explorer) -> widgets.interactive:
         parts = [_html("p", f"{summary} (Jaccard {both / len(found):.2f}).")]
         counts = pd.crosstab(found["source"], found["taken"]).reindex(columns=["first", "both", "second"])
         heads = ["source", f"{titles['first']} only", "both", f"{titles['second']} only"]
-        parts.append(_set(counts.fillna(0).astype(int).reset_index().set_axis(heads, axis=1)))
+        parts.append(_set(counts.fillna(0).astype(int).reset_index(), heads))
         for name, title in titles.items():
             if len(samples := found[found["taken"] == name].head(SHOWN)):
                 parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
-        return HTML("".join(parts))
+        return "".join(parts)
 
     second = _choice(explorer.methods)
     second.value = explorer.methods[0]
@@ -458,17 +461,21 @@ def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -
     return _part(show, **methods, task=task, budget=budget)
 
 
-def _part(show: Callable[..., Any], **controls: Any) -> widgets.interactive:
-    """Controls over what they show, which follows them; an error stands there in one line instead."""
+def _part(show: Callable[..., str], **controls: Any) -> widgets.interactive:
+    """Controls over the HTML that `show` makes, which follows them; an error is one line of it."""
+    # Not in the output of `interactive`: papermill may wait for ever for what is printed there.
+    shown = widgets.HTML()
 
     @functools.wraps(show)
-    def shown(**choices: Any) -> Any:
+    def update(**choices: Any) -> None:
         try:
-            return show(**choices)
+            shown.value = show(**choices)
         except UserError as error:
-            return HTML(_html("div", error, READABLE))
+            shown.value = _html("div", error, READABLE)
 
-    return widgets.interactive(shown, {"auto_display": True}, **controls)
+    part = widgets.interactive(update, **controls)
+    part.children = (*part.children, shown)
+    return part
 
 
 def _choice(methods: Sequence[str]) -> widgets.Dropdown:
@@ -477,20 +484,23 @@ def _choice(methods: Sequence[str]) -> widgets.Dropdown:
 
 
 def _samples(table: pd.DataFrame) -> str:
-    return _set(table[["rank", "score", "source", "text"]].rename(columns={"text": "sample"}))
+    return _set(table[["rank", "score", "source", "text"]])
 
 
-def _set(table: pd.DataFrame) -> str:
-    """A table as HTML, its text as it stands, a number in one line."""
-    cells = table.style.format(escape="html", precision=4).format_index(escape="html", axis=1)
-    classes = table.dtypes.map(lambda kind: "number" if pd.api.types.is_numeric_dtype(kind) else "text")
-    cells = cells.set_td_classes(pd.DataFrame([classes] * len(table), table.index))
+def _set(table: pd.DataFrame, heads: Sequence[str] = ()) -> str:
+    """A table as HTML, its text as it stands; `heads` are the names of its columns, if others."""
+    name: Any = [html.escape(each) for each in heads or table.columns].__getitem__
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    classes = pd.DataFrame([["number" if number else "text" for number in numbers]] * len(table))
+    # Columns go by their number: two may have one name.
+    plain = table.reset_index(drop=True).set_axis(range(len(numbers)), axis=1)
+    cells = plain.style.format(escape="html", precision=4).format_index(name, axis="columns")
     look: list[Any] = [
         {"selector": "td", "props": "vertical-align: top; text-align: start"},
         {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
         {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
     ]
-    return cells.set_table_styles(look).hide(axis="index").to_html()
+    return cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
 
 
 def _html(tag: str, text: object, css: str = "") -> str:

@@ -298,25 +298,14 @@ class Extractor(ABC):
         self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
     ) -> np.ndarray:
         """Count the tokens of each sample that pass through the language model: float64 [samples]."""
-        tokens = tokenize(tokenizer, samples, settings.encode.max_length, queries) if samples else []
-        return np.array([len(each.ids) for each in tokens], dtype=np.float64)
-
-    def cut(self, settings: Settings) -> int:
-        """Return how many tokens of a sample are read; what comes after them is cut off."""
-        return settings.encode.max_length
-
-    def least(self, settings: Settings, mean_length: float) -> int:
-        """Return how many samples, of `mean_length` tokens, a measurement of its speed needs at least."""
-        return 2
+        return token_counts(tokenizer, samples, settings.encode.max_length, queries)
 
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train] | None:
-        """Say on how many samples of a pool `prepare` trains a model, and how; None if on none."""
-        return None
+        """Say on how many samples of a pool `prepare` trains a model, and how; None if on none.
 
-    def rehearse(self, given: Preparation) -> Path:
-        """Prepare what is as fast to use, from one short sample and rows of ones, and return its folder."""
-        self.prepare(given)
-        return given.out
+        Where all of it is trained, the folder that `prepare` fills is that of a model.
+        """
+        return None
 
 
 def tokenize(
@@ -327,6 +316,9 @@ def tokenize(
     return how(tokenizer, [sample.messages for sample in samples], max_length)
 
 
-def samples_of_a_batch(settings: Settings, mean_length: float) -> int:
-    """Count the samples of `mean_length` tokens that fill a batch of the language model."""
-    return max(1, round(settings.encode.token_budget / mean_length))
+def token_counts(
+    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
+) -> np.ndarray:
+    """Count the tokens of each sample, as far as it is not cut: float64 [samples]."""
+    tokens = tokenize(tokenizer, samples, max_length, queries) if samples else []
+    return np.array([len(each.ids) for each in tokens], dtype=np.float64)

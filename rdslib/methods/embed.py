@@ -97,14 +97,6 @@ class SentenceEmbedding(Extractor):
         """Put the embedding model's size in."""
         return replace(base, embedder_parameters=counts["parameters"])
 
-    def cut(self, settings: Settings) -> int:
-        """Return the embedding model's limit."""
-        return self.params(settings).max_length
-
-    def least(self, settings: Settings, mean_length: float) -> int:
-        """Return what fills a batch; one sample alone would give no interval."""
-        return max(2, self.params(settings).batch_size)
-
     def open(self, given: Extraction) -> Extract:
         """Load the embedding model."""
         params = self.params(given.settings)

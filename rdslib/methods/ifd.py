@@ -10,7 +10,6 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from rdslib.methods.base import (
     Preparation,
     Scorer,
     ScoringInputs,
-    samples_of_a_batch,
     tokenize,
 )
 from rdslib.models.flops import FORWARD, TRAINING, CostModel, one_pass_flops
@@ -164,19 +162,10 @@ class PreExperienced(Extractor):
         alone = np.bincount(owners, [len(t.ids) for t in turns], minlength=len(samples))
         return np.array([len(t.ids) for t in whole], dtype=np.float64) + alone
 
-    def least(self, settings: Settings, mean_length: float) -> int:
-        """Return what fills a batch."""
-        return samples_of_a_batch(settings, mean_length)
-
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train]:
         """A few samples of each cluster."""
         params = _params(settings)
         return min(pool_size, params.clusters * params.per_cluster), params.train
-
-    def rehearse(self, given: Preparation) -> Path:
-        """Train on one sample; a model of which all is trained is as fast as the one it was."""
-        full = _params(given.settings).train.method == "full"
-        return given.model if full else super().rehearse(given)
 
 
 def _params(settings: Settings) -> Ifd:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,22 +162,10 @@ class LessGradients(Extractor):
         """Count the tokens of each sample at all checkpoints: float64 [samples]."""
         return super().tokens(settings, tokenizer, samples, queries) * _params(settings).train.epochs
 
-    def least(self, settings: Settings, mean_length: float) -> int:
-        """Return 1: the projection alone may take minutes."""
-        return 1
-
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train]:
         """A share of the pool."""
         params = _params(settings)
         return max(1, round(params.warmup_share * pool_size)), params.train
-
-    def rehearse(self, given: Preparation) -> Path:
-        """Warm up in one update an epoch."""
-        params = _params(given.settings)
-        # Of a rising learning rate the first one is 0, of which no score could be made.
-        train = params.train.model_copy(update={"warmup_ratio": 0.0})
-        less = params.model_copy(update={"train": train})
-        return super().rehearse(replace(given, settings=given.settings.model_copy(update={"less": less})))
 
 
 def _params(settings: Settings) -> Less:

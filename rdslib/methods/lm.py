@@ -15,7 +15,6 @@ from rdslib.methods.base import (
     Extraction,
     Extractor,
     ModelUse,
-    samples_of_a_batch,
     tokenize,
 )
 from rdslib.models.flops import FORWARD
@@ -64,7 +63,3 @@ class LanguageModel(Extractor):
         """One forward pass; NLL alone needs vocabulary logits."""
         row_bytes = sum(4 if name == "nll" else 2 * config.hidden_size for name in wanted)
         return ModelUse(FORWARD, row_bytes, logits="nll" in wanted)
-
-    def least(self, settings: Settings, mean_length: float) -> int:
-        """Return what fills a batch."""
-        return samples_of_a_batch(settings, mean_length)

@@ -309,7 +309,9 @@ class Study:
 
     def compute(self, wanted: Iterable[Step]) -> None:
         """Make every step and all they rest on; what is there is checked, byte for byte, and kept."""
-        self.pipeline.compute(wanted)
+        # Of a profile with published numbers alone there are no steps, and no pipeline.
+        if laid_out := list(wanted):
+            self.pipeline.compute(laid_out)
 
     def missing(self, wanted: Iterable[Step]) -> list[Step]:
         """Of the steps and all they rest on, those without an artifact, in the order to make them."""

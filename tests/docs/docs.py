@@ -186,8 +186,8 @@ def outcome() -> str:
     return (
         f"{found}\nOf {len(rows)} differences from {method_title(BASELINE)}, the largest is "
         f"{rows[diff[0]].abs().max():.3f}, and {int((side != 0).sum())} have an interval without 0"
-        f"{sides if turned else ''}. Each row rests on {seeds} seed{'s' * (seeds > 1)}, {updates} updates "
-        f"of {train['batch_size']} samples for each task, "
+        f"{sides if turned else ''}. Each row rests on {seeds} seed{'s' * (seeds > 1)}, {updates} updates of "
+        f"{train['batch_size']} samples for each task, "
         f"and {int(rows['n'].iloc[0])} test samples of {len(e['tasks'])} tasks. The model is "
         f"{e['model']['title']}. Numbers are from `figures/mini/fig1_pareto.csv`, made on "
         f"{described['platform']} with torch {described['versions']['torch']}.\n"

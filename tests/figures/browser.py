@@ -394,7 +394,7 @@ class Part:
         keys.send_keys(str(number), Keys.ENTER).perform()
 
     def text(self) -> str:
-        """The words that the widgets show, without those of the controls."""
+        """The words that the controls show."""
         return "\n".join(each.text for each in self._all(".widget-html-content"))
 
     def rows(self) -> list[str]:

@@ -135,12 +135,6 @@ def test_rows_do_not_depend_on_their_company_and_costs_are_by_token(tiny_model, 
     assert less.trains_on(settings(), 9) == (4, LORA)
 
 
-def test_a_rehearsal_is_opened_like_what_it_stands_for(tiny_model, tmp_path):
-    given = Preparation(settings(), tiny_model, POOL[:1], {}, tmp_path, tqdm(disable=True), tmp_path)
-    made = extract(tiny_model, LessGradients().rehearse(given), POOL[:3], False)
-    assert made.rows["gradient"].shape == (3, 3 * DIMENSION)
-
-
 def test_what_the_profile_lacks_is_an_error(tiny_model, tmp_path):
     with pytest.raises(UserError, match="add `less`"):
         LessGradients().key(settings(less=None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rdslib.figures import published
+from rdslib.figures import FIGURES
 from rdslib.methods import get_scorer
 from rdslib.models.flops import PAPER, CostModel, training_flops
 
@@ -29,7 +29,7 @@ def expected(method: str, pool: int) -> int:
 
 
 def test_figure_1_costs() -> None:
-    table = published.fig1()
+    table = FIGURES["fig1_pareto"].published()
     assert len(table) == 18
     for method, pool, flops in zip(table["method"], table["pool_size"], table["flops"], strict=True):
         assert flops == pytest.approx(expected(method, pool), rel=1e-12), method

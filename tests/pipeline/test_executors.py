@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdslib.data.chat import Sample
 from rdslib.errors import UserError
-from rdslib.methods import Extraction, ScoringInputs, get_extractor, get_scorer, load_plugins
+from rdslib.methods import Extraction, ScoringInputs, features, get_extractor, get_scorer, load_plugins
 from rdslib.models.device import threads
 from rdslib.params import Encode, Settings, load_profile
 from rdslib.pipeline.executors import Local
@@ -24,7 +27,7 @@ from rdslib.selection.topk import over
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
-PLUGIN = """
+PLUGIN = r"""
 import os, time
 from pathlib import Path
 import numpy as np
@@ -43,7 +46,7 @@ class Slow(Extractor):
             if -1 in numbers:
                 raise UserError("sample -1: is not to be had; leave it out")
             with Path(given.model, "log").open("a") as log:
-                log.write(f"{os.getpid()} {numbers[0]}\\\\n")
+                log.write(f"{os.getpid()} {numbers[0]}\n")
             time.sleep(0.4)
             done(range(len(numbers)))
             return Extracted({"square": np.array(numbers) ** 2, COST: np.ones(len(numbers))}, {"tokens": 0})
@@ -74,15 +77,13 @@ def slow(tmp_path_factory):
     """A slow extractor of the user's own, its file, and what it is given."""
     folder = tmp_path_factory.mktemp("plugin")
     path = folder / "slow.py"
-    path.write_text(PLUGIN.replace("\\\\n", "\\n"))
+    path.write_text(PLUGIN)
     load_plugins([path])
     settings = Settings.model_construct(encode=Encode(max_length=8, token_budget=8, shard_size=1))
     return get_extractor("slow.square"), path, Extraction(settings, folder, None, ("square",), False)
 
 
 def samples_of(*ids):
-    from rdslib.data.chat import Sample
-
     return [Sample(str(each), "made up", []) for each in ids]
 
 
@@ -149,7 +150,6 @@ def test_a_users_mistake_comes_back_as_one_line(cluster, slow):
 
 
 def test_a_ranking_goes_deeper_on_a_cluster_too(cluster, tmp_path, monkeypatch):
-    from rdslib.methods import features
     from rdslib.pipeline.ray_executor import RayExecutor
 
     rng = np.random.default_rng(0)
@@ -173,9 +173,6 @@ def test_a_ranking_goes_deeper_on_a_cluster_too(cluster, tmp_path, monkeypatch):
 
 
 def test_no_cluster_at_the_address(monkeypatch):
-    import subprocess
-    import sys
-
     program = "from rdslib.pipeline.ray_executor import RayExecutor; RayExecutor()"
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     done = subprocess.run(

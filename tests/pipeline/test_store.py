@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -199,23 +198,20 @@ def test_damage_is_named_and_only_the_damaged_shard_is_recomputed(made, how, cap
     assert after == before
 
 
-@pytest.mark.parametrize("change", [b"", b"{", b'{"files": {}, "counts": {}}'])
+def with_another_count(manifest):
+    return json.dumps({**json.loads(manifest), "counts": {"total": 1}}).encode()
+
+
+@pytest.mark.parametrize("change", [b"", b"{", b'{"files": {}, "counts": {}}', with_another_count])
 def test_a_damaged_manifest_is_not_trusted(made, change):
     folder, calls, _, last, path = made
-    (path / MANIFEST).write_bytes(change)
+    manifest = path / MANIFEST
+    manifest.write_bytes(change(manifest.read_bytes()) if callable(change) else change)
+    assert damage(path) == [f"{MANIFEST} is missing or damaged"]
     calls.clear()
     Store(folder).make(last)
     assert len(calls) == SHARDS
     assert damage(path) == []
-
-
-def test_a_digit_changed_in_the_manifest_is_noticed(made):
-    folder, _, _, last, path = made
-    manifest = json.loads((path / MANIFEST).read_text())
-    manifest["counts"]["total"] = 1
-    (path / MANIFEST).write_text(json.dumps(manifest))
-    assert damage(path) == [f"{MANIFEST} is missing or damaged"]
-    Store(folder).make(last)
     assert Store(folder).manifest(last)["counts"]["total"] == 105
 
 
@@ -278,6 +274,5 @@ def test_two_processes_share_the_work_of_one(tmp_path):
     log.touch()
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "both"), str(log)]
     both = [subprocess.Popen(command) for _ in range(2)]
-    time.sleep(0)
     assert [process.wait() for process in both] == [0, 0]
     assert sorted(map(int, log.read_text().split())) == list(range(40))

@@ -56,6 +56,13 @@ def tiny(tiny_home):
     return Study.load("tiny", home=tiny_home)
 
 
+@pytest.fixture
+def home(tiny_home, tmp_path):
+    """A copy of that home's artifacts, to be changed."""
+    shutil.copytree(tiny_home / "artifacts", tmp_path / "home" / "artifacts")
+    return tmp_path / "home"
+
+
 def test_every_notebook_runs_and_leaves_its_figure(tiny_home):
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     assert names == sorted([*figures.FIGURES, "explore"])
@@ -134,13 +141,11 @@ register(MostVowels())
 """
 
 
-def test_a_method_from_a_file_outside_the_package_is_in_the_figures(tiny_home, tmp_path):
+def test_a_method_from_a_file_outside_the_package_is_in_the_figures(home, tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     text = (ROOT / "params" / "tiny.yaml").read_text()
     text = text.replace("small: [random,", "small: [most_vowels, random,").replace("name: tiny", "name: mine")
     (tmp_path / "mine.yaml").write_text(text.replace("  seed: 7\n", "  seed: 7\n  plugins: [mine.py]\n", 1))
-    home = tmp_path / "home"
-    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
     names = ("fig1_pareto", "fig7_sources_by_method", "tab1_single_task")
     only = [part for name in names for part in ("--only", name)]
     # A relative path, as a person would give it.
@@ -265,9 +270,9 @@ def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny)
 
 def test_selection_equals_a_naive_reading(tiny):
     run = Run("rds", "small", 12, ("Sums",), 7)
-    pool = features.read_all(tiny.store.path(tiny.pipeline.features(RDS)), "weighted_all").astype(np.float32)
-    queries = features.read_all(tiny.store.path(tiny.pipeline.features(RDS, "Sums")), "weighted_all").astype(
-        np.float32
+    pool, queries = (
+        features.read_all(tiny.store.path(step), "weighted_all").astype(np.float32)
+        for step in (tiny.pipeline.features(RDS), tiny.pipeline.features(RDS, "Sums"))
     )
     keep = pool_subset(len(pool), 60, 7)
     scores = queries @ pool[keep].T
@@ -309,9 +314,7 @@ def test_status_tells_what_exists_and_what_is_missing(tiny_home, tmp_path):
 @pytest.mark.parametrize(
     "name", ["task", "pool", "prepare", "features", "select", "train", "evaluate", "model"]
 )
-def test_a_flipped_byte_anywhere_is_noticed_and_repaired(tiny_home, tmp_path, name):
-    home = tmp_path / "home"
-    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+def test_a_flipped_byte_anywhere_is_noticed_and_repaired(home, name):
     study = Study.load("tiny", home=home)
     before = contents(study.store.folder)
     rng = random.Random(name)
@@ -386,9 +389,7 @@ def test_one_more_download_that_nothing_reads_computes_nothing(tiny_home, tiny):
     assert to_compute(changed(tiny, tiny_home, downloads={"unread": unread})) == []
 
 
-def test_one_more_task_computes_the_task_and_the_runs_that_are_for_it(tiny_home, tiny, tmp_path):
-    home = tmp_path / "home"
-    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+def test_one_more_task_computes_the_task_and_the_runs_that_are_for_it(home, tiny):
     third = tiny.experiment.tasks[1].model_copy(update={"name": "Third"})
     more = changed(tiny, home, tasks=(*tiny.experiment.tasks, third))
     more.compute(more.data_steps)
@@ -398,9 +399,7 @@ def test_one_more_task_computes_the_task_and_the_runs_that_are_for_it(tiny_home,
     assert all("Third" in label or "all tasks" in label for label in labels)
 
 
-def test_more_test_samples_leave_selections_and_training_as_they_are(tiny_home, tiny, tmp_path):
-    home = tmp_path / "home"
-    shutil.copytree(tiny_home / "artifacts", home / "artifacts")
+def test_more_test_samples_leave_selections_and_training_as_they_are(home, tiny):
     first, *rest = tiny.experiment.tasks
     more = changed(tiny, home, tasks=(first.model_copy(update={"test": first.test + 2}), *rest))
     more.compute(more.data_steps)
@@ -410,14 +409,8 @@ def test_more_test_samples_leave_selections_and_training_as_they_are(tiny_home, 
 
 
 def test_another_token_budget_is_another_artifact_and_changes_few_picks(tiny, tmp_path):
-    raw = tiny.profile.model_copy(
-        update={
-            "experiment": tiny.experiment.model_copy(
-                update={"encode": tiny.experiment.encode.model_copy(update={"token_budget": 300})}
-            )
-        }
-    )
-    other = Study(raw, home=tmp_path)
+    encode = tiny.experiment.encode.model_copy(update={"token_budget": 300})
+    other = changed(tiny, tmp_path, encode=encode)
     run = Run("rds", "all", 24, ("Sums",), 7)
     mine, theirs = tiny.picks(run)["id"], other.picks(run)["id"]
     assert tiny.selection(run).hash != other.selection(run).hash
