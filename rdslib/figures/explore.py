@@ -8,7 +8,6 @@ escaped.
 from __future__ import annotations
 
 import base64
-import functools
 import html
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial, reduce
@@ -364,7 +363,7 @@ def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
 # Controls, for a notebook.
 
 
-def neighbours(explorer: Explorer) -> widgets.interactive:
+def neighbours(explorer: Explorer) -> widgets.VBox:
     """Show a query in full, and the samples of the pool that a method finds nearest to it."""
     task = widgets.Dropdown(options=explorer.tasks)
     query = widgets.Dropdown(layout=widgets.Layout(width="640px", max_width="100%"))
@@ -387,17 +386,17 @@ def neighbours(explorer: Explorer) -> widgets.interactive:
     return _part(show, task=task, query=query, method=_choice(methods))
 
 
-def mix(explorer: Explorer) -> widgets.interactive:
+def mix(explorer: Explorer) -> widgets.VBox:
     """Show from which sources a method selects at a budget, beside those of its pool."""
     return _drawn(explorer, mix_figure)
 
 
-def pool_map(explorer: Explorer) -> widgets.interactive:
+def pool_map(explorer: Explorer) -> widgets.VBox:
     """Show the pool on a plane, with what a method selects at a budget, and a task's queries."""
     return _drawn(explorer, map_figure)
 
 
-def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.interactive:
+def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.VBox:
     """A figure of a method, a budget and a task."""
 
     def show(method: str, task: str, budget: int) -> str:
@@ -411,7 +410,7 @@ def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.in
     return _with_budget(explorer, show, method=_choice(explorer.methods))
 
 
-def comparison(explorer: Explorer) -> widgets.interactive:
+def comparison(explorer: Explorer) -> widgets.VBox:
     """Show what two methods' selections have in common, and what one of them alone took."""
 
     def show(first: str, second: str, task: str, budget: int) -> str:
@@ -434,7 +433,7 @@ def comparison(explorer: Explorer) -> widgets.interactive:
     return _with_budget(explorer, show, first=_choice(explorer.methods), second=second)
 
 
-def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -> widgets.interactive:
+def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -> widgets.VBox:
     """Controls of methods, of a task and of a budget, which ends where one of the methods has no more."""
     task = widgets.Dropdown(options=[("all tasks", ALL), *((name, name) for name in explorer.tasks)])
     grid = explorer.study.experiment.grid
@@ -461,21 +460,24 @@ def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -
     return _part(show, **methods, task=task, budget=budget)
 
 
-def _part(show: Callable[..., str], **controls: Any) -> widgets.interactive:
-    """Controls over the HTML that `show` makes, which follows them; an error is one line of it."""
-    # Not in the output of `interactive`: papermill may wait for ever for what is printed there.
+def _part(show: Callable[..., str], **controls: Any) -> widgets.VBox:
+    """Controls over the HTML that `show` makes of their values; an error is one line of it."""
+    # Not ipywidgets.interactive: its Output makes papermill's client send while it waits, and hang at times.
     shown = widgets.HTML()
 
-    @functools.wraps(show)
-    def update(**choices: Any) -> None:
+    def update(_: object = None) -> None:
         try:
-            shown.value = show(**choices)
-        except UserError as error:
-            shown.value = _html("div", error, READABLE)
+            shown.value = show(**{name: control.value for name, control in controls.items()})
+        except Exception as problem:  # a traceback would end in a log that nobody sees
+            kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
+            shown.value = _html("div", f"{kind}{problem}", READABLE)
 
-    part = widgets.interactive(update, **controls)
-    part.children = (*part.children, shown)
-    return part
+    for name, control in controls.items():
+        control.description = name.capitalize()
+        control.observe(update, "value")
+    update()
+    row = widgets.HBox([*controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
+    return widgets.VBox([row, shown])
 
 
 def _choice(methods: Sequence[str]) -> widgets.Dropdown:

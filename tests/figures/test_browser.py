@@ -116,14 +116,14 @@ def test_widgets_answer(open_notebook, lab, driver):
     assert "Nearest to it by RDS+" in near.text()
     by_rds = near.rows()
     assert by_rds
-    other = next(name for name in near.choices("method") if name != "RDS+")
-    near.choose("method", other)
+    other = next(name for name in near.choices("Method") if name != "RDS+")
+    near.choose("Method", other)
     notebook.wait(lambda: f"Nearest to it by {other}" in near.text(), "the method stays")
     to_first = near.rows()
     assert len(to_first) == len(by_rds)
     assert to_first != by_rds
-    query = near.choices("query")[1]
-    near.choose("query", query)
+    query = near.choices("Query")[1]
+    near.choose("Query", query)
     # The choice is the query's number and its beginning, in one line.
     notebook.wait(lambda: query.partition(": ")[2] in " ".join(near.text().split()), "the query stays")
     notebook.wait(lambda: near.rows() != to_first, "the samples stay")
@@ -131,19 +131,19 @@ def test_widgets_answer(open_notebook, lab, driver):
     for heading in ("2.", "4."):
         drawn = notebook.part(heading)
         shown = drawn.picture()
-        drawn.choose("method", drawn.choices("method")[0])
+        drawn.choose("Method", drawn.choices("Method")[0])
         shown = drawn.another_picture(shown)
-        drawn.type_number("budget", 5)
+        drawn.type_number("Budget", 5)
         drawn.another_picture(shown)
 
     compared = notebook.part("3.")
     rows = compared.rows()
-    first = compared.choices("first")[1]
-    compared.choose("first", first)
+    first = compared.choices("First")[1]
+    compared.choose("First", first)
     notebook.wait(lambda: f"{first} only" in compared.text(), "the method stays")
     assert compared.rows() != rows
     rows = compared.rows()
-    compared.type_number("budget", 7)
+    compared.type_number("Budget", 7)
     notebook.wait(lambda: "Of 7 samples each" in compared.text(), "the budget stays")
     assert compared.rows() != rows
 

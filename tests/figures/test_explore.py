@@ -229,55 +229,55 @@ def shown(part):
 
 
 def controls(part):
-    return {control.description: control for control in part.kwargs_widgets}
+    return {control.description: control for control in part.children[0].children}
 
 
 def test_another_query_shows_its_neighbours(explorer):
     part = explore.neighbours(explorer)
     chosen = controls(part)
-    assert [name for _, name in chosen["method"].options] == [
+    assert [name for _, name in chosen["Method"].options] == [
         name for name in explorer.methods if get_scorer(name).needs_queries
     ]
     for task, number, method in (("Sums", 0, "rds"), ("Sums", 2, "rds"), ("Reverse", 0, "rds"),
                                  ("Reverse", 0, "less")):  # fmt: skip
-        chosen["task"].value = task
-        chosen["query"].value = number
-        chosen["method"].value = method
+        chosen["Task"].value = task
+        chosen["Query"].value = number
+        chosen["Method"].value = method
         text = Text(shown(part)).text
         assert text_of(explorer.queries(task)[number].messages) in text
         texts = explorer.neighbours(task, number, method)["text"]
         assert all(each in text for each in texts)
         assert text.index(texts.iloc[0]) < text.index(texts.iloc[1])
-    assert [value for _, value in chosen["query"].options] == list(range(4))
+    assert [value for _, value in chosen["Query"].options] == list(range(4))
 
 
 @pytest.mark.parametrize("build", [explore.mix, explore.pool_map])
 def test_pictures_follow_their_controls(explorer, build):
     part = build(explorer)
     chosen = controls(part)
-    slider = chosen["budget"]
+    slider = chosen["Budget"]
     assert slider.value == 48
     assert shown(part).startswith('<img src="data:image/png;base64,')
     seen = [shown(part)]
-    for control, value in ((slider, 7), (chosen["task"], "Sums"), (chosen["method"], "random"),
-                           (chosen["method"], "ifd")):  # fmt: skip
+    for control, value in ((slider, 7), (chosen["Task"], "Sums"), (chosen["Method"], "random"),
+                           (chosen["Method"], "ifd")):  # fmt: skip
         control.value = value
         assert shown(part) not in seen
         seen.append(shown(part))
     assert slider.max == explorer.largest("ifd")
     # A budget that a method cannot give becomes the largest that it can.
-    chosen["method"].value = "rds"
+    chosen["Method"].value = "rds"
     slider.value = 120
-    chosen["method"].value = "less"
+    chosen["Method"].value = "less"
     assert (slider.value, slider.max) == (60, 60)
 
 
 def test_comparisons_follow_their_controls(explorer):
     part = explore.comparison(explorer)
     chosen = controls(part)
-    chosen["budget"].value = 20
+    chosen["Budget"].value = 20
     for first, second, task in (("rds", "random", ""), ("rds", "less", "Sums"), ("ifd", "ifd", "")):
-        chosen["first"].value, chosen["second"].value, chosen["task"].value = first, second, task
+        chosen["First"].value, chosen["Second"].value, chosen["Task"].value = first, second, task
         found = explorer.compare(first, second, 20, task or None)
         both = (found["taken"] == "both").sum()
         size = 60 if second == "less" else 120
@@ -294,21 +294,28 @@ def test_a_sample_cannot_bring_its_html(rude):
         assert read.tags <= {"div", "p", "style", "table", "thead", "tbody", "tr", "th", "td"}
         assert RUDE in read.text
         assert "<img" not in shown(part)
-        assert not any(control.description_allow_html for control in part.kwargs_widgets)
+        assert not any(control.description_allow_html for control in part.children[0].children)
 
 
-def test_errors_are_one_line(explorer, monkeypatch):
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (UserError("no <such> thing"), "no <such> thing"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
+    ],
+)
+def test_errors_are_one_line(explorer, monkeypatch, problem, message):
     part = explore.comparison(explorer)
-    chosen = controls(part)
+    budget = controls(part)["Budget"]
 
     def fails(*_):
-        raise UserError("no <such> thing")
+        raise problem
 
     with monkeypatch.context() as patch:
         patch.setattr(explorer, "compare", fails)
-        chosen["budget"].value -= 1
-    assert Text(shown(part)).text.strip() == "no <such> thing"
-    chosen["budget"].value -= 1
+        budget.value -= 1
+    assert Text(shown(part)).text.strip() == message
+    budget.value -= 1
     assert "both took" in Text(shown(part)).text
 
 
