@@ -147,7 +147,7 @@ def real_samples(mini, task, profile):
 @pytest.mark.parametrize(("name", "task", "profile", "stops", "lead"), REAL, ids=[each[0] for each in REAL])
 def test_a_real_model_does_as_a_plain_computation_says(name, task, profile, stops, lead, mini):
     samples = real_samples(mini, task, profile)
-    folder = mini.store.path(mini.model)
+    folder = mini.store.path(mini.pipeline.model)
     tokenizer = load_tokenizer(folder)
     # In float32 the order of sums does not decide between words.
     model = load_causal_lm(folder, dtype=torch.float32)

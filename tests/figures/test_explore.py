@@ -51,7 +51,7 @@ def rude(home):
 
 def vectors(explorer, task):
     """RDS+ vectors of the pool (None) or of a task's queries, read plainly."""
-    step = explorer.study.features("lm.weighted_all", task)
+    step = explorer.study.pipeline.features("lm.weighted_all", task)
     return features.read_all(explorer.study.store.path(step), "weighted_all").astype(np.float32)
 
 

@@ -79,7 +79,7 @@ def features(made):
 
 def files(made):
     paths = [path for step in features(made) for path in made.store.path(step).iterdir()]
-    return {f"{path.parent}/{path.name}"[-60:]: path.read_bytes() for path in paths if path.name != MANIFEST}
+    return {path.relative_to(made.store.folder): path.read_bytes() for path in paths if path.name != MANIFEST}
 
 
 @pytest.fixture(scope="module")
