@@ -57,9 +57,9 @@ def whole():
 
 
 def test_mini_tasks_have_what_the_profile_asks(mini):
-    queries = {name: len(data.queries) for name, data in mini.pool.items()}
+    queries = {name: len(data.queries) for name, data in mini.data.items()}
     assert queries == {"MMLU": 57, "GSM8k": 8, "BBH": 81, "Codex": 16, "Squad": 32}
-    for name, data in mini.pool.items():
+    for name, data in mini.data.items():
         assert len(data.test) == mini.tasks[name].test
         ids = [sample.id for sample in [*data.queries, *data.test]]
         assert len(set(ids)) == len(ids)
@@ -75,7 +75,7 @@ def test_mini_tasks_have_what_the_profile_asks(mini):
 
 
 def test_mini_samples_are_well_formed(mini):
-    data = mini.pool
+    data = mini.data
     assert {sample.messages[-1]["content"] for sample in data["MMLU"].test} <= set("ABCD")
     assert max(Counter(sample.subtask for sample in data["MMLU"].test).values()) == 1
     for sample in [*data["GSM8k"].queries, *data["GSM8k"].test]:
@@ -92,7 +92,7 @@ def test_mini_samples_are_well_formed(mini):
 
 def test_gsm_symbolic_is_the_same_again(mini):
     again = build_task(mini.tasks["GSM8k"], mini.archives, mini.experiment.seed)
-    assert again == mini.pool["GSM8k"]
+    assert again == mini.data["GSM8k"]
 
 
 # --- whole
