@@ -11,8 +11,9 @@ import pytest
 
 from rdslib.data.pool import subset
 from rdslib.errors import UserError
-from rdslib.figures import explore, style
-from rdslib.figures.explore import SHOWN, TURNS, WIDTH, Explorer, shortened, text_of
+from rdslib.figures import controls, style
+from rdslib.figures.controls import SHOWN
+from rdslib.figures.explore import TURNS, WIDTH, Explorer, shortened, text_of
 from rdslib.figures.report import run_notebook
 from rdslib.methods import features, get_scorer
 from rdslib.params import ROOT
@@ -160,7 +161,7 @@ def test_the_map_is_the_pool_and_the_queries(explorer, home, task, queries):
     pd.testing.assert_frame_equal(table, again)
 
 
-@pytest.mark.parametrize("draw", [explore.mix_figure, explore.map_figure])
+@pytest.mark.parametrize("draw", [controls.mix_figure, controls.map_figure])
 @pytest.mark.parametrize("method", ["random", "less", "rds"])
 def test_figures_are_drawn_and_the_same_twice(explorer, draw, method):
     first, second = (draw(explorer, method, 10) for _ in range(2))
@@ -228,13 +229,13 @@ def shown(part):
     return part.children[-1].value
 
 
-def controls(part):
+def chosen_of(part):
     return {control.description: control for control in part.children[0].children}
 
 
 def test_another_query_shows_its_neighbours(explorer):
-    part = explore.neighbours(explorer)
-    chosen = controls(part)
+    part = controls.neighbours(explorer)
+    chosen = chosen_of(part)
     assert [name for _, name in chosen["Method"].options] == [
         name for name in explorer.methods if get_scorer(name).needs_queries
     ]
@@ -251,10 +252,10 @@ def test_another_query_shows_its_neighbours(explorer):
     assert [value for _, value in chosen["Query"].options] == list(range(4))
 
 
-@pytest.mark.parametrize("build", [explore.mix, explore.pool_map])
+@pytest.mark.parametrize("build", [controls.mix, controls.pool_map])
 def test_pictures_follow_their_controls(explorer, build):
     part = build(explorer)
-    chosen = controls(part)
+    chosen = chosen_of(part)
     slider = chosen["Budget"]
     assert slider.value == 48
     assert shown(part).startswith('<img src="data:image/png;base64,')
@@ -273,8 +274,8 @@ def test_pictures_follow_their_controls(explorer, build):
 
 
 def test_comparisons_follow_their_controls(explorer):
-    part = explore.comparison(explorer)
-    chosen = controls(part)
+    part = controls.comparison(explorer)
+    chosen = chosen_of(part)
     chosen["Budget"].value = 20
     for first, second, task in (("rds", "random", ""), ("rds", "less", "Sums"), ("ifd", "ifd", "")):
         chosen["First"].value, chosen["Second"].value, chosen["Task"].value = first, second, task
@@ -288,7 +289,7 @@ def test_comparisons_follow_their_controls(explorer):
 
 
 def test_a_sample_cannot_bring_its_html(rude):
-    for build in (explore.neighbours, explore.comparison):
+    for build in (controls.neighbours, controls.comparison):
         part = build(rude)
         read = Text(shown(part))
         assert read.tags <= {"div", "p", "style", "table", "thead", "tbody", "tr", "th", "td"}
@@ -305,8 +306,8 @@ def test_a_sample_cannot_bring_its_html(rude):
     ],
 )
 def test_errors_are_one_line(explorer, monkeypatch, problem, message):
-    part = explore.comparison(explorer)
-    budget = controls(part)["Budget"]
+    part = controls.comparison(explorer)
+    budget = chosen_of(part)["Budget"]
 
     def fails(*_):
         raise problem

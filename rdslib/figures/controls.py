@@ -1,0 +1,221 @@
+"""Controls in front of `rdslib.figures.explore`, for a notebook: one function a part, and two figures.
+
+A sample's text is anyone's: what is shown as HTML is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from rdslib.errors import UserError
+from rdslib.figures import style
+from rdslib.figures.base import RDS, method_title
+from rdslib.figures.explore import Explorer, text_of
+
+# A dropdown whose value is None has nothing chosen, so all tasks together are another value.
+ALL = ""
+# Characters of a query in a dropdown; samples that only one of two methods took, as far as they are listed.
+LABEL, SHOWN = 90, 5
+BOLD = "font-weight: bold"
+# Each line in the direction of its first letter, and none wider than its place.
+READABLE = "white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; line-height: 1.45"
+
+
+# Figures.
+
+
+@style.styled
+def mix_figure(explorer: Explorer, method: str, budget: int, task: str | None = None) -> style.Drawing:
+    """Draw `Explorer.mix`, in the style of figure 7."""
+    figure = style.Drawing(figsize=(5.2, 4.8))
+    axes = figure.subplots()
+    colours = style.source_colours(explorer.sources)
+    style.stacked(axes, explorer.mix(method, budget, task), "selection", colours, "Share of the samples")
+    style.title(axes, "Measured here", explorer.title(method, budget, task))
+    return figure
+
+
+@style.styled
+def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = None) -> style.Drawing:
+    """Draw `Explorer.map`: the pool coloured by source, with the selection and the queries on top."""
+    table = explorer.map(method, budget, task)
+    pool, queries = table[table["kind"] == "pool"], table[table["kind"] == "query"]
+    picked = pool[pool["selected"]]
+    colours = style.source_colours(explorer.sources)
+    figure = style.Drawing(figsize=(7.6, 5.4))
+    axes = figure.subplots()
+    axes.scatter(pool["x"], pool["y"], s=10, c=pool["source"].map(colours), alpha=0.6, linewidths=0)
+    axes.scatter(queries["x"], queries["y"], s=16, c="black", marker="x", linewidths=0.7)
+    faces = picked["source"].map(colours)
+    axes.scatter(picked["x"], picked["y"], s=36, c=faces, edgecolors="black", linewidths=0.9)
+    axes.grid(visible=True, axis="both")
+    first, second = explorer.components.explained_variance_ratio_
+    axes.set_xlabel(f"First principal component ({first:.0%} of the variance)")
+    axes.set_ylabel(f"Second principal component ({second:.0%} of the variance)")
+    style.title(axes, "Measured here", explorer.title(method, budget, task))
+    key = partial(Line2D, [], [], linestyle="")
+    keys = [key(marker="o", color=colours[name], markersize=4.5, label=style.literal(name))
+            for name in explorer.sources]  # fmt: skip
+    ring = key(marker="o", markerfacecolor="none", markeredgecolor="black", label="picked by the method")
+    keys.append(ring)
+    keys.append(key(marker="x", color="black", markersize=4, label=f"query of {task or 'any task'}"))
+    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    return figure
+
+
+# Controls, for a notebook.
+
+
+def neighbours(explorer: Explorer) -> widgets.VBox:
+    """Show a query in full, and the samples of the pool that a method finds nearest to it."""
+    task = widgets.Dropdown(options=explorer.tasks)
+    query = widgets.Dropdown(layout=widgets.Layout(width="640px", max_width="100%"))
+
+    def list_queries(_: object = None) -> None:
+        firsts = [" ".join(each.messages[0]["content"].split()) for each in explorer.queries(task.value)]
+        query.options = [(f"{number}: {text[:LABEL]}", number) for number, text in enumerate(firsts)]
+        query.index = 0
+
+    def show(task: str, query: int, method: str) -> str:
+        messages = explorer.queries(task)[query].messages
+        found = explorer.neighbours(task, query, method)
+        whole = f"{READABLE}; max-height: 24em; overflow: auto"
+        near = _html("p", f"Nearest to it by {method_title(method)}", BOLD)
+        return _html("div", text_of(messages), whole) + near + _samples(found)
+
+    list_queries()
+    task.observe(list_queries, "value")
+    methods = [name for name in explorer.methods if explorer.needs_queries(name)]
+    return _part(show, task=task, query=query, method=_choice(methods))
+
+
+def mix(explorer: Explorer) -> widgets.VBox:
+    """Show from which sources a method selects at a budget, beside those of its pool."""
+    return _drawn(explorer, mix_figure)
+
+
+def pool_map(explorer: Explorer) -> widgets.VBox:
+    """Show the pool on a plane, with what a method selects at a budget, and a task's queries."""
+    return _drawn(explorer, map_figure)
+
+
+def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.VBox:
+    """A figure of a method, a budget and a task."""
+
+    def show(method: str, task: str, budget: int) -> str:
+        figure = draw(explorer, method, budget, task or None)
+        data = base64.b64encode(style.png(figure)).decode("ascii")
+        alt = html.escape(explorer.title(method, budget, task or None))
+        # A CSS inch has 96 pixels: the picture's are finer.
+        width = f"width: {96 * figure.get_figwidth():.0f}px; max-width: 100%"
+        return f'<img src="data:image/png;base64,{data}" alt="{alt}" style="{width}">'
+
+    return _with_budget(explorer, show, method=_choice(explorer.methods))
+
+
+def comparison(explorer: Explorer) -> widgets.VBox:
+    """Show what two methods' selections have in common, and what one of them alone took."""
+
+    def show(first: str, second: str, task: str, budget: int) -> str:
+        found = explorer.compare(first, second, budget, task or None)
+        titles = {"first": method_title(first), "second": method_title(second)}
+        both = int((found["taken"] == "both").sum())
+        pool = explorer.pool_size(explorer.pools(first, second)[0])
+        summary = f"Of {budget:,} samples each, from a pool of {pool:,}, both took {both:,}"
+        parts = [_html("p", f"{summary} (Jaccard {both / len(found):.2f}).")]
+        counts = pd.crosstab(found["source"], found["taken"]).reindex(columns=["first", "both", "second"])
+        heads = ["source", f"{titles['first']} only", "both", f"{titles['second']} only"]
+        parts.append(_set(counts.fillna(0).astype(int).reset_index(), heads))
+        for name, title in titles.items():
+            if len(samples := found[found["taken"] == name].head(SHOWN)):
+                parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
+        return "".join(parts)
+
+    second = _choice(explorer.methods)
+    second.value = explorer.methods[0]
+    return _with_budget(explorer, show, first=_choice(explorer.methods), second=second)
+
+
+def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -> widgets.VBox:
+    """Controls of methods, of a task and of a budget, which ends where one of the methods has no more."""
+    task = widgets.Dropdown(options=[("all tasks", ALL), *((name, name) for name in explorer.tasks)])
+    grid = explorer.study.experiment.grid
+    start = max(grid.source_budgets, default=grid.single_task_budget)
+    budget = widgets.IntSlider(
+        min=1,
+        max=start,
+        value=start,
+        continuous_update=False,
+        layout=widgets.Layout(width="560px", max_width="100%"),
+    )
+
+    def limit(_: object = None) -> None:
+        chosen = [control.value for control in methods.values()]
+        try:
+            pool = explorer.pools(*chosen)[0]
+        except UserError:  # which `show` meets as well, and shows
+            return
+        budget.max = max(1, min(explorer.largest(method, task.value or None, pool) for method in chosen))
+
+    limit()
+    for control in (*methods.values(), task):
+        control.observe(limit, "value")
+    return _part(show, **methods, task=task, budget=budget)
+
+
+def _part(show: Callable[..., str], **controls: Any) -> widgets.VBox:
+    """Controls over the HTML that `show` makes of their values; an error is one line of it."""
+    # Not ipywidgets.interactive: its Output makes papermill's client send while it waits, and hang at times.
+    shown = widgets.HTML()
+
+    def update(_: object = None) -> None:
+        try:
+            shown.value = show(**{name: control.value for name, control in controls.items()})
+        except Exception as problem:  # a traceback would end in a log that nobody sees
+            kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
+            shown.value = _html("div", f"{kind}{problem}", READABLE)
+
+    for name, control in controls.items():
+        control.description = name.capitalize()
+        control.observe(update, "value")
+    update()
+    row = widgets.HBox([*controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
+    return widgets.VBox([row, shown])
+
+
+def _choice(methods: Sequence[str]) -> widgets.Dropdown:
+    """A choice of methods, RDS+ first chosen."""
+    return widgets.Dropdown(options=[(method_title(method), method) for method in methods], value=RDS)
+
+
+def _samples(table: pd.DataFrame) -> str:
+    return _set(table[["rank", "score", "source", "text"]])
+
+
+def _set(table: pd.DataFrame, heads: Sequence[str] = ()) -> str:
+    """A table as HTML, its text as it stands; `heads` are the names of its columns, if others."""
+    name: Any = [html.escape(each) for each in heads or table.columns].__getitem__
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    classes = pd.DataFrame([["number" if number else "text" for number in numbers]] * len(table))
+    # Columns go by their number: two may have one name.
+    plain = table.reset_index(drop=True).set_axis(range(len(numbers)), axis=1)
+    cells = plain.style.format(escape="html", precision=4).format_index(name, axis="columns")
+    look: list[Any] = [
+        {"selector": "td", "props": "vertical-align: top; text-align: start"},
+        {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
+        {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
+    ]
+    return cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
+
+
+def _html(tag: str, text: object, css: str = "") -> str:
+    """An element that shows a text as it is."""
+    return f'<{tag} dir="auto" style="{css}">{html.escape(str(text))}</{tag}>'
