@@ -104,7 +104,7 @@ def published(file: str) -> pd.DataFrame:
 
     Where a number comes from is in the column `source` (`provenance` in the tables of pools, where a source
     is a data set): "review" a public review's tables, "ref" the authors' public code, "card" their public
-    model cards, "fig" read off a figure's pixels (within 0.1), "cited" the cited work's own paper. A number
+    model cards, "fig" read off a figure's pixels (within 0.1), "cited" the cited work's paper. A number
     that was never run or that is not public is NaN, and `note` says which of the two it is.
     """
     rows = pd.read_csv(PUBLISHED / f"{file}.csv", dtype={"note": "str", "source": "str"})

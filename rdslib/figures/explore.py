@@ -281,7 +281,7 @@ class Explorer:
 
 
 def text_of(messages: Sequence[Message]) -> str:
-    """Write a conversation as plain text, each message on lines of its own, an arrow before a response."""
+    """Write a conversation as plain text, each message on new lines, an arrow before a response."""
     return "\n".join(_marked(message["role"], message["content"].strip()) for message in messages)
 
 

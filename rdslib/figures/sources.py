@@ -217,7 +217,7 @@ def _fig7_draw(table: pd.DataFrame) -> Drawing:
     for budget, axes in zip(budgets, panels, strict=True):
         rows = known[known["budget"] == budget]
         rows = rows.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
-        # A method that had a smaller pool says so under its bar, in a line of its own.
+        # A method that had a smaller pool says so under its bar, in another line.
         names = rows["method"].map(method_title)
         smaller = rows["pool_size"].map(lambda size: f" from\N{NO-BREAK SPACE}{human(size)}")
         names = names.where(rows["pool_size"] == pool_size, names + smaller)

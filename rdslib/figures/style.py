@@ -141,7 +141,7 @@ def source_colours(sources: Iterable[object]) -> dict[str, str]:
 
 
 def _hash(name: str) -> int:
-    # Python's own hash of a string differs between processes.
+    # Python's hash of a string differs between processes.
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 

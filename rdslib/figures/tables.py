@@ -345,10 +345,10 @@ def _tab4_set(table: pd.DataFrame) -> Tables:
     for title, rows in by_origin(table):
         header = [Cell("Task"), Cell("Queries"), Cell("Test")]
         cells = [[Cell(row["task"]), _count(row["query"]), _count(row["test"])] for _, row in rows.iterrows()]
-        said = rows["note"].fillna("").astype(str)
-        if said.any():
+        remarks = rows["note"].fillna("").astype(str)
+        if remarks.any():
             header = [*header, Cell("Note")]
-            cells = [[*cell, Cell(note)] for cell, note in zip(cells, said, strict=True)]
+            cells = [[*cell, Cell(note)] for cell, note in zip(cells, remarks, strict=True)]
         parts.append(Part(title, ["Query and test samples of each task"], header, cells))
     return Tables(parts, [])
 
