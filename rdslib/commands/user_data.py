@@ -34,7 +34,6 @@ from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import get_scorer, load_plugins
 from rdslib.params import Encode, Ifd, Less, Model, Settings, Train, load_profile, profile_path
-from rdslib.pipeline.executors import executor
 from rdslib.pipeline.step import step
 from rdslib.pipeline.steps import POOL
 from rdslib.pipeline.store import Store, Work
@@ -43,7 +42,7 @@ from rdslib.tasks.base import QUERIES
 
 if TYPE_CHECKING:
     from rdslib.data.reader import Table
-    from rdslib.pipeline.pipeline import Request
+    from rdslib.pipeline.pipeline import Request, executor
 
 # The task of queries that name none.
 TASK = "queries"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -79,24 +78,6 @@ def data_only(study: Study, _: list[Run]) -> list[Step]:
 def no_runs(_: Study) -> list[Run]:
     """Runs of figures of the pool and the tasks."""
     return []
-
-
-def drawing(what: str) -> Callable[[Callable[[pd.DataFrame], Drawn]], Callable[[pd.DataFrame], Drawn]]:
-    """Mark a function that draws `what`: it runs under the project's style, and has rows to draw.
-
-    The style, and matplotlib with it, is loaded when something is drawn.
-    """
-
-    def decorate(function: Callable[[pd.DataFrame], Drawn]) -> Callable[[pd.DataFrame], Drawn]:
-        @functools.wraps(function)
-        def inside(table: pd.DataFrame) -> Drawn:
-            from rdslib.figures import style
-
-            return style.nothing(what) if table.empty else style.styled(function)(table)
-
-        return inside
-
-    return decorate
 
 
 def published(file: str) -> pd.DataFrame:

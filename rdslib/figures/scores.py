@@ -7,7 +7,9 @@ the figure, with their `note` as the reason.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,8 @@ from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures.base import (
     BASELINE,
     TASKS,
+    Drawn,
     Figure,
-    drawing,
     evaluated,
     human,
     method_title,
@@ -51,6 +53,24 @@ def measured_score(study: Study, runs: list[Run], task: str | None = None) -> di
     """The columns of a score: the mean of some runs, or of a task's, with its interval."""
     found = study.relative(runs, task)
     return {**_estimated(found, "score"), "n": found.n, "metric": METRIC, "better": "lower"}
+
+
+def drawing(what: str) -> Callable[[Callable[[pd.DataFrame], Drawn]], Callable[[pd.DataFrame], Drawn]]:
+    """Mark a function that draws `what`: it runs under the project's style, and has rows to draw.
+
+    The style, and matplotlib with it, is loaded when something is drawn.
+    """
+
+    def decorate(function: Callable[[pd.DataFrame], Drawn]) -> Callable[[pd.DataFrame], Drawn]:
+        @functools.wraps(function)
+        def inside(table: pd.DataFrame) -> Drawn:
+            from rdslib.figures import style
+
+            return style.nothing(what) if table.empty else style.styled(function)(table)
+
+        return inside
+
+    return decorate
 
 
 def _estimated(found: Estimate, column: str) -> dict[str, float]:

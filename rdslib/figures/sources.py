@@ -13,7 +13,6 @@ from rdslib.figures.base import (
     Figure,
     data_only,
     distinct,
-    drawing,
     human,
     in_order,
     method_title,
@@ -22,6 +21,7 @@ from rdslib.figures.base import (
     picked,
     published,
 )
+from rdslib.figures.scores import drawing
 from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:

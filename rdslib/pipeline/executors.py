@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 from rdslib.data.chat import Sample
@@ -64,15 +63,6 @@ class Local:
     def ranker(self, scorer: Scorer, inputs: ScoringInputs) -> Ranker:
         """Ranks blocks as they are made."""
         return over(lambda: scorer.blocks(inputs))
-
-
-def executor(name: str, plugins: Sequence[Path] = ()) -> Executor:
-    """The executor that goes by a name: `local` or `ray`. `plugins`: files with methods of the user's."""
-    if name == "local":
-        return Local()
-    from rdslib.pipeline.ray_executor import RayExecutor
-
-    return RayExecutor(plugins)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from rdslib.methods.features import split_feature
 from rdslib.models.device import device_kind, token_budget
 from rdslib.params import Settings
 from rdslib.pipeline import steps
-from rdslib.pipeline.executors import Executor
+from rdslib.pipeline.executors import Executor, Local
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import POOL, Draw
 from rdslib.pipeline.store import Store
@@ -225,6 +225,15 @@ class Pipeline:
     def pool_name(self, name: str) -> str:
         """A pool, as people read it."""
         return "the pool" if name == ALL else f"the {name} pool"
+
+
+def executor(name: str, plugins: Sequence[Path] = ()) -> Executor:
+    """The executor that goes by a name: `local` or `ray`. `plugins`: files with methods of the user's."""
+    if name == "local":
+        return Local()
+    from rdslib.pipeline.ray_executor import RayExecutor
+
+    return RayExecutor(plugins)
 
 
 def _files(path: str | None) -> list[list[Any]]:

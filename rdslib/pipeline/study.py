@@ -20,8 +20,7 @@ from rdslib.models import flops
 from rdslib.models.device import device_kind, share_threads, token_budget
 from rdslib.params import ROOT, Experiment, Profile, Task, load_profile, profile_path
 from rdslib.pipeline import costs, steps, train_steps
-from rdslib.pipeline.executors import executor
-from rdslib.pipeline.pipeline import ALL, Pipeline, Request
+from rdslib.pipeline.pipeline import ALL, Pipeline, Request, executor
 from rdslib.pipeline.progress import Progress
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.store import Store
