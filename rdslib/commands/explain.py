@@ -16,8 +16,9 @@ import typer
 from rich.console import RenderableType
 
 from rdslib.commands.select import counts_of, reopen
-from rdslib.commands.text import MARGIN, WIDTH, line, shortened, show, table
+from rdslib.commands.text import MARGIN, line, show, table
 from rdslib.commands.user_data import LEFT_OUT, RECORDS
+from rdslib.data.chat import WIDTH, shortened
 from rdslib.data.pool import rows_at
 from rdslib.data.reader import Rejected, Row
 from rdslib.errors import UserError

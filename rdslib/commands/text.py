@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 import typer
 from rich.console import Console, RenderableType
@@ -13,13 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rdslib.data.chat import Message
-
 # Columns of what is not a terminal, such as a file.
 COLUMNS = 100
 MARGIN = 4
-# A shortened sample: characters of a message, and messages.
-WIDTH, TURNS = 240, 4
 _NUMBER = re.compile(r"[-+#]?[\d,.]*%?")
 
 
@@ -27,17 +23,6 @@ def plain(text: object) -> str:
     """A text as one line without control characters."""
     kept = (" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in str(text))
     return " ".join("".join(kept).split())
-
-
-def shortened(messages: Sequence[Message]) -> str:
-    """The first messages of a sample, each cut to one line, an arrow before a response."""
-    lines = []
-    for message in messages[:TURNS]:
-        words = " ".join(message["content"].split())
-        words = words if len(words) <= WIDTH else words[: WIDTH - 1] + "…"
-        lines.append(f"→ {words}" if message["role"] == "assistant" else words)
-    more = len(messages) - TURNS
-    return "\n".join([*lines, *([f"… {more} more messages"] if more > 0 else [])])
 
 
 def line(text: object, margin: int = 0) -> RenderableType:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ROLES = ("system", "user", "assistant")
 HEADER = len("<|assistant|>\n")
+# A shortened conversation: characters of a message, and messages.
+WIDTH, TURNS = 240, 4
 
 
 class Message(TypedDict):
@@ -149,3 +151,24 @@ def tokenize_query(
         kept = slice(at, at + max_length)
         tokens.append(Tokens(ids[kept], response[kept], min(max(0, before - at), max_length)))
     return tokens
+
+
+def text_of(messages: Sequence[Message]) -> str:
+    """Write a conversation as plain text, each message on new lines, an arrow before a response."""
+    return "\n".join(_marked(message["role"], message["content"].strip()) for message in messages)
+
+
+def shortened(messages: Sequence[Message]) -> str:
+    """Write the first messages as `text_of` does, each cut to one line."""
+    lines = []
+    for message in messages[:TURNS]:
+        words = " ".join(message["content"].split())
+        lines.append(_marked(message["role"], words if len(words) <= WIDTH else words[: WIDTH - 1] + "…"))
+    more = len(messages) - TURNS
+    return "\n".join([*lines, *([f"… {more} more messages"] if more > 0 else [])])
+
+
+def _marked(role: str, text: str) -> str:
+    # Nothing but the arrow, which has no direction, stands before a message: so each is shown in the
+    # direction in which its words are read.
+    return f"→ {text}" if role == "assistant" else text

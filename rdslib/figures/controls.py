@@ -15,10 +15,11 @@ import ipywidgets as widgets
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from rdslib.data.chat import text_of
 from rdslib.errors import UserError
 from rdslib.figures import style
 from rdslib.figures.base import RDS, method_title
-from rdslib.figures.explore import Explorer, text_of
+from rdslib.figures.explore import Explorer
 
 # A dropdown whose value is None has nothing chosen, so all tasks together are another value.
 ALL = ""

@@ -6,14 +6,13 @@ that a selection of any budget is a walk over them. `rdslib.figures.controls` pu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property, reduce
 
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from rdslib.data.chat import Message, Sample
+from rdslib.data.chat import Sample, shortened
 from rdslib.data.pool import subset
 from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
@@ -26,8 +25,6 @@ from rdslib.selection import round_robin
 from rdslib.selection.topk import Block, Ranker, over
 
 POOL = "The pool"
-# A shortened sample: characters of a message, and messages.
-WIDTH, TURNS = 240, 4
 
 
 class Explorer:
@@ -278,24 +275,3 @@ class Explorer:
                 "text": [shortened(messages) for messages in rows["messages"]],
             }
         )
-
-
-def text_of(messages: Sequence[Message]) -> str:
-    """Write a conversation as plain text, each message on new lines, an arrow before a response."""
-    return "\n".join(_marked(message["role"], message["content"].strip()) for message in messages)
-
-
-def shortened(messages: Sequence[Message]) -> str:
-    """Write the first messages as `text_of` does, each cut to one line."""
-    lines = []
-    for message in messages[:TURNS]:
-        words = " ".join(message["content"].split())
-        lines.append(_marked(message["role"], words if len(words) <= WIDTH else words[: WIDTH - 1] + "…"))
-    more = len(messages) - TURNS
-    return "\n".join([*lines, *([f"… {more} more messages"] if more > 0 else [])])
-
-
-def _marked(role: str, text: str) -> str:
-    # Nothing but the arrow, which has no direction, stands before a message: so each is shown in the
-    # direction in which its words are read.
-    return f"→ {text}" if role == "assistant" else text

@@ -34,7 +34,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 EXEMPT = {
     "make figures": "downloads half a gigabyte, and computes for a quarter of an hour",
     "make test": "runs all tests, these among them",
-    ".venv/bin/rds run --profile paper": "takes a minute, and is run by tests/test_cli.py",
+    ".venv/bin/rds run --profile paper": "takes a minute, and is run by tests/commands/test_cli.py",
     ".venv/bin/jupyter lab notebooks": "serves a browser until it is stopped",
     ".venv/bin/rds evaluate --profile tasks --model MODEL --task GSM8k --limit 100": "downloads test sets",
     ".venv/bin/rds verify figures/mini": "needs the artifacts of make figures",

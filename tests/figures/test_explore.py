@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdslib.data.chat import TURNS, WIDTH, shortened, text_of
 from rdslib.data.pool import subset
 from rdslib.errors import UserError
 from rdslib.figures import controls, style
 from rdslib.figures.controls import SHOWN
-from rdslib.figures.explore import TURNS, WIDTH, Explorer, shortened, text_of
+from rdslib.figures.explore import Explorer
 from rdslib.figures.report import run_notebook
 from rdslib.methods import features, get_scorer
 from rdslib.params import ROOT
