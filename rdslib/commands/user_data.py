@@ -42,7 +42,7 @@ from rdslib.tasks.base import QUERIES
 
 if TYPE_CHECKING:
     from rdslib.data.reader import Table
-    from rdslib.pipeline.pipeline import Request, executor
+    from rdslib.pipeline.pipeline import Request
 
 # The task of queries that name none.
 TASK = "queries"
@@ -245,7 +245,7 @@ class UserSelection:
     """
 
     def __init__(self, request: SelectRequest, tables: Mapping[str, Table] | None = None) -> None:
-        from rdslib.pipeline.pipeline import Pipeline  # loads torch
+        from rdslib.pipeline.pipeline import Pipeline, executor  # loads torch
 
         self.request = request
         settings, plugins = _settings(request)
