@@ -38,6 +38,7 @@ EXEMPT = {
     ".venv/bin/jupyter lab notebooks": "serves a browser until it is stopped",
     ".venv/bin/rds evaluate --profile tasks --model MODEL --task GSM8k --limit 100": "downloads test sets",
     ".venv/bin/rds verify figures/mini": "needs the artifacts of make figures",
+    ".venv/bin/rds report --profile mini": "needs the notebooks that make figures has executed",
     "#!/bin/bash": "a script for Slurm",
 }
 
