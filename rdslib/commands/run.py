@@ -60,8 +60,7 @@ def run_command(
     study.store.progress.workers = workers
     arguments = ["--profile", profile, "--show", show]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
-        if steps:  # published numbers alone need none
-            study.compute(steps)
+        study.compute(steps)
     draw = functools.partial(run_notebook, profile=profile, show=show, out=out.resolve() if out else None)
     # Spawned, not forked: this process has a model's threads.
     with ProcessPoolExecutor(min(2, len(names)), multiprocessing.get_context("spawn")) as processes:
