@@ -52,7 +52,7 @@ def _fig2_published() -> pd.DataFrame:
 
 def _fig2_measured(study: Study) -> pd.DataFrame:
     """The whole pool, and the smaller ones that are drawn from it."""
-    sources = study.pool_table()["source"]
+    sources = study.pool_sources()
     title, seed = study.profile.name, study.experiment.seed
     pools = {title: sources}
     for name, size in study.experiment.pool.subsets.items():
@@ -148,7 +148,7 @@ def _fig6_runs(study: Study) -> dict[str, Run]:
 
 
 def _fig6_measured(study: Study) -> pd.DataFrame:
-    among = study.pool_table()["source"]
+    among = study.pool_sources()
     return pd.DataFrame(
         [
             {"selection": name, **row}
@@ -190,7 +190,7 @@ def _fig7_runs(study: Study) -> list[Run]:
 
 
 def _fig7_measured(study: Study) -> pd.DataFrame:
-    among = study.pool_table()["source"]
+    among = study.pool_sources()
     return pd.DataFrame(
         [
             {"method": run.method, "pool_size": study.pool_size(run.pool), "budget": run.budget, **row}

@@ -357,7 +357,7 @@ def _tab4_set(table: pd.DataFrame) -> Tables:
 
 
 def _tab5_measured(study: Study) -> pd.DataFrame:
-    counts = study.pool_table()["source"].value_counts(sort=False)
+    counts = study.pool_sources().value_counts(sort=False)
     return pd.DataFrame({"pool": study.profile.name, "source": counts.index, "count": counts.to_numpy()})
 
 

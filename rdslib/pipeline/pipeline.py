@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from rdslib.data.chat import Sample
 from rdslib.data.pool import PoolFile
 from rdslib.methods import ScoringInputs, digest_of, get_extractor, get_scorer
 from rdslib.methods.features import split_feature
@@ -22,7 +21,7 @@ from rdslib.pipeline.executors import Executor, Local
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import POOL, Draw
 from rdslib.pipeline.store import Store
-from rdslib.tasks.base import QUERIES, read_queries
+from rdslib.tasks.base import QUERIES
 
 ALL = "all"
 
@@ -204,10 +203,6 @@ class Pipeline:
     def pool_file(self, name: str = ALL) -> PoolFile:
         """A pool, which must have been made."""
         return steps.pool_file(self.store.path(self.pool), self.draws[name])
-
-    def query_samples(self, task: str) -> list[Sample]:
-        """A task's queries, which must have been made."""
-        return read_queries(self.store.path(self.queries[task]))
 
     def picks(self, request: Request) -> pa.Table:
         """The picks of a request, which must have been made: position, id, source, score, picked_by."""
