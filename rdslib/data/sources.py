@@ -10,14 +10,14 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from rdslib.data.chat import Message, Sample, check_messages, user_assistant
-from rdslib.data.containers import parse_lines
+from rdslib.data.chat import Message, Sample, user_assistant
+from rdslib.data.containers import Part, parse_lines
 from rdslib.data.download import Archives
-from rdslib.errors import UserError
+from rdslib.data.reader import Row, records_of, rows_of
 from rdslib.params import Source
 from rdslib.seeds import generator
 
@@ -27,35 +27,13 @@ Reader = Callable[[Archives, Source], Iterator[Sample]]
 DIALOGUE_TURNS = 4
 
 
-def parse_jsonl(stream: BinaryIO, where: str, default_source: str) -> Iterator[Sample]:
-    """Read samples from lines of `{"messages": [...]}` with optional `id` and `source` (or `dataset`).
-
-    The id is the row number, from 0, where a row gives none. `where` names the file in errors: UserErrors for
-    a line that cannot be used, or an id that comes twice.
-    """
-    seen: dict[str, int] = {}
-    for row, found in enumerate(parse_lines(stream)):
-        here, reason, value = f"{where}:{found.number}:", found.reason, found.value
-        if reason is None and "messages" not in value:
-            reason = "has no messages; add a list of {role, content} turns under that key"
-        if reason is not None:
-            raise UserError(f"{here} {reason}")
-        try:
-            messages = check_messages(value["messages"])
-        except ValueError as error:
-            raise UserError(f"{here} this sample {error}; correct or remove the line") from error
-        key = str(row if value.get("id") is None else value["id"])
-        first = seen.setdefault(key, found.number)
-        if first != found.number:
-            raise UserError(f"{here} has the id {key!r} of line {first}; ids must be unique")
-        yield Sample(key, str(value.get("source") or value.get("dataset") or default_source), messages)
-
-
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read a JSONL of Tulu messages: the whole download, or the members of an archive."""
     for name, data in _files(archives, source).items():
-        for sample in parse_jsonl(io.BytesIO(data), name, source.name):
-            yield Sample(f"{source.name}/{sample.id}", source.name, sample.messages)
+        lines = records_of(Part(name, f"{name}:", "", source.name), parse_lines(io.BytesIO(data)))
+        for row in rows_of(lines, "messages", queries=True, check=False):
+            assert isinstance(row, Row)  # a bad one is an error
+            yield Sample(f"{source.name}/{row.id}", source.name, row.messages)
 
 
 def bigbench(archives: Archives, source: Source) -> Iterator[Sample]:
