@@ -217,8 +217,8 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
                     yield Found(line, cells, None, reason)
                     broken.clear()
                 elif cells and len(cells) != len(header):
-                    reason = f"has {len(cells)} fields, where the header has {len(header)}; correct or remove it"
-                    yield Found(first, cells, None, reason)
+                    reason = f"has {len(cells)} fields, where the header has {len(header)}"
+                    yield Found(first, cells, None, f"{reason}; correct or remove it")
                 elif cells:
                     yield Found(first, dict(zip(header, (cell or None for cell in cells), strict=True)))
                 first = rows.line_num + 1

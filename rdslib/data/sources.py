@@ -28,7 +28,11 @@ DIALOGUE_TURNS = 4
 
 
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
-    """Read a JSONL of Tulu messages: the whole download, or the members of an archive."""
+    """Read lines of `{"messages": [...]}` with an optional `id`: the download, or members of an archive.
+
+    The id is the row number, from 0, where a row gives none. A line that cannot be used, or an id that comes
+    twice in a file, is a UserError that names the line.
+    """
     for name, data in _files(archives, source).items():
         lines = records_of(Part(name, f"{name}:", "", source.name), parse_lines(io.BytesIO(data)))
         for row in rows_of(lines, "messages", queries=True, check=False):
@@ -156,17 +160,6 @@ WORDS = (  # noqa: SIM905
 ).split()
 
 
-def _made_up(make: Callable[[np.random.Generator], tuple[str, str]]) -> Reader:
-    """A reader of synthetic samples, always the same ones: twice as many as the source asks for."""
-
-    def read(archives: Archives, source: Source) -> Iterator[Sample]:
-        rng = generator(0, "made up", source.name)
-        for index in range(2 * source.samples):
-            yield Sample(f"{source.name}/{index}", source.name, user_assistant(*make(rng)))
-
-    return read
-
-
 def made_up_sum(rng: np.random.Generator) -> tuple[str, str]:
     """Make up a sum of two numbers, with its result."""
     a, b = (int(number) for number in rng.integers(1, 500, size=2))
@@ -185,6 +178,17 @@ def made_up_code(rng: np.random.Generator) -> tuple[str, str]:
     sign, number = "+-*"[int(rng.integers(3))], int(rng.integers(2, 100))
     prompt = f"Write a function {name} that returns x {sign} {number}."
     return prompt, f"def {name}(x):\n    return x {sign} {number}"
+
+
+def _made_up(make: Callable[[np.random.Generator], tuple[str, str]]) -> Reader:
+    """A reader of synthetic samples, always the same ones: twice as many as the source asks for."""
+
+    def read(archives: Archives, source: Source) -> Iterator[Sample]:
+        rng = generator(0, "made up", source.name)
+        for index in range(2 * source.samples):
+            yield Sample(f"{source.name}/{index}", source.name, user_assistant(*make(rng)))
+
+    return read
 
 
 READERS: dict[str, Reader] = {
