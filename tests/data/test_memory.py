@@ -72,12 +72,15 @@ CIRCLE: list = []
 CIRCLE.append(CIRCLE)
 # fmt: off
 REFUSED = {
-    "a number": (3, "pool: is of type int; give a DataFrame, one split of a data set, a list of dicts or a p"),
+    "a number": (3,
+        "pool: is of type int; give a DataFrame, one split of a data set, a list of dicts or a p"),
     "all splits": (datasets.DatasetDict(train=[]), "pool: is of type DatasetDict; give"),
-    "a column without a name": (pd.DataFrame([[1]]), "pool: has columns with the same name, or with one that"),
+    "a column without a name": (pd.DataFrame([[1]]),
+        "pool: has columns with the same name, or with one that"),
     "a column twice": (pd.DataFrame([["q", "r"]], columns=["prompt"] * 2), "pool: has columns with the"),
     "text": ([ROWS[0], "text"], "pool[1]: is of type str; give rows as dicts"),
-    "a circle": ([{"x": CIRCLE}], "pool[0]: cannot be written as JSON (Circular reference detected); correct"),
+    "a circle": ([{"x": CIRCLE}],
+        "pool[0]: cannot be written as JSON (Circular reference detected); correct"),
     "keys": ([ROWS[0], {"x": {(1, 2): 3}}], "pool[1]: cannot be written as JSON (keys must be"),
     "half a surrogate pair": ([{"prompt": "\ud800"}], "pool[0]: escapes half of a surrogate pair"),
     "no response": ([ROWS[0], {"prompt": "q"}], "pool[1]: this sample has no response"),
