@@ -53,18 +53,18 @@ class Figure:
         published: Its rows in the paper; None where the paper gives no numbers.
         measured: Its rows as a study measures them.
         draw: The figure of rows of either origin, or of both.
-        value: The column of its numbers; rows without one are not drawn.
         runs: The runs behind the measured rows.
         steps: What of these runs the rows rest on; by default the pool and the tasks.
+        value: The column of its numbers; rows without one are not drawn.
     """
 
     title: str
     published: Callable[[], pd.DataFrame] | None
     measured: Callable[[Study], pd.DataFrame]
     draw: Callable[[pd.DataFrame], Drawn]
-    value: str = "score"
     runs: Callable[[Study], list[Run]] = lambda _: []
     steps: Callable[[Study, list[Run]], list[Step]] = lambda study, _: study.data_steps
+    value: str = "score"
 
 
 def styled(function: Callable[P, T]) -> Callable[P, T]:

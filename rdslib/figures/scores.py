@@ -14,7 +14,7 @@ import pandas as pd
 
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures import base
-from rdslib.figures.base import BASELINE, TASKS, Figure, human, method_title, published, span
+from rdslib.figures.base import BASELINE, TASKS, Figure, evaluated, human, method_title, published, span
 from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
@@ -83,14 +83,18 @@ def not_run(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _costs(study: Study, runs: list[Run]) -> dict[str, float]:
-    """The mean cost of a method's models: those of the tasks in a single-task setting, those of the seeds.
+def _columns(study: Study, runs: list[Run], compared: bool) -> dict[str, Any]:
+    """The columns of a figure's row: cost, score, difference from balanced random if that is `compared`.
 
-    `flops` as measured, `formula_flops` by the paper's formula.
+    Costs are means over a method's models, of its tasks in a single-task setting and of its seeds: `flops` as
+    measured, `formula_flops` by the paper's formula.
     """
     return {
         "flops": sum(study.measured_flops(run) for run in runs) / len(runs),
         "formula_flops": sum(study.formula_flops(run) for run in runs) / len(runs),
+        **measured_score(study, runs),
+        **difference(study, runs, BASELINE, compared, "diff_vs_random"),
+        "note": measured_note(study),
     }
 
 
@@ -111,10 +115,7 @@ def _fig1_measured(study: Study) -> pd.DataFrame:
             "method": method,
             "pool_size": study.pool_size(pool),
             "budget": grid.single_task_budget,
-            **_costs(study, runs),
-            **measured_score(study, runs),
-            **difference(study, runs, BASELINE, BASELINE in methods, "diff_vs_random"),
-            "note": measured_note(study),
+            **_columns(study, runs, BASELINE in methods),
         }
         for pool, methods in grid.single_task.items()
         for method in methods
@@ -180,10 +181,7 @@ def _scaling_measured(study: Study) -> pd.DataFrame:
             "budget": budget,
             "pool_size": size,
             "percent": 100 * budget / size,
-            **_costs(study, runs),
-            **measured_score(study, runs),
-            **difference(study, runs, BASELINE, BASELINE in grid.multi_task_methods, "diff_vs_random"),
-            "note": measured_note(study),
+            **_columns(study, runs, BASELINE in grid.multi_task_methods),
         }
         for method in grid.multi_task_methods
         for budget in grid.multi_task_budgets
@@ -238,29 +236,11 @@ def _percent(value: float) -> str:
     return f"{value:.2g}%" if value < 10 else f"{value:.0f}%"
 
 
+SCALING = (_scaling_published, _scaling_measured)
 FIGURES = {
     "fig1_pareto": Figure(
-        "Figure 1",
-        _fig1_published,
-        _fig1_measured,
-        _fig1_draw,
-        runs=Study.single_task_runs,
-        steps=base.evaluated,
+        "Figure 1", _fig1_published, _fig1_measured, _fig1_draw, Study.single_task_runs, evaluated
     ),
-    "fig3_flops": Figure(
-        "Figure 3",
-        _scaling_published,
-        _scaling_measured,
-        _fig3_draw,
-        runs=Study.multi_task_runs,
-        steps=base.evaluated,
-    ),
-    "fig4_scaling": Figure(
-        "Figure 4",
-        _scaling_published,
-        _scaling_measured,
-        _fig4_draw,
-        runs=Study.multi_task_runs,
-        steps=base.evaluated,
-    ),
+    "fig3_flops": Figure("Figure 3", *SCALING, _fig3_draw, Study.multi_task_runs, evaluated),
+    "fig4_scaling": Figure("Figure 4", *SCALING, _fig4_draw, Study.multi_task_runs, evaluated),
 }

@@ -9,7 +9,7 @@ import pandas as pd
 
 from rdslib.data.pool import subset
 from rdslib.figures import base
-from rdslib.figures.base import RDS, Figure, distinct, human, in_order, method_title, published
+from rdslib.figures.base import RDS, Figure, distinct, human, in_order, method_title, picked, published
 from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
@@ -128,11 +128,10 @@ def _fig5_draw(table: pd.DataFrame) -> Drawing:
 # Figure 6: from which sources RDS+ picks for each task, beside random picks and those for all tasks.
 
 
-def _fig6_runs(study: Study) -> dict[str, Run]:
+def _fig6_runs(study: Study) -> list[Run]:
     budget, seed = max(study.experiment.grid.multi_task_budgets), _first_seed(study)
-    runs = {"Random": Run("random", "all", budget, (), seed)}
-    runs |= {task: Run(RDS, "all", budget, (task,), seed) for task in study.task_names}
-    return runs | {"Round-robin": Run(RDS, "all", budget, study.task_names, seed)}
+    targets = [*((task,) for task in study.task_names), study.task_names]
+    return [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
 
 
 def _fig6_measured(study: Study) -> pd.DataFrame:
@@ -140,7 +139,7 @@ def _fig6_measured(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"selection": name, **row}
-            for name, run in _fig6_runs(study).items()
+            for name, run in zip(("Random", *study.task_names, "Round-robin"), _fig6_runs(study), strict=True)
             for row in counted(study.picks(run)["source"], among)
         ]
     )
@@ -215,20 +214,10 @@ def _fig7_draw(table: pd.DataFrame) -> Drawing:
 
 
 FIGURES = {
-    "fig2_pools": Figure("Figure 2", _fig2_published, _fig2_measured, _fig2_draw, "count"),
-    "fig5_score_histogram": Figure(
-        "Figure 5", None, _fig5_measured, _fig5_draw, runs=_fig5_runs, steps=base.picked
-    ),
-    "fig6_sources_by_task": Figure(
-        "Figure 6",
-        None,
-        _fig6_measured,
-        _fig6_draw,
-        "count",
-        lambda study: list(_fig6_runs(study).values()),
-        base.picked,
-    ),
+    "fig2_pools": Figure("Figure 2", _fig2_published, _fig2_measured, _fig2_draw, value="count"),
+    "fig5_score_histogram": Figure("Figure 5", None, _fig5_measured, _fig5_draw, _fig5_runs, picked),
+    "fig6_sources_by_task": Figure("Figure 6", None, _fig6_measured, _fig6_draw, _fig6_runs, picked, "count"),
     "fig7_sources_by_method": Figure(
-        "Figure 7", None, _fig7_measured, _fig7_draw, "count", _fig7_runs, base.picked
+        "Figure 7", None, _fig7_measured, _fig7_draw, _fig7_runs, picked, "count"
     ),
 }

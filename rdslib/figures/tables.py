@@ -12,13 +12,24 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from rdslib.figures import base
-from rdslib.figures.base import AVERAGE, RDS, Figure, distinct, human, method_title, published, span
+from rdslib.figures.base import (
+    AVERAGE,
+    RDS,
+    Figure,
+    distinct,
+    evaluated,
+    human,
+    method_title,
+    published,
+    span,
+)
 from rdslib.figures.scores import difference, measured_note, measured_score, not_run
 from rdslib.pipeline.study import Study
 
@@ -216,6 +227,14 @@ def _tab1_measured(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows + [{**row, "task": AVERAGE} for row in gone])
 
 
+def _tab2_measured(study: Study) -> pd.DataFrame:
+    return _multi_task(study, "all")
+
+
+def _tab3_measured(study: Study) -> pd.DataFrame:
+    return _multi_task(study, study.experiment.grid.second_pool)
+
+
 def _multi_task(study: Study, pool: str | None) -> pd.DataFrame:
     """One selection for all tasks, at the largest budget; no rows without a pool."""
     grid = study.experiment.grid
@@ -382,37 +401,29 @@ def _tab6_set(table: pd.DataFrame) -> Tables:
 
 FIGURES = {
     "tab1_single_task": Figure(
-        "Table 1",
-        _tab1_published,
-        _tab1_measured,
-        _tasks_set,
-        runs=Study.single_task_runs,
-        steps=base.evaluated,
+        "Table 1", _tab1_published, _tab1_measured, _tasks_set, Study.single_task_runs, evaluated
     ),
     "tab2_multi_task": Figure(
         "Table 2",
-        lambda: published("tab2"),
-        lambda study: _multi_task(study, "all"),
+        partial(published, "tab2"),
+        _tab2_measured,
         _tasks_set,
-        runs=Study.multi_task_runs,
-        steps=base.evaluated,
+        Study.multi_task_runs,
+        evaluated,
     ),
     "tab3_second_pool": Figure(
         "Table 3",
-        lambda: published("tab3"),
-        lambda study: _multi_task(study, study.experiment.grid.second_pool),
+        partial(published, "tab3"),
+        _tab3_measured,
         _tasks_set,
-        runs=Study.second_pool_runs,
-        steps=base.evaluated,
+        Study.second_pool_runs,
+        evaluated,
     ),
-    "tab4_splits": Figure("Table 4", lambda: published("tab4"), _tab4_measured, _tab4_set, "query"),
-    "tab5_pool_sources": Figure("Table 5", lambda: published("tab5"), _tab5_measured, _tab5_set, "count"),
+    "tab4_splits": Figure("Table 4", partial(published, "tab4"), _tab4_measured, _tab4_set, value="query"),
+    "tab5_pool_sources": Figure(
+        "Table 5", partial(published, "tab5"), _tab5_measured, _tab5_set, value="count"
+    ),
     "tab6_rds_ablation": Figure(
-        "Table 6",
-        lambda: published("tab6"),
-        _tab6_measured,
-        _tab6_set,
-        runs=Study.ablation_runs,
-        steps=base.evaluated,
+        "Table 6", partial(published, "tab6"), _tab6_measured, _tab6_set, Study.ablation_runs, evaluated
     ),
 }
