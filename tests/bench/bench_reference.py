@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from rdslib.selection.round_robin import round_robin, round_robin_tasks
+from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 from tests.bench import reference_selection
 from tests.bench.report import report, spread
@@ -50,7 +50,7 @@ def ours(table: np.ndarray, k: int, tasks: int) -> list[int]:
         over(lambda part=part: ((at, part[:, at : at + BLOCK]) for at in range(0, part.shape[1], BLOCK)))
         for part in np.split(table, tasks)
     ]
-    found = round_robin(rankers[0], k) if tasks == 1 else round_robin_tasks(rankers, k)
+    found = choose(rankers, k)
     return found.indices.tolist()
 
 
