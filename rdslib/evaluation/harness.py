@@ -85,7 +85,8 @@ def measure(
     seed is for responses that are sampled; they have at most `longest` tokens, or what the protocol says.
 
     Raises:
-        UserError: The protocol is unknown, or a sample lacks a field that it needs.
+        UserError: The protocol is unknown, a sample lacks a field that it needs, or the protocol's check of
+            the samples fails.
     """
     import datasets
     from lm_eval import evaluate
@@ -101,6 +102,8 @@ def measure(
         generation["max_gen_toks"] = min(longest, generation["max_gen_toks"])
     rows = [_row(sample, tokenizer, about.get("context_tokens")) for sample in samples]
     _check(name, config, rows)
+    if "check" in about:
+        about["check"](rows)
     for noisy in ("lm_eval", "lm-eval"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     task = ConfigurableTask(

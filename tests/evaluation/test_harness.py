@@ -45,7 +45,8 @@ PROMPTS = {
 }
 PROMPTS |= dict.fromkeys(("tydiqa", "xquad"), PROMPTS["squad"])
 OTHERS = sample(
-    "Which?\nA. x\nB. y\nAnswer:", "B", choices=["A", "B"], answer=1, references=["B"], program="def f(x):\n",
+    "Which?\nA. x\nB. y\nAnswer:", "B", choices=["A", "B"], answer=1, references=["def f(x): pass"],
+    program="def f(x):\n",
     entry_point="f", test="def check(f): pass",
 )  # fmt: skip
 
