@@ -57,10 +57,9 @@ def names() -> list[str]:
 
 def path_of(name: str) -> Path:
     """Return the file of a protocol; raise UserError where there is none."""
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    if name not in names():  # no name is taken for a path
         raise UserError(f"unknown protocol {name!r}; protocols: {', '.join(names())}")
-    return path
+    return FOLDER / f"{name}.yaml"
 
 
 def digest(name: str) -> str:
