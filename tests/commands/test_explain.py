@@ -17,8 +17,9 @@ from rdslib.commands import explain as explaining
 from rdslib.commands import text as texts
 from rdslib.commands import user_data
 from rdslib.commands.explain import NEIGHBOURS, SHOWN, explain, ranks_of, shown
+from rdslib.commands.outputs import record_of
 from rdslib.commands.request import SelectRequest
-from rdslib.commands.select import record_of, reopen, write_selection
+from rdslib.commands.select import reopen, write_selection
 from rdslib.errors import UserError
 from rdslib.methods import features, get_scorer
 
