@@ -128,6 +128,8 @@ def as_messages(record: Record, form: str | None = None) -> dict[str, Any]:
             del turns[0]
         turns.insert(0, {"role": "system", "content": system})
     held = {*FIELDS[form], *_OTHERS.get(form, ()), *SYSTEM}
+    for other in FORMS:  # whose fields are null in a table of several forms
+        held |= {name for name in (*FIELDS[other], *_OTHERS.get(other, ())) if record.get(name) is None}
     return {**{name: value for name, value in record.items() if name not in held}, "messages": turns}
 
 

@@ -208,8 +208,8 @@ AS_MESSAGES = {
     "system field": ({"messages": ONE, "system": "s", "x": 1}, {"x": 1, "messages": GUIDED}),
     "blank system field": ({"messages": GUIDED, "system_prompt": " "}, {"messages": GUIDED}),
     "sharegpt": ({"conversations": [*from_value(("human", "q")), {"from": "gpt", "value": "r", "weight": 0}],
-                  "tools": "[]", "prompt": None},
-        {"tools": "[]", "prompt": None, "messages": [ONE[0], {**ONE[1], "weight": 0}]}),
+                  "tools": "[]", "prompt": None, "note": None},
+        {"tools": "[]", "note": None, "messages": [ONE[0], {**ONE[1], "weight": 0}]}),
     "Glaive": (
         {"conversations": from_value(("human", "q"), ("function_call", json.dumps(CALL)), ("gpt", "r"))},
         {"messages": [ONE[0], {"role": "assistant", "content": "",
