@@ -25,6 +25,7 @@ from rdslib.commands.outputs import (
 )
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
 from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection
+from rdslib.data.formats import as_messages
 from rdslib.data.pool import rows_at
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
@@ -242,14 +243,12 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
     positions = [pick["position"] for pick in picks]
     records = rows_at(selection.store.path(pipeline.pool) / RECORDS, positions)
     queries = _queries_of(selection, asked, picks)
-    as_messages = selection.request.as_ == "messages"
-    samples = pipeline.pool_file().take(positions) if as_messages else []
+    request = selection.request
     for rank, (pick, kept) in enumerate(zip(picks, records, strict=True)):
         # What an earlier selection has added says nothing of this one.
         row = {name: value for name, value in json.loads(kept["record"]).items() if name not in FIELDS}
-        if as_messages:
-            extra = {name: row[name] for name in ("id", "source", "dataset") if name in row}
-            row = {**extra, "messages": samples[rank].messages}
+        if request.as_ == "messages":
+            row = as_messages(row, request.format)
         row |= {"rds_score": round(pick["score"], 6), "rds_rank": rank}
         if queries:
             row["rds_task"], row["rds_query"] = queries[rank]

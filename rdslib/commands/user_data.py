@@ -167,7 +167,7 @@ def sort_out(
                 yield "kept", row, ""
 
 
-@step(version=1)
+@step(version=2)
 def user_pool(
     work: Work,
     contents: Any,
