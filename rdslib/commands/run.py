@@ -61,14 +61,15 @@ def run_command(
     arguments = ["--profile", profile, "--show", show]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
-    draw = functools.partial(run_notebook, profile=profile, show=show, out=out.resolve() if out else None)
+    folder = publish.folder_of(study.profile.name, out).resolve()
+    draw = functools.partial(run_notebook, profile=profile, show=show, out=folder)
     # Spawned, not forked: this process has a model's threads.
     with ProcessPoolExecutor(min(2, len(names)), multiprocessing.get_context("spawn")) as processes:
         for number, (name, seconds) in enumerate(zip(names, processes.map(draw, names), strict=True), 1):
             typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and study.profile.experiment is not None:
-        publish.write_records(study, out)
-    typer.echo(f"figures are in {publish.folder_of(study, out)}")
+        publish.write_records(study, folder)
+    typer.echo(f"figures are in {out or publish.folder_of(study.profile.name)}")
 
 
 def help_command(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
@@ -98,7 +99,7 @@ def status_command(profile: ProfileOption = "mini") -> None:
         typer.echo(f"{'exists ' if has else 'missing'}  {step.name:<9} {step.hash}  {step.label}")
     for name in figures.FIGURES:
         missing = len(study.missing(figures.steps(study, name)))
-        drawn = (publish.folder_of(study) / f"{name}.json").is_file()
+        drawn = (publish.folder_of(study.profile.name) / f"{name}.json").is_file()
         state = "drawn" if drawn else "not drawn"
         typer.echo(f"{name}: {state}; " + ("nothing missing" if not missing else f"{missing} steps missing"))
     typer.echo(f"{there} of {len(steps)} artifacts exist, in {study.store.folder}")
@@ -114,8 +115,9 @@ def report_command(
     ] = None,
 ) -> None:
     """Write a profile's figures, tables, parameters and provenance as one HTML page that opens from disk."""
+    from rdslib.figures.publish import folder_of
     from rdslib.figures.report import write_report
-    from rdslib.params import ROOT, load_profile
+    from rdslib.params import load_profile
 
-    folder = figures or ROOT / "figures" / load_profile(profile).name
+    folder = folder_of(load_profile(profile).name, figures)
     typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")
