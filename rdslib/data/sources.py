@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rdslib.data.chat import Message, Sample, check_messages, user_assistant
-from rdslib.data.containers import parse_lines
+from rdslib.data.chat import Message, Sample, user_assistant
+from rdslib.data.containers import Part, parse_lines
 from rdslib.data.download import Archives
-from rdslib.errors import UserError
+from rdslib.data.reader import Row, records_of, rows_of
 from rdslib.params import Source
 from rdslib.seeds import generator
 
@@ -34,22 +34,10 @@ def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
     twice in a file, is a UserError that names the line.
     """
     for name, data in _files(archives, source).items():
-        seen: dict[str, int] = {}
-        for row, found in enumerate(parse_lines(io.BytesIO(data))):
-            here, reason, value = f"{name}:{found.number}:", found.reason, found.value
-            if reason is None and "messages" not in value:
-                reason = "has no messages; add a list of {role, content} turns under that key"
-            if reason is not None:
-                raise UserError(f"{here} {reason}")
-            try:
-                messages = check_messages(value["messages"])
-            except ValueError as error:
-                raise UserError(f"{here} this sample {error}; correct or remove the line") from error
-            key = str(row if value.get("id") is None else value["id"])
-            first = seen.setdefault(key, found.number)
-            if first != found.number:
-                raise UserError(f"{here} has the id {key!r} of line {first}; ids must be unique")
-            yield Sample(f"{source.name}/{key}", source.name, messages)
+        lines = records_of(Part(name, f"{name}:", "", source.name), parse_lines(io.BytesIO(data)))
+        for row in rows_of(lines, "messages", queries=True, check=False):
+            assert isinstance(row, Row)  # a bad one is an error
+            yield Sample(f"{source.name}/{row.id}", source.name, row.messages)
 
 
 def bigbench(archives: Archives, source: Source) -> Iterator[Sample]:

@@ -203,10 +203,10 @@ BAD_LINES = {
     b"{bad": ":1: is not valid JSON",
     GOOD.encode() + b"\n\xff": ":2: is not UTF-8",
     b"null": ":1: is not a JSON object",
-    b'{"prompt": "x"}': ":1: has no messages",
+    b'{"prompt": "x"}': ":1: this sample has no field messages",
     b'{"messages": []}': ":1: this sample has no messages",
     b'{"messages": [{"role": "robot", "content": "x"}]}': ":1: this sample has the unknown role 'robot'",
-    "\n".join([GOOD[:-1] + ', "id": "a"}'] * 2).encode(): ":2: has the id 'a' of line 1",
+    "\n".join([GOOD[:-1] + ', "id": "a"}'] * 2).encode(): ":2: this sample has the id 'a' of mine.jsonl:1",
 }
 
 
