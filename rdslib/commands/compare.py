@@ -18,7 +18,7 @@ from rdslib.commands.text import line, show, table
 from rdslib.data.dedup import text_key
 from rdslib.data.formats import form_of
 from rdslib.data.reader import Row, read_rows
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.methods import SCORERS
 
 if TYPE_CHECKING:
@@ -273,6 +273,7 @@ def check_figure(path: Path) -> None:
         raise UserError(f"--figure {path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"--figure {path}: there is no folder {path.parent}; create it first")
+    needs("study", "matplotlib", "seaborn", "sklearn")
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from rdslib.commands.run import ProfileOption
 from rdslib.commands.text import show, table
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.evaluation.bootstrap import estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
@@ -57,6 +57,7 @@ def evaluate_command(
     Each score has its 95% interval, and each further model its difference from the first on the same test
     samples. What was measured is kept: a run that was stopped goes on with the next task.
     """
+    needs("study", "lm_eval")
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"--out {out}: cannot be written there; give a file in a folder that exists")
     scores = evaluate(profile, model or (), task or (), limit, max_response, judge, judge_url)

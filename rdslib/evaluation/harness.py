@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdslib import tasks
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def measure(
         UserError: The protocol is unknown, a sample lacks a field that it needs, or the protocol's check of
             the samples fails.
     """
+    needs("study", "lm_eval")
     import datasets
     from lm_eval import evaluate
     from lm_eval.api.task import ConfigurableTask
