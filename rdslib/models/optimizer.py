@@ -12,8 +12,8 @@ class MasterAdamW(torch.optim.AdamW):
     """AdamW over float32 copies of a model's bfloat16 weights.
 
     A bfloat16 weight has 8 bits of precision and would lose most updates of fine-tuning. So each update is
-    added to a float32 copy, and the weight becomes that copy, rounded. Gradients are summed over micro-batches
-    in float32 too, and clipped here, since after the backward pass the weights have none.
+    added to a float32 copy, and the weight becomes that copy, rounded. Gradients are summed over
+    micro-batches in float32 too, and clipped here, since after the backward pass the weights have none.
 
     The weights of a published model are bfloat16 numbers exactly: a copy that began there would have to move
     by half the distance to the next such number before its weight moved at all, which at usual learning rates
@@ -30,9 +30,11 @@ class MasterAdamW(torch.optim.AdamW):
     def __init__(
         self, weights: Iterable[torch.nn.Parameter], max_norm: float, seed: int, **options: Any
     ) -> None:
-        self.weights = [weight for weight in weights if weight.requires_grad]
+        self.weights: list[torch.Tensor] = [each for each in weights if each.requires_grad]
         generator = torch.Generator().manual_seed(seed)
-        self.copies = [_within_rounding(weight.detach(), generator) for weight in self.weights]
+        self.copies: list[torch.Tensor] = [
+            _within_rounding(weight.detach(), generator) for weight in self.weights
+        ]
         self.max_norm = max_norm
         super().__init__(self.copies, fused=True, **options)
         for weight, copy in zip(self.weights, self.copies, strict=True):

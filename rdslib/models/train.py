@@ -42,8 +42,9 @@ def train(
 
     The loss is on assistant tokens only. Where the device has bfloat16, the arithmetic is in it: all weights
     (`full`) are bfloat16 with float32 copies that take the updates, LoRA matrices are float32 under autocast.
-    Linear decay, warm-up, no weight decay. The seed is for the order of samples, new weights and dropout. `base` is the model, where
-    it is loaded already and LoRA matrices are trained; it is left as it was.
+    Linear decay, warm-up, no weight decay. The seed is for the order of samples, new weights, dropout and
+    where float32 copies begin. `base` is the model, where it is loaded already and LoRA matrices are trained;
+    it is left as it was.
 
     Returns:
         Counts for a manifest: samples, those without a response, tokens, updates, mean loss.

@@ -1,8 +1,8 @@
 """Fine-tuning of all weights, in three precisions: `python -m tests.bench.bench_train`.
 
-Real samples of the `mini` pool and its real model. First the speed: a few updates in each precision, one after
-the other, several times. Then the losses: the same updates in each precision, beside plain float32 training,
-and the loss on samples that nobody trained on.
+Real samples of the `mini` pool and its real model. First the speed: a few updates in each precision, one
+after the other, several times. Then the losses: the same updates in each precision, beside plain float32
+training, and the loss on samples that nobody trained on.
 """
 
 from __future__ import annotations
