@@ -13,7 +13,7 @@ import pandas as pd
 import typer
 from rich.console import RenderableType
 
-from rdslib.commands.select import read_record, record_of
+from rdslib.commands.outputs import read_record, record_of
 from rdslib.commands.text import line, show, table
 from rdslib.data.dedup import text_key
 from rdslib.data.formats import form_of

@@ -28,11 +28,13 @@ from rdslib.commands.compare import (
     shown,
     write_figure,
 )
+from rdslib.commands.outputs import record_of
 from rdslib.commands.request import SelectRequest
-from rdslib.commands.select import record_of, write_selection
+from rdslib.commands.select import write_selection
 from rdslib.commands.text import as_text
 from rdslib.errors import UserError
 from rdslib.figures import style as style
+from rdslib.files import sha256_of
 
 SOURCES = [
     "FLAN V2",
@@ -52,7 +54,8 @@ def write(path, rows, method=None, form=None):
     path.write_text("\n".join(json.dumps(each) for each in rows), encoding="utf-8")
     if method:
         request = SelectRequest(pool="pool.jsonl", model="m", k="1", method=method, format=form)
-        record_of(path).write_text(json.dumps({"request": request.model_dump()}))
+        record = {"request": request.model_dump(), "output_sha256": sha256_of(path)}
+        record_of(path).write_text(json.dumps(record))
     return path
 
 
