@@ -24,7 +24,7 @@ from rdslib.commands.outputs import (
     write,
 )
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
-from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection
+from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection, code_of
 from rdslib.data.formats import as_messages
 from rdslib.data.pool import rows_at
 from rdslib.errors import UserError
@@ -305,18 +305,27 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
     return Written(out, left_out and left_out_of(out), counts)
 
 
-def reopen(out: Path) -> tuple[UserSelection, Request]:
+def reopen(out: Path, profile: str | None = None) -> tuple[UserSelection, Request]:
     """The selection that `write_selection` has written to `out`, and what was asked of its pipeline.
 
-    What is missing of its artifacts is made again.
+    What is missing of its artifacts is made again. A profile that runs code, which the record names, is used
+    only if the user names it too, as `profile`: the record may come from anybody.
 
     Raises:
         UserError: Its record is not there, not whole or of another file, or the files that it was made from,
-            or the methods' code, are others now.
+            or the methods' code, are others now; or it is of such a profile.
     """
     record = read_record(out)
+    request: SelectRequest = record["request"]
+    if profile is not None:
+        request = SelectRequest.of({**request.model_dump(), "profile": profile})
+    elif request.profile is not None and (code := code_of(request.profile)):
+        raise UserError(
+            f"{out}: was selected with the profile {request.profile}, which runs code ({', '.join(code)}); "
+            "code that a file names is not run: look at it, and give --profile with that profile"
+        )
     use_device(record["device"])
-    selection = UserSelection(record["request"])
+    selection = UserSelection(request)
     pipeline = selection.pipeline
     if pipeline.pool.hash != record["pool"]:
         raise UserError(f"{out}: the files that it was selected from have changed; select anew")

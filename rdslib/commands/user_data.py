@@ -334,6 +334,14 @@ class UserSelection:
         return Request(request.method, k, targets, seed=request.seed, limits=self.limits)
 
 
+def code_of(profile: str) -> list[str]:
+    """What of a profile runs code of others: its plug-ins, and encoders whose code it trusts."""
+    given = load_profile(profile).experiment
+    if given is None:
+        return []
+    return [*given.plugins, *(name for name, each in given.embedders.items() if each.trust_remote_code)]
+
+
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
     model = Model(title=request.model, path=request.model)
