@@ -283,7 +283,7 @@ def test_a_figure_that_cannot_be_written_is_one_line(tmp_path, name, message):
     assert "\n" not in str(error.value)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match=r"folder.png: cannot be written"):
-        write_figure(style.nothing("x"), tmp_path / "folder.png")
+        write_figure(style.Drawing(), tmp_path / "folder.png")
 
 
 @pytest.mark.parametrize(
