@@ -40,7 +40,7 @@ class Work:
         self.path = path
         self.progress = store.progress
         self.label = step.label or step.name
-        self._hash = step.hash
+        self._store, self._step = store, step
         self._since = time.monotonic()
         if not path.is_dir():
             _remove(path)
@@ -49,7 +49,7 @@ class Work:
         self.shards = {
             key: shard
             for key, shard in written.items()
-            if all(_sound(path / name, entry) for name, entry in shard["files"].items())
+            if all(sound(path / name, entry) for name, entry in shard["files"].items())
         }
         lost = damaged + len(written) - len(self.shards)
         if lost:
@@ -78,9 +78,23 @@ class Work:
         self._since = now
         self.shards[key] = shard
         with (self.path / SHARDS).open("a", encoding="utf-8") as stream:
-            stream.write(_journal_line(self._hash, key, shard))
+            stream.write(_journal_line(self._step.hash, key, shard))
             stream.flush()
             os.fsync(stream.fileno())
+
+    def siblings(self, but: Sequence[str]) -> list[Path]:
+        """Artifacts that are there whose keys differ from this one's in some arguments, the newest first."""
+
+        def fixed(key: Mapping[str, Any]) -> str:
+            arguments = {name: value for name, value in key["arguments"].items() if name not in but}
+            return canonical([key["version"], key["marks"], arguments])
+
+        path, found = self._store.path(self._step), []
+        for each in path.parent.iterdir():
+            manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
+            if manifest is not None and fixed(manifest) == fixed(self._step.key):
+                found.append(each)
+        return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
 
     @property
     def shard_seconds(self) -> float:
@@ -111,12 +125,6 @@ class Store:
             problem = damage(self.path(step))[0]
             raise UserError(f"{self.path(step)}: {problem}; start the command again, which makes it again")
         return manifest
-
-    def siblings(self, step: Step) -> list[Path]:
-        """The other artifacts of the step's name, the newest first; `damage` says whether one is whole."""
-        found = [path for path in self.path(step).parent.glob("*") if path.suffix != ".part"]
-        there = [path for path in found if path != self.path(step) and _manifest_of(path) is not None]
-        return sorted(there, key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
 
     def file(self, step: Step, name: str) -> File:
         """A file of a step's artifact, to key other steps by what it holds."""
@@ -280,7 +288,7 @@ def damage(path: Path) -> list[str]:
     for name, entry in manifest["files"].items():
         if not (path / name).is_file():
             problems.append(f"{name} is missing")
-        elif not _sound(path / name, entry):
+        elif not sound(path / name, entry):
             problems.append(f"{name} is damaged (its checksum differs)")
     return problems + [f"{each.relative_to(path)} is no part of it" for each in _strange(path, manifest)]
 
@@ -315,7 +323,7 @@ def _take_apart(part: Path) -> None:
     kept = {
         key: {**shard, "files": {name: files[name] for name in shard["files"]}, "seconds": 0.0}
         for key, shard in manifest["shards"].items()
-        if all(_sound(part / name, files[name]) for name in shard["files"])
+        if all(sound(part / name, files[name]) for name in shard["files"])
     }
     lines = [_journal_line(hash_of(manifest), key, shard) for key, shard in kept.items()]
     (part / SHARDS).write_text("".join(lines), encoding="utf-8")
@@ -359,7 +367,8 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _sound(path: Path, entry: Mapping[str, Any]) -> bool:
+def sound(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a file is as the entry of a manifest says."""
     return path.is_file() and path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
 
 
