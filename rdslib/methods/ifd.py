@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat
+from rdslib.errors import needs
 from rdslib.methods.base import (
     COST,
     Extract,
@@ -71,6 +72,7 @@ class PreExperienced(Extractor):
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Name one pool for all: the model is the same wherever it is used."""
+        needs("study", "sklearn")
         return _params(settings).pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:

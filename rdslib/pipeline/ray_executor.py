@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rdslib.data.chat import Sample
-from rdslib.errors import UserError, reason_of
+from rdslib.errors import UserError, needs, reason_of
 from rdslib.methods import (
     Extracted,
     Extraction,
@@ -43,10 +43,9 @@ class RayExecutor:
 
     def __init__(self, plugins: Sequence[Path] = ()) -> None:
         """`plugins`: files with methods of the user's, which workers load too."""
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("engine ray: Ray is not installed; run `pip install rdslib[ray]`") from error
+        needs("ray", "ray")
+        import ray
+
         self.ray = ray
         self.plugins = [str(path.resolve()) for path in plugins]
         if not ray.is_initialized():

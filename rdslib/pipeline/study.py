@@ -59,35 +59,31 @@ class Run:
 class Study:
     """A profile's runs: a pipeline up to their selections, and the training and evaluation of each.
 
-    `home` is the folder of downloads and artifacts, by default `RDSLIB_HOME`; `root` where notebooks and
-    figures are; `folder` that of the profile's file, to which the paths of its plug-ins are relative.
+    `home` is the folder of downloads and artifacts, by default `RDSLIB_HOME`; `folder` that of the profile's
+    file, to which the paths of its plug-ins are relative.
     """
 
-    def __init__(
-        self, profile: Profile, home: Path | None = None, root: Path = ROOT, folder: Path | None = None
-    ) -> None:
-        self.profile, self.root = profile, root
+    def __init__(self, profile: Profile, home: Path | None = None, folder: Path | None = None) -> None:
+        self.profile = profile
         self.store = Store((home or download.home()) / "artifacts", Progress())
         self.plugins: list[Path] = []
         if profile.experiment is not None:
-            self.plugins = [(folder or root / "params") / each for each in profile.experiment.plugins]
+            self.plugins = [(folder or ROOT / "params") / each for each in profile.experiment.plugins]
             load_plugins(self.plugins)
 
     @classmethod
-    def load(
-        cls, profile: str, home: Path | None = None, root: Path = ROOT, engine: str | None = None
-    ) -> Study:
+    def load(cls, profile: str, home: Path | None = None, engine: str | None = None) -> Study:
         """The study of a profile, by its name or the path of a YAML file; `engine` in place of its own.
 
         Raises:
             UserError: There is no such profile, or it has a mistake.
         """
         share_threads()
-        folder = profile_path(profile, root).resolve().parent
-        loaded = load_profile(profile, root)
+        folder = profile_path(profile).resolve().parent
+        loaded = load_profile(profile)
         if engine is not None:
             loaded = loaded.model_copy(update={"engine": engine})
-        return cls(loaded, home, root, folder)
+        return cls(loaded, home, folder)
 
     @property
     def experiment(self) -> Experiment:
