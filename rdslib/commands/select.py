@@ -140,9 +140,7 @@ def select(
         rows = list(picked_rows(selection, asked))
     if left_out := _left_out(selection):
         warnings.warn(left_out, UserWarning, stacklevel=2)
-    numbers = np.load(selection.store.path(selection.pipeline.pool) / NUMBERS)
-    picks = selection.pipeline.picks(asked)["position"].to_numpy()
-    return _like(pool, rows, numbers[picks].tolist(), request.as_)
+    return _like(pool, rows, _numbers(selection, asked), request.as_)
 
 
 @contextmanager
@@ -258,6 +256,12 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
         yield row
 
 
+def _numbers(selection: UserSelection, asked: Request) -> list[int]:
+    """Of each pick, the number of its row in the user's pool."""
+    numbers = np.load(selection.store.path(selection.pipeline.pool) / NUMBERS)
+    return cast("list[int]", numbers[selection.pipeline.picks(asked)["position"].to_numpy()].tolist())
+
+
 def _queries_of(
     selection: UserSelection, asked: Request, picks: Sequence[Mapping[str, Any]]
 ) -> dict[int, tuple[str, int]]:
@@ -325,7 +329,10 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
         "device": os.environ.get(CHOICE),
     }
     with _whole(out) as temporary:
-        _write(picked_rows(selection, asked), temporary, out)
+        if out.name.endswith(".parquet"):
+            _write_parquet(selection, asked, temporary, out)
+        else:
+            _write_lines(picked_rows(selection, asked), temporary, out.name.endswith(".gz"))
     if left_out is not None:
         with _whole(left_out) as temporary:
             shutil.copyfile(selection.store.path(pool) / LEFT_OUT, temporary)
@@ -352,16 +359,24 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path) -> None:
-    if out.name.endswith(".parquet"):
-        try:
-            pq.write_table(pa.table(_columns(list(rows))), path, compression="zstd")
-        except pa.ArrowException as error:
-            reason = f"the rows do not make one table ({reason_of(error)})"
-            raise UserError(f"{out}: {reason}; write .jsonl, or use --as messages") from error
-        return
+def _write_parquet(selection: UserSelection, asked: Request, path: Path, out: Path) -> None:
+    """Write a selection; the columns of a pool of Parquet keep their types, of which JSON has few."""
+    columns = _columns(list(picked_rows(selection, asked)))
+    made = {*FIELDS, "messages"} if selection.request.as_ == "messages" else {*FIELDS}
+    try:
+        typed = selection.pool.take(_numbers(selection, asked))
+        if typed is not None:
+            kept = [name for name in typed.column_names if name in columns and name not in made]
+            columns |= {name: typed[name] for name in kept}
+        pq.write_table(pa.table(columns), path, compression="zstd")
+    except pa.ArrowException as error:
+        reason = f"the rows do not make one table ({reason_of(error)})"
+        raise UserError(f"{out}: {reason}; write .jsonl, or use --as messages") from error
+
+
+def _write_lines(rows: Iterator[dict[str, Any]], path: Path, packed: bool) -> None:
     # No time of writing in the file: the same selection gives the same bytes.
-    stream = gzip.GzipFile(path, "wb", mtime=0) if out.name.endswith(".gz") else path.open("wb")
+    stream = gzip.GzipFile(path, "wb", mtime=0) if packed else path.open("wb")
     with stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
