@@ -296,7 +296,7 @@ BAD_FILES = {
     "JSON lists on lines": ("a.json", b"[1]\n[2]\n",
         ":2: is not valid JSON (Extra data, column 1); correct it, or"),
     "JSON that is not UTF-8": ("a.json", b'[\n{"prompt": "\xff"}]', ":2: is not UTF-8 (byte 14 of it)"),
-    "an unknown kind": ("a.txt", b"q", ": is of no known kind; give .jsonl, .ndjson, .json, .parquet, .arrow,"),
+    "an unknown kind": ("a.txt", b"q", ": is of no known kind; give .jsonl, .ndjson, .json, .parquet, .arr"),
     "an archive": ("a.tar.gz", b"q", ": is of no known kind"),
 }
 BAD_FILES |= {
@@ -412,7 +412,9 @@ def test_types_that_json_has_not_are_converted_by_one_rule_and_can_be_had_as_the
     json.dumps([row.record for row in rows], allow_nan=False)
     put(tmp_path / "z.parquet", stored(pa.table({"prompt": ["x"], "answer": ["y"], "more": [b"z"]})))
     taken = take_rows(find_input(tmp_path), [2, 1, 0, 1])
-    assert taken.slice(1).select(table.column_names).equals(table.take(pa.array([1, 0, 1])))
+    same, expected = taken.slice(1).select(table.column_names), table.take(pa.array([1, 0, 1]))
+    assert same.schema == table.schema
+    assert repr(same.to_pylist()) == repr(expected.to_pylist())
     assert taken["more"].to_pylist() == [b"z", None, None, None]
     put(tmp_path / "c.jsonl", lines(ONE))
     assert take_rows(find_input(tmp_path), [0]) is None
