@@ -11,6 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from rdslib.errors import needs
+
+# What a study imports, sooner or later.
+STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
+
 ProfileOption = Annotated[
     str, typer.Option(help="A profile: tiny, mini, paper, or the path of a YAML file of your own.")
 ]
@@ -38,6 +43,7 @@ def run_command(
     What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
     where it was.
     """
+    needs("study", *STUDY)
     from rdslib import figures
     from rdslib.figures import publish
     from rdslib.figures.report import run_notebook
@@ -61,14 +67,15 @@ def run_command(
     arguments = ["--profile", profile, "--show", show]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
-    draw = functools.partial(run_notebook, profile=profile, show=show, out=out.resolve() if out else None)
+    folder = publish.folder_of(study.profile.name, out).resolve()
+    draw = functools.partial(run_notebook, profile=profile, show=show, out=folder)
     # Spawned, not forked: this process has a model's threads.
     with ProcessPoolExecutor(min(2, len(names)), multiprocessing.get_context("spawn")) as processes:
         for number, (name, seconds) in enumerate(zip(names, processes.map(draw, names), strict=True), 1):
             typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and study.profile.experiment is not None:
-        publish.write_records(study, out)
-    typer.echo(f"figures are in {publish.folder_of(study, out)}")
+        publish.write_records(study, folder)
+    typer.echo(f"figures are in {out or publish.folder_of(study.profile.name)}")
 
 
 def help_command(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
@@ -97,7 +104,7 @@ def status_command(profile: ProfileOption = "mini") -> None:
         typer.echo(f"{state}  {step.name:<9} {step.hash}  {step.label}")
     for name, found in of_figures.items():
         missing = len(study.missing(found))
-        drawn = (publish.folder_of(study) / f"{name}.json").is_file()
+        drawn = (publish.folder_of(study.profile.name) / f"{name}.json").is_file()
         left = f"{missing} steps missing" if missing else "nothing missing"
         typer.echo(f"{name}: {'drawn' if drawn else 'not drawn'}; {left}")
     there = len(steps) - len(study.missing(steps))
@@ -114,8 +121,10 @@ def report_command(
     ] = None,
 ) -> None:
     """Write a profile's figures, tables, parameters and provenance as one HTML page that opens from disk."""
+    needs("study", *STUDY)
+    from rdslib.figures.publish import folder_of
     from rdslib.figures.report import write_report
-    from rdslib.params import ROOT, load_profile
+    from rdslib.params import load_profile
 
-    folder = figures or ROOT / "figures" / load_profile(profile).name
+    folder = folder_of(load_profile(profile).name, figures)
     typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")

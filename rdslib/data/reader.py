@@ -193,7 +193,7 @@ def _table_rows(name: str, table: Table) -> Iterable[Any]:
 def take_rows(given: Input, numbers: Sequence[int]) -> pa.Table | None:
     """Take rows of an input of Parquet or Arrow, by their numbers and in that order, with their types.
 
-    None for an input of other kinds. Raises ArrowException where its files do not make one table.
+    None for an input of other kinds. Raises UserError where its files do not make one table.
     """
     if given.split is not None or not all(kind_of(path) in (".parquet", ".arrow") for path in given.files):
         return None
@@ -204,7 +204,11 @@ def take_rows(given: Input, numbers: Sequence[int]) -> pa.Table | None:
         if first < last:
             found.append(pa.Table.from_batches([batch.take(pa.array(wanted[first:last] - start))]))
         start += len(batch)
-    table = pa.concat_tables(found, promote_options="permissive")
+    try:
+        table = pa.concat_tables(found, promote_options="permissive")
+    except pa.ArrowException as error:
+        reason = reason_of(error)
+        raise UserError(f"{given.name}: its files do not make one table ({reason}); write .jsonl") from error
     return table.take(pa.array(np.searchsorted(wanted, numbers)))
 
 

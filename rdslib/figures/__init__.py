@@ -10,7 +10,7 @@ from typing import cast
 
 import pandas as pd
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.figures import scores, sources, tables
 from rdslib.figures.base import Drawn, Figure, key_numbers
 from rdslib.params import Show
@@ -25,16 +25,8 @@ FIGURES: dict[str, Figure] = dict(sorted((scores.FIGURES | sources.FIGURES | tab
 def table(study: Study, name: str, show: str = "both") -> pd.DataFrame:
     """Make the tidy table of a figure, computing what its measured rows need.
 
-    Args:
-        study: The study that is measured.
-        name: The figure, such as `fig1_pareto`.
-        show: What to put in: `measured` here, `published` by the paper, or `both`.
-
-    Returns:
-        A row an observation; its column `origin` is `measured` or `published`.
-
-    Raises:
-        UserError: For an unknown figure or `show`.
+    A row is an observation; its column `origin` is `measured` or `published`. `show` is one of these two or
+    `both`. Raises UserError for an unknown figure or `show`.
     """
     figure = get_figure(name)
     parts = []
@@ -62,8 +54,15 @@ def steps(study: Study, name: str, show: str = "both") -> list[Step]:
 
 
 def draw(name: str, table: pd.DataFrame) -> Drawn:
-    """Draw a figure or set a table, from its tidy table."""
-    return get_figure(name).draw(table)
+    """Draw a figure or set a table, from its tidy table; raises UserError if it has no number."""
+    figure = get_figure(name)
+    if table.empty or table[figure.value].isna().all():
+        why = (
+            "the paper has it as a picture without numbers" if figure.published is None else "nothing was run"
+        )
+        raise UserError(f"{figure.title}: {why}; use a profile that measures it, such as mini")
+    needs("study", "matplotlib", "seaborn", "sklearn", "tabulate")
+    return figure.draw(table)
 
 
 def checked(show: str) -> Show:

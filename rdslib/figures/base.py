@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import pandas as pd
 
@@ -32,6 +33,10 @@ _ROWS = {
 }
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 class Drawn(Protocol):
     """A figure or table as a notebook shows it."""
 
@@ -47,17 +52,33 @@ class Figure:
         title: What the paper calls it.
         published: Its rows in the paper; None where the paper gives no numbers.
         measured: Its rows as a study measures them.
-        runs: The runs behind the measured rows.
-        steps: What of these runs the rows rest on.
         draw: The figure of rows of either origin, or of both.
+        runs: The runs behind the measured rows.
+        steps: What of these runs the rows rest on; by default the pool and the tasks.
+        value: The column of its numbers; rows without one are not drawn.
     """
 
     title: str
     published: Callable[[], pd.DataFrame] | None
     measured: Callable[[Study], pd.DataFrame]
-    runs: Callable[[Study], list[Run]]
-    steps: Callable[[Study, list[Run]], list[Step]]
     draw: Callable[[pd.DataFrame], Drawn]
+    runs: Callable[[Study], list[Run]] = lambda _: []
+    steps: Callable[[Study, list[Run]], list[Step]] = lambda study, _: study.data_steps
+    value: str = "score"
+
+
+def styled(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a drawing function under the project's style, leaving the caller's style as it was."""
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+        # Here, since figures are listed and measured without it.
+        import matplotlib.style
+
+        with matplotlib.style.context("rdslib.figures.rdslib", after_reset=True):
+            return function(*args, **kwargs)
+
+    return inside
 
 
 def evaluated(study: Study, runs: list[Run]) -> list[Step]:
@@ -68,16 +89,6 @@ def evaluated(study: Study, runs: list[Run]) -> list[Step]:
 def picked(study: Study, runs: list[Run]) -> list[Step]:
     """Steps of figures of selections."""
     return [study.selection(run) for run in runs]
-
-
-def data_only(study: Study, _: list[Run]) -> list[Step]:
-    """Steps of figures of the pool and the tasks."""
-    return study.data_steps
-
-
-def no_runs(_: Study) -> list[Run]:
-    """Runs of figures of the pool and the tasks."""
-    return []
 
 
 def published(file: str) -> pd.DataFrame:
@@ -168,6 +179,21 @@ def notes(table: pd.DataFrame, name: Callable[[pd.Series], str], value: str = "s
     return drawn + [f"{reason}: {', '.join(distinct(names))}." for reason, names in missing.items()]
 
 
+def digits(scores: pd.Series) -> int:
+    """Decimals for percentages, or for ratios."""
+    return 1 if scores.abs().max() >= 10 else 3
+
+
+def number(value: float, digits: int, sign: str = "") -> str:
+    """A number as text; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def interval(low: float, high: float, digits: int) -> str:
+    """An interval as text; nothing where there is none."""
+    return "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
     """Gather what a figure's tidy table comes to, as a small table to stand under it.
 
@@ -192,14 +218,11 @@ def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
     elif "score" in table:
         groups = table.groupby(["origin", "task"], sort=False)["score"]
         found = groups.agg(samples="size", mean="mean", median="median").round(3).reset_index()
-    elif "query" in table:
-        counts = table.dropna(subset="query").astype({"query": int, "test": int})
-        found = counts.groupby("origin", sort=False)[["query", "test"]].sum().reset_index()
     else:
-        found = table
+        found = table.groupby("origin", sort=False)[["query", "test"]].sum().astype(int).reset_index()
     if "method" in found:
         found["method"] = found["method"].map(method_title)
-    return found.dropna(axis=1, how="all").astype(object).fillna("")
+    return found.loc[:, (found != "").any()]
 
 
 def _key_scores(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,14 +231,14 @@ def _key_scores(table: pd.DataFrame) -> pd.DataFrame:
     # Turned so that more is better.
     rows = rows.assign(gain=rows["score"].where(rows["better"] == "higher", -rows["score"]))
     other, column = (BASELINE, "diff_vs_random") if BASELINE in set(rows["method"]) else (RDS, "diff_vs_rds")
-    paired = [column, f"{column}_low", f"{column}_high"]
-    rows = rows.reindex(columns=[*rows.columns.union(paired)])
+    ends = [f"{column}_low", f"{column}_high"]
+    rows = rows.reindex(columns=rows.columns.union([column, *ends]))
     paper = rows[rows["origin"] == "published"]
     found = []
     for key, group in rows.groupby(["origin", "pool_size", "budget"], sort=False):
         origin, pool, budget = cast("tuple[str, float, float]", key)
         group = group.sort_values("gain", ascending=False, kind="stable").set_index("method")
-        digits = 1 if group["score"].abs().max() >= 10 else 3
+        places = digits(group["score"])
         theirs = _matched(paper, rows[rows["origin"] == origin], pool) if origin == "measured" else paper[:0]
         for method in dict.fromkeys([group.index[0], *group.index.intersection([RDS])]):
             row = group.loc[method]
@@ -229,10 +252,10 @@ def _key_scores(table: pd.DataFrame) -> pd.DataFrame:
                     "selected": human(budget),
                     "method": method,
                     "rank": f"{(group['gain'] > row['gain']).sum() + 1} of {len(group)}",
-                    "score": f"{row['score']:.{digits}f}",
-                    "95% interval": _interval(row["low"], row["high"], digits),
-                    f"minus {method_title(other)}": _signed(difference, digits),
-                    "its 95% interval": _interval(row[paired[1]], row[paired[2]], digits),
+                    "score": number(row["score"], places),
+                    "95% interval": interval(row["low"], row["high"], places),
+                    f"minus {method_title(other)}": number(difference, places, "+"),
+                    "its 95% interval": interval(row[ends[0]], row[ends[1]], places),
                     "rank correlation with the paper": _spearman(group["gain"], theirs),
                 }
             )
@@ -247,17 +270,9 @@ def _matched(paper: pd.DataFrame, measured: pd.DataFrame, pool: float) -> pd.Dat
     return paper[paper["pool_size"] == theirs[0 if pool == ours[0] != ours[-1] else -1]]
 
 
-def _spearman(gains: pd.Series, paper: pd.DataFrame) -> float | None:
-    """Spearman's rank correlation over the methods that both have; None for fewer than three."""
+def _spearman(gains: pd.Series, paper: pd.DataFrame) -> float | str:
+    """Spearman's rank correlation over the methods that both have; nothing for fewer than three."""
     both = pd.concat([gains, paper.set_index("method")["gain"]], axis=1, join="inner", keys=["a", "b"])
     if len(both) < 3 or both.nunique().min() < 2:
-        return None
+        return ""
     return round(both["a"].rank().corr(both["b"].rank()), 2)
-
-
-def _interval(low: float, high: float, digits: int) -> str | None:
-    return None if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def _signed(value: float, digits: int) -> str | None:
-    return None if math.isnan(value) else f"{value:+.{digits}f}"

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from rdslib.data.chat import text_of
 from rdslib.errors import UserError
 from rdslib.figures import style
-from rdslib.figures.base import RDS, method_title
+from rdslib.figures.base import RDS, method_title, styled
 from rdslib.figures.explore import Explorer
 
 # A dropdown whose value is None has nothing chosen, so all tasks together are another value.
@@ -33,7 +33,7 @@ READABLE = "white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywh
 # Figures.
 
 
-@style.styled
+@styled
 def mix_figure(explorer: Explorer, method: str, budget: int, task: str | None = None) -> style.Drawing:
     """Draw `Explorer.mix`, in the style of figure 7."""
     figure = style.Drawing(figsize=(5.2, 4.8))
@@ -44,7 +44,7 @@ def mix_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
     return figure
 
 
-@style.styled
+@styled
 def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = None) -> style.Drawing:
     """Draw `Explorer.map`: the pool coloured by source, with the selection and the queries on top."""
     table = explorer.map(method, budget, task)

@@ -16,7 +16,8 @@ from rdslib.data.chat import Sample, shortened
 from rdslib.data.pool import subset
 from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
-from rdslib.methods import ScoringInputs, features, get_extractor, get_scorer
+from rdslib.figures.sources import counted
+from rdslib.methods import features, get_extractor, get_scorer
 from rdslib.pipeline.pipeline import Request
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.steps import picked_by
@@ -44,6 +45,7 @@ class Explorer:
         self.study = study
         self.methods = in_order(study.methods)
         self.tasks = study.task_names
+        self._queries: dict[str, list[Sample]] = {}
         self._blocks: dict[tuple[str, str, str | None], list[Block]] = {}
 
     def steps(self) -> list[Step]:
@@ -68,11 +70,9 @@ class Explorer:
         """Return the queries of a task."""
         if task not in self.tasks:
             raise UserError(f"unknown task {task!r}; tasks: {', '.join(self.tasks)}")
+        if task not in self._queries:
+            self._queries[task] = self.study.task_data(task).queries
         return self._queries[task]
-
-    @cached_property
-    def _queries(self) -> dict[str, list[Sample]]:
-        return {task: self.study.task_data(task).queries for task in self.tasks}
 
     def needs_queries(self, method: str) -> bool:
         """Whether a method looks at queries."""
@@ -83,8 +83,8 @@ class Explorer:
     def pools(self, *methods: str) -> list[str]:
         """List the pools from which each of these methods can select, the largest first.
 
-        They are all those of the study. Where a method's features are made for each pool apart (LESS), they
-        are those that the study's grid names for it. Raises UserError if there is none.
+        A method whose features are made for each pool apart (LESS) has those that the study's grid names for
+        it. Raises UserError if there is none.
         """
         e = self.study.experiment
         names = ["all", *sorted(e.pool.subsets, key=self.study.pool_size, reverse=True)]
@@ -137,18 +137,16 @@ class Explorer:
             What `Study.picks` gives: position, id, source, score, picked_by, in order of picking.
         """
         pool = self._pool(method, pool)
-        positions, scorer = self._positions(pool), get_scorer(method)
-        rankers = self._rankers(method, pool, task)
+        positions, rankers = self._positions(pool), self._rankers(method, pool, task)
         try:
-            picked = round_robin.choose(rankers, budget, int(scorer.skip * len(positions)))
+            picked = round_robin.choose(rankers, budget, int(get_scorer(method).skip * len(positions)))
         except ValueError as error:
             raise UserError(f"method {method}: {error}; choose another budget") from error
         at = positions[picked.indices]
         names = picked_by(picked, method, self.tasks if len(rankers) > 1 else ())
         rows = self.samples[["id", "source"]].iloc[at].reset_index(drop=True)
-        return rows.assign(position=at, score=picked.scores, picked_by=names)[
-            ["position", "id", "source", "score", "picked_by"]
-        ]
+        rows.insert(0, "position", at)
+        return rows.assign(score=picked.scores, picked_by=names)
 
     def mix(self, method: str, budget: int, task: str | None = None) -> pd.DataFrame:
         """Count the sources of a selection, and of the pool that it was made from.
@@ -158,11 +156,13 @@ class Explorer:
         """
         pool = self.samples["source"].iloc[self._positions(self.pools(method)[0])]
         groups = {POOL: pool, method_title(method): self.selection(method, budget, task)["source"]}
-        parts = [
-            pd.DataFrame({"selection": name, "source": self.sources, "count": self._counts(sources)})
-            for name, sources in groups.items()
-        ]
-        return pd.concat(parts, ignore_index=True)
+        return pd.DataFrame(
+            [
+                {"selection": name, **row}
+                for name, sources in groups.items()
+                for row in counted(sources, self.samples["source"])
+            ]
+        )
 
     def compare(self, first: str, second: str, budget: int, task: str | None = None) -> pd.DataFrame:
         """Compare two methods' selections from the largest pool that both select from.
@@ -232,16 +232,14 @@ class Explorer:
 
     def _ranker(self, method: str, pool: str, task: str | None) -> Ranker:
         if (method, pool, task) not in self._blocks:
-            inputs = self._inputs(method, pool, task)
+            e = self.study.experiment
+            for each in (None, task):
+                self.study.compute(self._features(method, pool, each).values())
+            seed = e.grid.seeds[0] if get_scorer(method).seeded else e.seed
+            request = Request(method, 1, pool=pool, seed=seed)
+            inputs = self.study.pipeline.scoring_inputs(request, task)
             self._blocks[method, pool, task] = list(get_scorer(method).blocks(inputs))
         return over(lambda: self._blocks[method, pool, task])
-
-    def _inputs(self, method: str, pool: str, task: str | None) -> ScoringInputs:
-        e = self.study.experiment
-        for each in (None, task):
-            self.study.compute(self._features(method, pool, each).values())
-        seed = e.grid.seeds[0] if get_scorer(method).seeded else e.seed
-        return self.study.pipeline.scoring_inputs(Request(method, 1, pool=pool, seed=seed), task)
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
         names = get_scorer(method).features
@@ -259,19 +257,8 @@ class Explorer:
         found = features.read_all(self.study.store.path(step), features.split_feature(feature)[1])
         return found.astype(np.float32)
 
-    def _counts(self, sources: pd.Series) -> np.ndarray:
-        """How many there are of each of the pool's sources."""
-        return sources.value_counts().reindex(self.sources, fill_value=0).to_numpy()
-
     def _listed(self, picks: pd.DataFrame) -> pd.DataFrame:
         """Some picks, as a person reads them: rank (their place, from 1), score, source, id, text."""
-        rows = self.samples.iloc[picks["position"].to_numpy()]
-        return pd.DataFrame(
-            {
-                "rank": picks.index + 1,
-                "score": picks["score"].to_numpy(),
-                "source": rows["source"].to_numpy(),
-                "id": rows["id"].to_numpy(),
-                "text": [shortened(messages) for messages in rows["messages"]],
-            }
-        )
+        rows = self.samples.iloc[picks["position"].to_numpy()].set_axis(picks.index)
+        columns = {"rank": picks.index + 1, "score": picks["score"], "source": rows["source"]}
+        return pd.DataFrame({**columns, "id": rows["id"], "text": rows["messages"].map(shortened)})

@@ -12,15 +12,21 @@ import numpy as np
 import pandas as pd
 
 from rdslib import figures
+from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures.base import Drawn
 from rdslib.files import write_json
+from rdslib.params import ROOT
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Run, Study
 
 
-def folder_of(study: Study, out: str | Path | None = None) -> Path:
-    """Return where a profile's figures go: `out`, or `figures/<profile>`."""
-    return Path(out) if out else study.root / "figures" / study.profile.name
+def folder_of(profile: str, out: str | Path | None = None) -> Path:
+    """Return where a profile's figures go: `out`, or `figures/<profile>` of the working folder."""
+    if out:
+        return Path(out)
+    here = Path.cwd()
+    # A notebook that is opened in the checkout works in the folder of notebooks.
+    return (here.parent if here == ROOT / "notebooks" else here) / "figures" / profile
 
 
 def publish(
@@ -34,17 +40,10 @@ def publish(
     """Write a figure with its numbers, and what is behind them.
 
     `<name>.png` and `.svg` of a figure, `.md` and `.tex` of a table; `.csv`, the numbers; and `.json`, the
-    parameters, records, artifacts and versions behind them. The same table gives the same bytes.
-
-    Args:
-        study: The study that was measured.
-        name: The figure, such as `fig1_pareto`.
-        drawn: What `rdslib.figures.draw` gave.
-        table: What `rdslib.figures.table` gave.
-        show: What the table was made with.
-        out: The folder; by default `figures/<profile>`.
+    parameters, records, artifacts and versions behind them. The same table gives the same bytes. `out` is the
+    folder, by default `figures/<profile>`.
     """
-    folder = folder_of(study, out)
+    folder = folder_of(study.profile.name, out)
     folder.mkdir(parents=True, exist_ok=True)
     drawn.save(folder, name)
     _write(folder / f"{name}.csv", as_csv(table))
@@ -72,15 +71,15 @@ def as_csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
 
 
-def records(study: Study) -> pd.DataFrame:
-    """Gather one row a run and task, with its score, interval, cost and artifacts."""
-    return pd.DataFrame(
-        [_record(study, run, task) for run in study.all_runs() for task in study.tasks_of(run)]
-    )
+def records_csv(study: Study) -> str:
+    """Write records as CSV: a row a run and task, with its score, interval, cost and artifacts."""
+    rows = [_record(study, run, task) for run in study.all_runs() for task in study.tasks_of(run)]
+    return pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
-    bits, accuracy = study.bits_per_byte(run, task), study.accuracy(run, task)
+    bits = study.bits_per_byte(run, task)
+    accuracy = study.accuracy(run, task) or Estimate(np.nan, np.nan, np.nan, 0)
     training = study.training(run)
     return {
         "method": run.method,
@@ -94,9 +93,9 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
         "bits_per_byte": bits.value,
         "low": bits.low,
         "high": bits.high,
-        "accuracy": accuracy.value if accuracy else np.nan,
-        "accuracy_low": accuracy.low if accuracy else np.nan,
-        "accuracy_high": accuracy.high if accuracy else np.nan,
+        "accuracy": accuracy.value,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
         "flops": study.measured_flops(run),
         "formula_flops": study.formula_flops(run),
         "trained": training.hash if training else "",
@@ -104,14 +103,9 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
     }
 
 
-def records_csv(study: Study) -> str:
-    """Write the records as CSV."""
-    return records(study).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
 def write_records(study: Study, out: str | Path | None = None) -> None:
     """Write `records.csv` beside the figures."""
-    _write(folder_of(study, out) / "records.csv", records_csv(study))
+    _write(folder_of(study.profile.name, out) / "records.csv", records_csv(study))
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,20 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from rdslib.data.pool import subset
-from rdslib.figures.base import (
-    RDS,
-    Figure,
-    data_only,
-    distinct,
-    human,
-    in_order,
-    method_title,
-    no_runs,
-    notes,
-    picked,
-    published,
-)
-from rdslib.figures.scores import drawing
+from rdslib.figures import base
+from rdslib.figures.base import RDS, Figure, distinct, human, in_order, method_title, picked, published
 from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
@@ -62,7 +50,7 @@ def _fig2_measured(study: Study) -> pd.DataFrame:
     )
 
 
-@drawing("Figure 2")
+@base.styled
 def _fig2_draw(table: pd.DataFrame) -> Drawing:
     """A source that is under 1% of every pool is drawn with the others of that kind."""
     from rdslib.figures import style
@@ -105,7 +93,7 @@ def _fig5_measured(study: Study) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-@drawing("Figure 5")
+@base.styled
 def _fig5_draw(table: pd.DataFrame) -> Drawing:
     """A histogram for each of the first two tasks of the table, whose rows are selected samples."""
     import seaborn as sns
@@ -140,11 +128,10 @@ def _fig5_draw(table: pd.DataFrame) -> Drawing:
 # Figure 6: from which sources RDS+ picks for each task, beside random picks and those for all tasks.
 
 
-def _fig6_runs(study: Study) -> dict[str, Run]:
+def _fig6_runs(study: Study) -> list[Run]:
     budget, seed = max(study.experiment.grid.multi_task_budgets), _first_seed(study)
-    runs = {"Random": Run("random", "all", budget, (), seed)}
-    runs |= {task: Run(RDS, "all", budget, (task,), seed) for task in study.task_names}
-    return runs | {"Round-robin": Run(RDS, "all", budget, study.task_names, seed)}
+    targets = [*((task,) for task in study.task_names), study.task_names]
+    return [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
 
 
 def _fig6_measured(study: Study) -> pd.DataFrame:
@@ -152,13 +139,13 @@ def _fig6_measured(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"selection": name, **row}
-            for name, run in _fig6_runs(study).items()
+            for name, run in zip(("Random", *study.task_names, "Round-robin"), _fig6_runs(study), strict=True)
             for row in counted(study.picks(run)["source"], among)
         ]
     )
 
 
-@drawing("Figure 6")
+@base.styled
 def _fig6_draw(table: pd.DataFrame) -> Drawing:
     """Bars and layers stand in the order of the table."""
     from rdslib.figures import style
@@ -200,22 +187,18 @@ def _fig7_measured(study: Study) -> pd.DataFrame:
     )
 
 
-@drawing("Figure 7")
+@base.styled
 def _fig7_draw(table: pd.DataFrame) -> Drawing:
-    """A panel a budget; a row whose count is NaN is a bar that is missing for its note."""
+    """A panel a budget."""
     from rdslib.figures import style
 
-    table = table if "note" in table else table.assign(note="")
-    known = table.dropna(subset="count")
-    if known.empty:
-        return style.nothing("Figure 7")
-    methods, budgets = in_order(known["method"]), sorted(known["budget"].unique())
-    colours = style.source_colours(known["source"])
-    pool_size = known["pool_size"].max()
+    methods, budgets = in_order(table["method"]), sorted(table["budget"].unique())
+    colours = style.source_colours(table["source"])
+    pool_size = table["pool_size"].max()
     figure = style.Drawing(figsize=(2.6 + len(budgets) * max(2.4, 0.76 * len(methods)), 4.8))
     panels = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
     for budget, axes in zip(budgets, panels, strict=True):
-        rows = known[known["budget"] == budget]
+        rows = table[table["budget"] == budget]
         rows = rows.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
         # A method that had a smaller pool says so under its bar, in another line.
         names = rows["method"].map(method_title)
@@ -227,17 +210,14 @@ def _fig7_draw(table: pd.DataFrame) -> Drawing:
             axes.set(title="", ylabel="")
         if axes is not panels[-1]:
             axes.get_legend().remove()
-    style.footnotes(
-        figure, notes(table, lambda row: f"{method_title(row.method)} at {human(row.budget)}", "count")
-    )
     return figure
 
 
 FIGURES = {
-    "fig2_pools": Figure("Figure 2", _fig2_published, _fig2_measured, no_runs, data_only, _fig2_draw),
-    "fig5_score_histogram": Figure("Figure 5", None, _fig5_measured, _fig5_runs, picked, _fig5_draw),
-    "fig6_sources_by_task": Figure(
-        "Figure 6", None, _fig6_measured, lambda study: list(_fig6_runs(study).values()), picked, _fig6_draw
+    "fig2_pools": Figure("Figure 2", _fig2_published, _fig2_measured, _fig2_draw, value="count"),
+    "fig5_score_histogram": Figure("Figure 5", None, _fig5_measured, _fig5_draw, _fig5_runs, picked),
+    "fig6_sources_by_task": Figure("Figure 6", None, _fig6_measured, _fig6_draw, _fig6_runs, picked, "count"),
+    "fig7_sources_by_method": Figure(
+        "Figure 7", None, _fig7_measured, _fig7_draw, _fig7_runs, picked, "count"
     ),
-    "fig7_sources_by_method": Figure("Figure 7", None, _fig7_measured, _fig7_runs, picked, _fig7_draw),
 }

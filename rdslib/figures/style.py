@@ -1,40 +1,28 @@
-"""How anything is drawn: the look, colours, panels, small print, labels and saving. Loads matplotlib."""
+"""How anything is drawn: the look, colours, panels, small print and saving. Loads matplotlib."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-    PercentFormatter,
-)
-from matplotlib.transforms import Bbox
-from sklearn.isotonic import isotonic_regression
 
 from rdslib.figures import base
 from rdslib.figures.base import ORIGINS, by_origin, distinct, human
+from rdslib.figures.base import styled as styled
 
-STYLE = "rdslib.figures.rdslib"
 GREY = "#666666"
 # Small sources of a pool, together.
 OTHERS = "#DDDDDD"
@@ -53,9 +41,6 @@ _KNOWN_SOURCES = (
     "Tulu 3 Persona GSM",
 )  # fmt: skip
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 # The look, and saving.
 
@@ -72,30 +57,20 @@ class Drawing(Figure):
         (folder / f"{name}.svg").write_bytes(svg(self))
 
 
-def styled(function: Callable[P, T]) -> Callable[P, T]:
-    """Run a drawing function under the project's style, leaving the caller's style as it was."""
-
-    @functools.wraps(function)
-    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
-        with matplotlib.style.context(STYLE, after_reset=True):
-            return function(*args, **kwargs)
-
-    return inside
-
-
-@styled
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes at 200 dots an inch, without date or software name."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    return buffer.getvalue()
+    return _image(figure, format="png", dpi=200, metadata={"Software": None})
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG bytes, without date or software name."""
+    return _image(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
 @styled
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG bytes, without date or software name."""
+def _image(figure: Figure, **form: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, **form)
     return buffer.getvalue()
 
 
@@ -109,16 +84,16 @@ def method_colour(method: str) -> str:
 
 def ink(colour: str) -> str:
     """A colour, darkened as far as words on white need it (a contrast of 4.5, as WCAG asks)."""
-    channels = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
-    while 1.05 / (_luminance(channels) + 0.05) < 4.5:
-        channels = channels * 0.97
-    return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
+    while _contrast(colour) < 4.5:
+        colour = to_hex(tuple(0.97 * np.array(to_rgb(colour))))
+    return colour
 
 
-def _luminance(channels: np.ndarray) -> float:
-    """The relative luminance of an sRGB colour, channels from 0 to 1 (WCAG 2)."""
+def _contrast(colour: str) -> float:
+    """The contrast of a colour with white (WCAG 2)."""
+    channels = np.array(to_rgb(colour))
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
+    return float(1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05))
 
 
 def source_colours(sources: Iterable[object]) -> dict[str, str]:
@@ -183,12 +158,16 @@ def footnotes(figure: Figure, lines: Iterable[str]) -> None:
         figure.supxlabel("\n".join(wrapped), x=0.012, ha="left", fontsize=7.5, color=GREY, linespacing=1.35)
 
 
-@styled
-def nothing(what: str) -> Drawing:
-    """The figure for a table without rows: it says so, and shows nothing."""
-    figure = Drawing(figsize=(6, 2.2))
-    figure.text(0.5, 0.58, "Nothing measured and nothing published", ha="center", fontsize=11, weight="bold")
-    figure.text(0.5, 0.38, f"There is no row to draw for {what}.", ha="center", color=GREY)
+def settle(figure: Figure) -> None:
+    """Lay the figure out and keep it so, that words can be placed in pixels."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure that axes belong to."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
     return figure
 
 
@@ -203,9 +182,9 @@ def count_axis(axes: Axes, values: Iterable[float]) -> None:
     if known[-1] > known[0]:
         kept.append(known[-1])
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(kept))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(ticker.FixedLocator(kept))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: human(value)))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def flops_axis(axes: Axes, values: Iterable[float]) -> None:
@@ -214,9 +193,9 @@ def flops_axis(axes: Axes, values: Iterable[float]) -> None:
     axes.set_xscale("log")
     decades = math.log10(known[-1] / known[0])
     subs = (1,) if decades > 2 else (1, 3) if decades > 1 else (1, 2, 5) if decades > 0.3 else range(1, 10)
-    axes.xaxis.set_major_locator(LogLocator(subs=tuple(float(sub) for sub in subs)))
-    axes.xaxis.set_major_formatter(FuncFormatter(_power))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=tuple(float(sub) for sub in subs)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_power))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _power(value: float, _: int | None = None) -> str:
@@ -253,19 +232,21 @@ def stacked(
         for source, colour, value, top in zip(sources, colours.values(), heights[name], tops, strict=True):
             if value >= 0.06 * highest:
                 share = f"{counts.loc[source, name] / totals[name]:.0%}"
-                colour = "white" if _is_dark(colour) else "#222222"
+                colour = "white" if _contrast(colour) > 3.5 else "#222222"
                 middle = top - value / 2
                 axes.text(place, middle, share, ha="center", va="center", fontsize=7.5, color=colour)
         over = tops.iloc[-1] + 0.012 * highest
         axes.text(place, over, f"{totals[name]:,.0f}", ha="center", va="bottom", fontsize=8, color=GREY)
     axes.set(ylim=(0, 1.06 * highest), xlim=(-0.6, len(bars) - 0.4), xlabel="", ylabel=what)
     if shares:
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
         axes.set_yticks(np.linspace(0, 1, 6))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
-    axes.set_xticks(range(len(bars)), [_narrow(name) for name in bars])
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: human(value)))
+    # Names in lines that fit under a bar; a registry key is broken after its underscores.
+    names = [textwrap.fill(name.replace("_", "_ "), 10).replace("_ ", "_") for name in bars]
+    axes.set_xticks(range(len(bars)), names)
     axes.tick_params(axis="x", length=0)
     # Reversed, to read from the top of the stack down. A name is no formula, whatever it holds.
     keys = [
@@ -283,111 +264,3 @@ def literal(text: str) -> str:
 def bins(samples: float) -> int:
     """The bins of a histogram of so many samples: few samples in narrow ones would be a comb of ones."""
     return int(np.clip(2 * np.sqrt(samples), 8, 40))
-
-
-def _narrow(name: str) -> str:
-    """A name in lines that fit under a bar; a registry key is broken after its underscores."""
-    return textwrap.fill(name.replace("_", "_ "), 10).replace("_ ", "_")
-
-
-def _is_dark(colour: str) -> bool:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
-
-
-# Labels beside points and lines, clear of each other and of what is drawn.
-
-
-def settle(figure: Figure) -> None:
-    """Lay the figure out and keep it so, that labels can be placed in pixels."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-
-
-def apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """Places (n,) moved as little as can be, keeping their order, so that neighbours stand `gap` apart."""
-    order = np.argsort(places, kind="stable")
-    steps = gap * np.arange(len(places))
-    moved = np.empty(len(places))
-    # Gaps are kept where place less gaps never falls, and what never falls and is nearest is known.
-    moved[order] = isotonic_regression(places[order] - steps) + steps
-    return moved
-
-
-@dataclass(frozen=True)
-class Label:
-    """Words that belong to a point (x, y), in data coordinates."""
-
-    x: float
-    y: float
-    text: str
-    colour: str
-    weight: str = "normal"
-    size: float = 8.5
-
-
-def place_labels(axes: Axes, labels: Sequence[Label], points: np.ndarray, lines: np.ndarray) -> None:
-    """Write labels next to their points without overlaps.
-
-    points (n, 2) are markers and lines (m, 2, 2) are segments, in data coordinates, to be kept clear
-    of. Each label tries places in rings round its point and takes the one that costs least, the
-    labels with most neighbours first. A label that stands far from its point gets a thin leader.
-    The figure's layout must be final (`settle`).
-    """
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    pixel = figure.dpi / 72
-    inside = axes.bbox
-    transform = axes.transData.transform
-    dots = transform(points)
-    trail = [
-        np.linspace(a, b, max(2, int(np.hypot(*(b - a)) / (3 * pixel)))) for a, b in map(transform, lines)
-    ]
-    strokes = np.concatenate([np.empty((0, 2)), *trail])
-    anchors = transform([(label.x, label.y) for label in labels])
-    texts = [
-        axes.text(0, 0, label.text, color=label.colour, size=label.size, weight=label.weight, zorder=5,
-                  ha="center", va="center", transform=None)
-        for label in labels
-    ]  # fmt: skip
-    crowd = [(np.hypot(*(anchors - anchor).T) < 60 * pixel).sum() for anchor in anchors]
-    taken: list[Bbox] = []
-    for index in sorted(range(len(labels)), key=lambda i: (-crowd[i], i)):
-        size = texts[index].get_window_extent()
-        half = np.array([size.width, size.height]) / 2
-        best: tuple[float, np.ndarray, Bbox] | None = None
-        for ring, distance in enumerate((5, 9, 15, 23, 33, 45, 60, 78)):
-            for turn in range(16):
-                angle = turn * math.pi / 8
-                way = np.array([math.cos(angle), math.sin(angle)])
-                centre = anchors[index] + way * (half + distance * pixel)
-                box = Bbox([centre - half, centre + half]).padded(1.5 * pixel)
-                cost = 4.0 * ring**1.5 + 2 * (1 - way[0]) + (0 if turn % 4 == 0 else 1)
-                cost += 500 * sum(box.overlaps(other) for other in taken)
-                cost += 60 * _within(dots, box.padded(3.5 * pixel)) + 8 * _within(strokes, box)
-                cost += 0 if _contains(inside, box) else 10_000
-                if best is None or cost < best[0]:
-                    best = (cost, centre, box)
-        assert best is not None
-        _, centre, box = best
-        taken.append(box)
-        texts[index].set_transform(axes.transAxes)
-        texts[index].set_position(tuple(_fraction(inside, centre)))
-        edge = np.clip(anchors[index], box.p0, box.p1)
-        if np.hypot(*(edge - anchors[index])) > 11 * pixel:
-            near, far = (_fraction(inside, place) for place in (anchors[index], edge))
-            axes.plot(*np.transpose([near, far]), transform=axes.transAxes, color=labels[index].colour,
-                      linewidth=0.6, alpha=0.7, zorder=1.5)  # fmt: skip
-
-
-def _fraction(box: Bbox, place: np.ndarray) -> np.ndarray:
-    """Pixels (2,) as fractions of a box."""
-    return np.asarray((place - box.p0) / box.size, dtype=float)
-
-
-def _within(places: np.ndarray, box: Bbox) -> int:
-    return int(((places > box.p0) & (places < box.p1)).all(axis=1).sum())
-
-
-def _contains(outer: Bbox, inner: Bbox) -> bool:
-    return bool((inner.p0 >= outer.p0).all() and (inner.p1 <= outer.p1).all())

@@ -12,26 +12,21 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from rdslib.figures import base
 from rdslib.figures.base import (
     AVERAGE,
     RDS,
-    TASKS,
     Figure,
-    by_origin,
-    data_only,
     distinct,
     evaluated,
     human,
-    in_order,
     method_title,
-    no_runs,
-    notes,
-    one_metric,
     published,
     span,
 )
@@ -40,7 +35,6 @@ from rdslib.pipeline.study import Study
 
 # What stands for a missing number, and before a negative one.
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-NOTHING = "Nothing measured and nothing published."
 # Colours follow the page's, so that a notebook's dark theme shows the table as well.
 CSS = """<style>
 .rds{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start;overflow-x:auto}
@@ -48,7 +42,7 @@ CSS = """<style>
 .rds caption{text-align:left;padding-bottom:.5rem;white-space:pre-line;position:sticky;left:0;max-width:85vw}
 .rds th,.rds td{padding:.2rem .6rem;text-align:left;vertical-align:top;background:none;border:0}
 .rds td{max-width:22rem}
-.rds thead th{border-bottom:1px solid}.rds .rule{border-top:1px solid}
+.rds thead th{border-bottom:1px solid}
 .rds .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .rds small{display:block;font-size:.72rem;font-weight:normal}
 .rds-notes{font-size:.8rem;margin:.5rem 0 0}
@@ -70,26 +64,24 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A table: its title, the lines below that, a header, rows, and the numbers of rows under a thin rule."""
+    """A table: its title, the lines below that, a header and rows."""
 
     title: str
     details: Sequence[str]
     header: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
-    rules: Sequence[int] = ()
 
     @property
     def numeric(self) -> list[bool]:
         """Of each column, whether all its cells are numbers: such columns are set to the right."""
-        return [all(_is_number(cell.text) for cell in column) for column in zip(*self.rows, strict=True)]
+        number = re.compile(rf"[+{MINUS}]?[\d,]*\.?\d*|{DASH}").fullmatch
+        return [all(number(cell.text) for cell in column) for column in zip(*self.rows, strict=True)]
 
-    def frame(self, form: Callable[[Cell], str], rule: str = "") -> pd.DataFrame:
-        """The cells as text of one form; `rule` stands at the beginning of a row under a rule."""
-        rows = [[form(cell) for cell in row] for row in self.rows]
-        # The rule under the header stands over the first row already.
-        for place in filter(None, self.rules):
-            rows[place][0] = rule + rows[place][0]
-        return pd.DataFrame(rows, columns=[form(cell) for cell in self.header])
+    def frame(self, form: Callable[[Cell], str]) -> pd.DataFrame:
+        """The cells as text of one form."""
+        return pd.DataFrame(
+            [[form(cell) for cell in row] for row in self.rows], columns=[*map(form, self.header)]
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ class Tables:
             (folder / f"{name}.{kind}").write_text(text, encoding="utf-8", newline="\n")
 
     def _repr_html_(self) -> str:
-        tables = "".join(_styled(part) for part in self.parts)
+        tables = "".join(map(_styled, self.parts))
         small = "".join(f'<p class="rds-notes">{html.escape(note)}</p>' for note in self._lines)
         return f'{CSS}<div class="rds">{tables}</div>{small}'
 
@@ -122,7 +114,7 @@ class Tables:
         """The tables as LaTeX, one after another; they need the package booktabs."""
         blocks = ["% Needs \\usepackage{booktabs}."]
         for part in self.parts:
-            styler = part.frame(_latex, r"\midrule ").style.hide(axis="index")
+            styler = part.frame(_latex).style.hide(axis="index")
             columns = "".join("r" if number else "l" for number in part.numeric)
             about = ". ".join(part.details).translate(_LATEX)
             head = rf"\noindent\textbf{{{part.title}.}} {about}.\par\smallskip"
@@ -132,7 +124,7 @@ class Tables:
 
     @property
     def _lines(self) -> list[str]:
-        return distinct(filter(None, self.notes)) if self.parts else [NOTHING]
+        return distinct(filter(None, self.notes))
 
 
 def _styled(part: Part) -> str:
@@ -143,18 +135,15 @@ def _styled(part: Part) -> str:
         for place, number in enumerate(part.numeric)
         if number
     ]
-    classes = [
-        [f"{'n' if number else ''} {'rule' if row in part.rules else ''}" for number in part.numeric]
-        for row in frame.index
-    ]
+    classes = pd.DataFrame([["n" if number else "" for number in part.numeric]] * len(frame))
     caption = "\n".join([f"<strong>{html.escape(part.title)}</strong>", *map(html.escape, part.details)])
     # Columns go by their number: two may have one name.
-    styler = frame.set_axis(range(len(part.header)), axis=1).style.hide(axis="index")
     name: Any = frame.columns.tolist().__getitem__
-    styler = styler.format_index(name, axis="columns")
-    styler = styler.set_caption(caption).set_table_styles(heads).set_td_classes(pd.DataFrame(classes))
+    styler = frame.set_axis(range(len(part.header)), axis=1).style.hide(axis="index")
+    styler = styler.format_index(name, axis="columns").set_caption(caption).set_table_styles(heads)
     # Named by what it holds, so that styles of other tables on the page are not its styles.
-    return styler.set_uuid(hashlib.sha256(frame.to_csv().encode()).hexdigest()[:8]).to_html()
+    digest = hashlib.sha256(frame.to_csv().encode()).hexdigest()[:8]
+    return styler.set_td_classes(classes).set_uuid(digest).to_html()
 
 
 def _html(cell: Cell) -> str:
@@ -178,10 +167,6 @@ def _latex(cell: Cell) -> str:
     return rf"{text} {{\scriptsize ({cell.small.translate(_LATEX)})}}" if cell.small else text
 
 
-def _is_number(text: str) -> bool:
-    return text in ("", DASH) or text.lstrip(f"+{MINUS}").replace(",", "").replace(".", "").isdigit()
-
-
 # Cells of scores and counts.
 
 
@@ -197,25 +182,15 @@ def _scores(rows: pd.DataFrame, digits: int) -> dict[str, Cell]:
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:
-    return DASH if math.isnan(value) else f"{value:{sign}.{digits}f}".replace("-", MINUS)
+    return base.number(value, digits, sign).replace("-", MINUS) or DASH
 
 
 def _interval(low: float, high: float, digits: int) -> str:
-    return "" if math.isnan(low) else f"{_number(low, digits)} to {_number(high, digits)}"
+    return base.interval(low, high, digits).replace("-", MINUS)
 
 
-def _difference(row: pd.Series, digits: int) -> Cell:
-    interval = _interval(row["diff_vs_rds_low"], row["diff_vs_rds_high"], digits)
-    return Cell(_number(row["diff_vs_rds"], digits, "+"), interval)
-
-
-def _count(value: float) -> Cell:
-    return Cell("" if math.isnan(value) else f"{value:,.0f}")
-
-
-def _digits(rows: pd.DataFrame) -> int:
-    """Decimals for percentages, or for ratios."""
-    return 1 if rows["score"].abs().max() >= 10 else 3
+def _count(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:,.0f}"
 
 
 def _n(rows: pd.DataFrame) -> str:
@@ -224,7 +199,7 @@ def _n(rows: pd.DataFrame) -> str:
 
 
 def _metric(rows: pd.DataFrame) -> str:
-    metric, better = one_metric(rows)
+    metric, better = base.one_metric(rows)
     return f"{metric} ({better} is better)"
 
 
@@ -250,6 +225,14 @@ def _tab1_measured(study: Study) -> pd.DataFrame:
     gone = not_run(study)
     rows += [{**row, "task": task} for row in gone for task in study.task_names]
     return pd.DataFrame(rows + [{**row, "task": AVERAGE} for row in gone])
+
+
+def _tab2_measured(study: Study) -> pd.DataFrame:
+    return _multi_task(study, "all")
+
+
+def _tab3_measured(study: Study) -> pd.DataFrame:
+    return _multi_task(study, study.experiment.grid.second_pool)
 
 
 def _multi_task(study: Study, pool: str | None) -> pd.DataFrame:
@@ -278,8 +261,6 @@ def _by_task(study: Study, pools: dict[str, list[str]], budget: int, multi: bool
 
 def _tasks_set(table: pd.DataFrame) -> Tables:
     """A row a method, a group of rows a pool; where only averages are known, a column a pool instead."""
-    if table.empty:
-        return Tables([], [])
     by = ["origin", "method", "pool_size"]
     known = table[table["score"].notna()]
     begun = set(known[by].itertuples(index=False, name=None))
@@ -293,37 +274,30 @@ def _tasks_set(table: pd.DataFrame) -> Tables:
         return f"{whole} on {row['task'] if tuple(row[by]) in by_task else 'each task'}"
 
     marks = f"Bold: the best of its column among methods that had the same pool.{_small(table)}"
-    return Tables([_tasks_part(*part) for part in by_origin(table)], [marks, *notes(table, name)])
+    return Tables([_tasks_part(*part) for part in base.by_origin(table)], [marks, *base.notes(table, name)])
 
 
 def _tasks_part(title: str, rows: pd.DataFrame) -> Part:
     averages = rows[rows["task"] == AVERAGE]
+    alone = len(averages) == len(rows)
     pools = "From " + rows["pool_size"].map(human)
-    if len(averages) == len(rows):
-        rows = rows.assign(column=pools, group="")
-        columns = distinct(rows.sort_values("pool_size")["column"])
-    else:
-        rows = rows.assign(column=rows["task"], group=pools)
-        columns = [task for task in distinct(rows["task"]) if task != AVERAGE]
-        columns += [AVERAGE] if len(averages) else []
+    rows = rows.assign(column=pools if alone else rows["task"], group="" if alone else pools)
+    rows = rows.sort_values("pool_size", kind="stable")
+    columns = sorted(distinct(rows["column"]), key=AVERAGE.__eq__)
     header = [Cell("Method"), *(Cell(column, _n(rows[rows["column"] == column])) for column in columns)]
-    digits = _digits(rows)
+    digits = base.digits(rows["score"])
     cells: list[list[Cell]] = []
-    rules = []
-    for group in distinct(rows.sort_values("pool_size")["group"]):
-        part = rows[rows["group"] == group]
-        if group:
-            rules.append(len(cells))
-            cells.append([Cell(group, bold=True), *(Cell("") for _ in columns)])
+    for group, part in rows.groupby("group", sort=False):
+        cells += [[Cell(str(group), bold=True), *(Cell("") for _ in columns)]] if group else []
         of = {column: _scores(part[part["column"] == column], digits) for column in columns}
         cells += [
             [Cell(method_title(method)), *(of[column].get(method, Cell(DASH)) for column in columns)]
-            for method in in_order(part["method"])
+            for method in base.in_order(part["method"])
         ]
     about = _metric(averages if len(averages) else rows)
-    if len(averages) < len(rows) and rows["metric"].nunique() > 1:
+    if not alone and rows["metric"].nunique() > 1:
         about = f"Score of each task, in percent, and the mean ({rows['better'].iloc[0]} is better)"
-    return Part(title, [about, f"{span(rows['budget'])} samples selected"], header, cells, rules)
+    return Part(title, [about, f"{span(rows['budget'])} samples selected"], header, cells)
 
 
 # Table 4: query and test samples of each task.
@@ -331,7 +305,7 @@ def _tasks_part(title: str, rows: pd.DataFrame) -> Part:
 
 def _tab4_measured(study: Study) -> pd.DataFrame:
     rows = []
-    for name in dict.fromkeys([*TASKS, *study.task_names]):
+    for name in dict.fromkeys([*base.TASKS, *study.task_names]):
         row: dict[str, Any] = {"task": name, "note": "not run"}
         if name in study.task_names:
             task = study.task_data(name)
@@ -342,14 +316,16 @@ def _tab4_measured(study: Study) -> pd.DataFrame:
 
 def _tab4_set(table: pd.DataFrame) -> Tables:
     parts = []
-    for title, rows in by_origin(table):
-        header = [Cell("Task"), Cell("Queries"), Cell("Test")]
-        cells = [[Cell(row["task"]), _count(row["query"]), _count(row["test"])] for _, row in rows.iterrows()]
-        remarks = rows["note"].fillna("").astype(str)
-        if remarks.any():
-            header = [*header, Cell("Note")]
-            cells = [[*cell, Cell(note)] for cell, note in zip(cells, remarks, strict=True)]
-        parts.append(Part(title, ["Query and test samples of each task"], header, cells))
+    for title, rows in base.by_origin(table):
+        columns = {
+            "Task": rows["task"],
+            "Queries": rows["query"].map(_count),
+            "Test": rows["test"].map(_count),
+        }
+        if (remarks := rows["note"].fillna("")).any():
+            columns["Note"] = remarks
+        cells = [[*map(Cell, row)] for row in zip(*columns.values(), strict=True)]
+        parts.append(Part(title, ["Query and test samples of each task"], [*map(Cell, columns)], cells))
     return Tables(parts, [])
 
 
@@ -363,18 +339,17 @@ def _tab5_measured(study: Study) -> pd.DataFrame:
 
 def _tab5_set(table: pd.DataFrame) -> Tables:
     parts = []
-    for title, part in by_origin(table):
+    for title, part in base.by_origin(table):
         for pool, rows in part.groupby("pool", sort=False):
-            columns = {"In the pool": rows["count"]}
+            counts = {"In the pool": rows["count"]}
             if "in_mixture" in rows and rows["in_mixture"].notna().any():
-                columns = {"In the mixture": rows["in_mixture"], **columns}
+                counts = {"In the mixture": rows["in_mixture"], **counts}
+            columns = [[*rows["source"], "Total"], *([*each, each.sum()] for each in counts.values())]
             cells = [
-                [Cell(str(source)), *map(_count, counts)]
-                for source, *counts in zip(rows["source"], *columns.values(), strict=True)
+                [Cell(str(name)), *(Cell(_count(n)) for n in row)]
+                for name, *row in zip(*columns, strict=True)
             ]
-            cells.append([Cell("Total"), *(_count(counts.sum()) for counts in columns.values())])
-            header = [Cell("Source"), *map(Cell, columns)]
-            parts.append(Part(title, [f"{pool} pool"], header, cells, [len(rows)]))
+            parts.append(Part(title, [f"{pool} pool"], [Cell("Source"), *map(Cell, counts)], cells))
     return Tables(parts, distinct(table["note"].dropna()) if "note" in table else [])
 
 
@@ -400,51 +375,55 @@ def _tab6_measured(study: Study) -> pd.DataFrame:
 
 def _tab6_set(table: pd.DataFrame) -> Tables:
     parts = []
-    for title, rows in by_origin(table):
-        digits = _digits(rows)
+    for title, rows in base.by_origin(table):
+        digits = base.digits(rows["score"])
         header = [Cell("Variant"), Cell("Score", _n(rows))]
         columns = [_scores(rows, digits)]
         if "diff_vs_rds" in rows and rows["diff_vs_rds"].notna().any():
             way = "below" if (rows["better"] == "lower").all() else "above"
             header.append(Cell("Difference from RDS+", f"{way} 0 is better"))
-            columns.append({row["method"]: _difference(row, digits) for _, row in rows.iterrows()})
+            paired = rows[["method", "diff_vs_rds", "diff_vs_rds_low", "diff_vs_rds_high"]]
+            columns.append(
+                {
+                    str(method): Cell(_number(value, digits, "+"), _interval(low, high, digits))
+                    for method, value, low, high in paired.itertuples(index=False)
+                }
+            )
         cells = [
             [Cell(method_title(method)), *(column[method] for column in columns)]
-            for method in in_order(rows["method"])
+            for method in base.in_order(rows["method"])
         ]
         details = [_metric(rows), f"{span(rows['budget'])} samples selected from {span(rows['pool_size'])}"]
         parts.append(Part(title, details, header, cells))
-    missing = notes(table, lambda row: method_title(row["method"])) if parts else []
+    missing = base.notes(table, lambda row: method_title(row["method"]))
     return Tables(parts, [f"Bold: the best.{_small(table)}", *missing])
 
 
 FIGURES = {
     "tab1_single_task": Figure(
-        "Table 1", _tab1_published, _tab1_measured, Study.single_task_runs, evaluated, _tasks_set
+        "Table 1", _tab1_published, _tab1_measured, _tasks_set, Study.single_task_runs, evaluated
     ),
     "tab2_multi_task": Figure(
         "Table 2",
-        lambda: published("tab2"),
-        lambda study: _multi_task(study, "all"),
+        partial(published, "tab2"),
+        _tab2_measured,
+        _tasks_set,
         Study.multi_task_runs,
         evaluated,
-        _tasks_set,
     ),
     "tab3_second_pool": Figure(
         "Table 3",
-        lambda: published("tab3"),
-        lambda study: _multi_task(study, study.experiment.grid.second_pool),
+        partial(published, "tab3"),
+        _tab3_measured,
+        _tasks_set,
         Study.second_pool_runs,
         evaluated,
-        _tasks_set,
     ),
-    "tab4_splits": Figure(
-        "Table 4", lambda: published("tab4"), _tab4_measured, no_runs, data_only, _tab4_set
-    ),
+    "tab4_splits": Figure("Table 4", partial(published, "tab4"), _tab4_measured, _tab4_set, value="query"),
     "tab5_pool_sources": Figure(
-        "Table 5", lambda: published("tab5"), _tab5_measured, no_runs, data_only, _tab5_set
+        "Table 5", partial(published, "tab5"), _tab5_measured, _tab5_set, value="count"
     ),
     "tab6_rds_ablation": Figure(
-        "Table 6", lambda: published("tab6"), _tab6_measured, Study.ablation_runs, evaluated, _tab6_set
+        "Table 6", partial(published, "tab6"), _tab6_measured, _tab6_set, Study.ablation_runs, evaluated
     ),
 }

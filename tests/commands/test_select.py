@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rdslib.commands.outputs import record_of
 from rdslib.commands.request import SelectRequest
-from rdslib.commands.select import record_of, reopen, scores_at, write_selection
+from rdslib.commands.select import reopen, scores_at, write_selection
 from rdslib.commands.user_data import UserSelection
 from rdslib.data.chat import tokenize_chat, tokenize_query, user_assistant
 from rdslib.data.reader import read_rows

@@ -30,7 +30,6 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-SCREENSHOTS = Path(__file__).resolve().parent / "screenshots"
 # Seconds after which what hangs is given up. Nothing is measured by them.
 PATIENCE = 60
 RUN_PATIENCE = 300
@@ -81,47 +80,39 @@ def home() -> Iterator[Home]:
     """A new user with empty settings. At the end every process of theirs is killed and the folder removed."""
     with tempfile.TemporaryDirectory(prefix="rdslib-browser-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        own = {
-            "HOME": name,
-            "TMPDIR": f"{name}/tmp",
-            "XDG_CONFIG_HOME": f"{name}/config",
-            "XDG_CACHE_HOME": f"{name}/cache",
-            "XDG_DATA_HOME": f"{name}/data",
-            "XDG_RUNTIME_DIR": f"{name}/runtime",
-            "IPYTHONDIR": f"{name}/ipython",
-            "JUPYTER_CONFIG_DIR": f"{name}/jupyter/config",
-            "JUPYTER_DATA_DIR": f"{name}/jupyter/data",
-            "JUPYTER_RUNTIME_DIR": f"{name}/jupyter/runtime",
-            "MPLCONFIGDIR": f"{name}/matplotlib",
-            "RDSLIB_HOME": f"{name}/rdslib",
-            "HF_HUB_OFFLINE": "1",
-        }
+        places = (
+            "TMPDIR",
+            "XDG_CONFIG_HOME",
+            "XDG_CACHE_HOME",
+            "XDG_DATA_HOME",
+            "XDG_RUNTIME_DIR",
+            "IPYTHONDIR",
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_DATA_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "MPLCONFIGDIR",
+            "RDSLIB_HOME",
+        )
+        own = {place: f"{name}/{place.lower()}" for place in places}
         for path in own.values():
-            if path.startswith(name):
-                Path(path).mkdir(parents=True, exist_ok=True)
+            Path(path).mkdir()
         foreign = ("JUPYTER", "JPY_", "IPY", "MPL", "XDG_", "HF_", "RDSLIB_")
         others = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         try:
-            yield Home(folder, {**others, **own})
+            yield Home(folder, {**others, **own, "HOME": name, "HF_HUB_OFFLINE": "1"})
         finally:
-            _kill_all(name)
-
-
-def _kill_all(folder: str) -> None:
-    """Kill every process whose home is `folder`, and what they have started."""
-    # More than once: one may just be starting another.
-    for _ in range(10):
-        family = _family(folder)
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(family, timeout=5)
-        if not family:
-            return
-    raise AssertionError(f"still running: {family}")
+            # More than once: one may just be starting another.
+            for _ in range(10):
+                family = _family(name)
+                for process in family:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                psutil.wait_procs(family, timeout=5)
+            assert not family, f"still running: {family}"
 
 
 def _family(folder: str) -> set[psutil.Process]:
+    """Every process whose home is `folder`, and what they have started."""
     found = set()
     for process in psutil.process_iter():
         # A process that is ending, or another user's, has no environment to be read.
@@ -197,30 +188,6 @@ def sizes(pictures: list[WebElement]) -> list[tuple[int, int]]:
     return [(each.get_property("naturalWidth"), each.get_property("naturalHeight")) for each in pictures]
 
 
-class Evidence:
-    """A pytest plugin: what the browser showed when a test failed, as `screenshots/<test>.png` and `.log`."""
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-        report = yield
-        driver = getattr(item, "funcargs", {}).get("driver")
-        if report.failed and report.when == "call" and driver is not None:
-            # The test's own failure is what is told, even if the browser is gone.
-            with suppress(Exception):
-                report.sections.append(("screenshot", str(save_evidence(driver, item.name))))
-        return report
-
-
-def save_evidence(driver: WebDriver, name: str) -> Path:
-    """Write what is seen and what the page's console said. Returns the picture's path."""
-    SCREENSHOTS.mkdir(exist_ok=True)
-    picture = SCREENSHOTS / f"{name}.png"
-    lines = [f"{entry['level']} {entry['message']}\n" for entry in driver.get_log("browser")]
-    picture.with_suffix(".log").write_text(f"{driver.current_url}\n{''.join(lines)}", encoding="utf-8")
-    driver.save_screenshot(str(picture))
-    return picture
-
-
 @dataclass(frozen=True)
 class Lab:
     """A JupyterLab that runs, and the folder of its notebooks."""
@@ -250,7 +217,7 @@ def jupyterlab(home: Home, notebooks: Path) -> Iterator[Lab]:
     folder = home.folder / "notebooks"
     shutil.copytree(notebooks, folder, ignore=shutil.ignore_patterns(".*"))
     for name, settings in SETTINGS.items():
-        path = home.folder / f"jupyter/config/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
+        path = home.folder / f"jupyter_config_dir/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings), encoding="utf-8")
     token = secrets.token_hex(16)
@@ -272,7 +239,7 @@ def jupyterlab(home: Home, notebooks: Path) -> Iterator[Lab]:
         )
     try:
         # The server writes where it is once it listens.
-        written = home.folder / f"jupyter/runtime/jpserver-{process.pid}.json"
+        written = home.folder / f"jupyter_runtime_dir/jpserver-{process.pid}.json"
         deadline = time.monotonic() + PATIENCE
         while not (written.is_file() and written.read_text("utf-8").endswith("}")):
             assert process.poll() is None, f"JupyterLab ended:\n{log.read_text('utf-8')}"

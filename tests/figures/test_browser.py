@@ -30,12 +30,9 @@ def lab(home):
 
 
 @pytest.fixture(scope="module")
-def driver(home, request):
-    evidence = browser.Evidence()
-    request.config.pluginmanager.register(evidence)
+def driver(home):
     with browser.chromium(home) as driver:
         yield driver
-    request.config.pluginmanager.unregister(evidence)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdslib.figures import FIGURES, draw
-from rdslib.figures.tables import DASH, MINUS, NOTHING, Cell, Part, Tables
+from rdslib.figures.tables import DASH, MINUS, Cell, Part, Tables
 from tests.figures.made_up import both, made_up_ablation, made_up_tasks
 
 TEXT = st.text(st.sampled_from("aZ9 .,-_|*&%$#{}<>\\~^`[]()\"'é\N{EN DASH}\N{MINUS SIGN}"), max_size=12).map(
@@ -26,7 +26,7 @@ def parts(draw):
     columns = draw(st.integers(1, 4))
     row = st.lists(CELL, min_size=columns, max_size=columns)
     rows = draw(st.lists(row, min_size=1, max_size=4))
-    return Part(draw(TEXT), [draw(TEXT)], draw(row), rows, draw(st.sets(st.integers(0, len(rows) - 1))))
+    return Part(draw(TEXT), [draw(TEXT)], draw(row), rows)
 
 
 class Cells(HTMLParser):
@@ -96,12 +96,6 @@ def test_columns_of_numbers_stand_to_the_right(text, number):
     part = Part("", [], [Cell("a")], [[Cell(text)], [Cell("7")]])
     assert part.numeric == [number]
     assert ('class="data row0 col0 n' in Tables([part], [])._repr_html_()) == number
-
-
-def test_an_empty_table_says_so():
-    for name in FIGURES:
-        if name.startswith("tab"):
-            assert NOTHING in draw(name, pd.DataFrame(columns=["origin"])).markdown()
 
 
 def grid(tables, place=-1):
