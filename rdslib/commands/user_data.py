@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.commands.outputs import as_json, not_data
@@ -32,6 +33,7 @@ from rdslib.data.reader import (
     read_records,
     records_in_memory,
     rows_of,
+    take_rows,
 )
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
@@ -107,6 +109,10 @@ class UserData:
             return read_records(self._input)
         assert self._table is not None
         return records_in_memory(self.name, self._table) if self._kept is None else self._kept
+
+    def take(self, numbers: Sequence[int]) -> pa.Table | None:
+        """Take rows by their numbers, with their types; None unless it is files of Parquet or Arrow."""
+        return None if self._input is None else take_rows(self._input, numbers)
 
     @cached_property
     def contents(self) -> list[Any]:
