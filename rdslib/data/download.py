@@ -9,18 +9,17 @@ import fnmatch
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import filelock
 from tqdm import tqdm
@@ -29,10 +28,9 @@ from rdslib.errors import UserError, needs, reason_of
 from rdslib.files import sha256_of
 from rdslib.params import Download
 
-if TYPE_CHECKING:
-    from unearth.fetchers import Fetcher, PyPIClient
-
 T = TypeVar("T")
+# Opens the answer to a request of a URL with some headers.
+Ask = Callable[[str, Mapping[str, str]], AbstractContextManager[Any]]
 
 # Origins that are kept in the cache, by scheme. `file:PATH` is used where it lies.
 SHAPES = {
@@ -104,7 +102,7 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
             if scheme == "pip":
                 _fetch_pip(owner, inner, part)
             elif scheme == "github":
-                _fetch_github(f"https://github.com/{owner}/raw/{version}/{inner}", part)
+                _fetch_url(f"https://github.com/{owner}/raw/{version}/{inner}", part)
             else:
                 _fetch_hub(owner, version, inner, "dataset" if scheme == "hf-dataset" else "model", part)
         except UserError:
@@ -208,7 +206,12 @@ def _fetch_pip(project: str, filename: str, part: Path) -> None:
     finder.session.auth.prompting = False  # type: ignore[attr-defined]
     for package in finder.find_all_packages(project, allow_yanked=True):
         if package.link.filename == filename:
-            _stream(finder.session, package.link.url_without_fragment, part, filename)
+            _stream(
+                lambda url, headers: finder.session.get_stream(url, headers=headers),
+                package.link.url_without_fragment,
+                part,
+                filename,
+            )
             return
     raise OSError("the package index could not be reached or has no such file")
 
@@ -221,15 +224,25 @@ def _pip_index() -> str | None:
     return given or subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
-def _fetch_github(url: str, part: Path) -> None:
-    needs("study", "unearth")
-    from unearth.fetchers import PyPIClient
+def _fetch_hub(repo: str, revision: str, inner: str, kind: str, part: Path) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    with PyPIClient(follow_redirects=True) as client:
-        _stream(client, url, part, url.rpartition("/")[2])
+    endpoint = os.environ.get("HF_ENDPOINT")
+    url = hf_hub_url(repo, inner, repo_type=kind, revision=revision, endpoint=endpoint)
+    _fetch_url(url, part, build_hf_headers())
 
 
-def _stream(client: Fetcher | PyPIClient, url: str, part: Path, title: str) -> None:
+def _fetch_url(url: str, part: Path, headers: Mapping[str, str] = {}) -> None:
+    from huggingface_hub import get_session
+
+    def ask(url: str, more: Mapping[str, str]) -> AbstractContextManager[Any]:
+        return get_session().stream("GET", url, headers={**headers, **more}, follow_redirects=True)
+
+    _stream(ask, url, part, url.rpartition("/")[2])
+
+
+def _stream(ask: Ask, url: str, part: Path, title: str) -> None:
     """Write what `url` gives to `part`, after what is there; go on after faults, as long as more comes."""
     vain = 0
     # Under the bar of a folder this one goes when it is full; alone it stays.
@@ -237,7 +250,7 @@ def _stream(client: Fetcher | PyPIClient, url: str, part: Path, title: str) -> N
         while True:
             have = part.stat().st_size
             try:
-                return _go_on(client, url, part, bar)
+                return _go_on(ask, url, part, bar)
             # Each HTTP library raises its types; without a status it is the connection that failed.
             except Exception as error:
                 vain = 1 if part.stat().st_size > have else vain + 1
@@ -246,12 +259,12 @@ def _stream(client: Fetcher | PyPIClient, url: str, part: Path, title: str) -> N
                 time.sleep(PAUSE * 2**vain)
 
 
-def _go_on(client: Fetcher | PyPIClient, url: str, part: Path, bar: tqdm[Any]) -> None:
+def _go_on(ask: Ask, url: str, part: Path, bar: tqdm[Any]) -> None:
     """Append to `part` what it lacks of `url`, or write all of it where the server knows no ranges."""
     have = part.stat().st_size
     # Compressed, the bytes would not be those of the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with client.get_stream(url, headers=headers) as response:
+    with ask(url, headers) as response:
         if response.status_code == NOTHING_LEFT:
             return
         response.raise_for_status()
@@ -264,15 +277,6 @@ def _go_on(client: Fetcher | PyPIClient, url: str, part: Path, bar: tqdm[Any]) -
             for chunk in response.iter_bytes():
                 file.write(chunk)
                 bar.update(len(chunk))
-
-
-def _fetch_hub(repo: str, revision: str, inner: str, kind: str, part: Path) -> None:
-    from huggingface_hub import hf_hub_download
-
-    # Kept until the file is whole: the hub's client goes on from what it finds there.
-    folder = part.with_name(f"{part.name}.hub")
-    os.replace(hf_hub_download(repo, inner, revision=revision, repo_type=kind, local_dir=folder), part)
-    shutil.rmtree(folder)
 
 
 def read_members(archive: Path, patterns: Sequence[str]) -> dict[str, bytes]:

@@ -164,6 +164,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(fetching, "PAUSE", 0)
     state.download = Download(uri="pip:x==1.0/x-1.0.tar.gz", sha256=hashlib.sha256(state.data).hexdigest())
     yield state
@@ -208,35 +209,33 @@ def test_what_is_left_of_another_file_does_no_harm(
     assert [path.suffix for path in files_in(tmp_path)] == [".gz"]
 
 
+TERMS = "accept its terms on https://huggingface.co"
+REFUSALS = {
+    "pip:x==1.0/x-1.0.tar.gz": "give PIP_INDEX_URL with a name and password",
+    "hf:o/r@abc/x.txt": f"{TERMS}/o/r, and set HF_TOKEN",
+    "hf-dataset:o/r@abc/x.txt": f"{TERMS}/datasets/o/r, and set HF_TOKEN",
+}
+
+
 @pytest.mark.parametrize("status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND])
+@pytest.mark.parametrize("uri", REFUSALS)
 def test_a_refusal_is_not_asked_again_and_says_what_may_open_it(
-    index: SimpleNamespace, tmp_path: Path, status: HTTPStatus
+    index: SimpleNamespace, tmp_path: Path, status: HTTPStatus, uri: str
 ) -> None:
     index.faults = [status] * 5
     with pytest.raises(UserError) as error:
-        fetch(index.download, tmp_path, "x")
-    expected = "connect to the network" if status == HTTPStatus.NOT_FOUND else "name and password"
-    assert expected in one_line(error)
+        fetch(Download(uri=uri, sha256=SUM), tmp_path, "x")
+    assert (REFUSALS[uri] if status != HTTPStatus.NOT_FOUND else "connect to the network") in one_line(error)
     assert len(index.asked) == 1
     assert files_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("uri", "page"),
-    [("hf:o/r@abc/x.txt", "huggingface.co/o/r"), ("hf-dataset:o/r@abc/x.txt", "huggingface.co/datasets/o/r")],
-)
-def test_a_gated_repository_names_its_page_and_the_token(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uri: str, page: str
-) -> None:
-    def refuse(*given: Any) -> None:
-        error = OSError("403 Client Error")
-        error.response = SimpleNamespace(status_code=403)  # type: ignore[attr-defined]
-        raise error
-
-    monkeypatch.setattr(fetching, "_fetch_hub", refuse)
-    with pytest.raises(UserError, match=f"accept its terms on https://{page}, and set HF_TOKEN") as error:
-        fetch(Download(uri=uri, sha256=SUM), tmp_path, "x")
-    one_line(error)
+@pytest.mark.parametrize("kind", ["hf", "hf-dataset"])
+def test_files_of_the_hub_go_on_too(index: SimpleNamespace, tmp_path: Path, kind: str) -> None:
+    index.faults = [5000]
+    download = Download(uri=f"{kind}:o/r@abc/x.txt", sha256=index.download.sha256)
+    assert fetch(download, tmp_path, "x").read_bytes() == index.data
+    assert index.asked == [None, "bytes=5000-"]
 
 
 def test_no_module_of_the_working_folder_is_executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -251,7 +250,7 @@ def test_no_module_of_the_working_folder_is_executed(monkeypatch: pytest.MonkeyP
 def test_a_wrong_checksum_names_both_sums_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(fetching, "_fetch_github", lambda url, part: part.write_bytes(DATA))
+    monkeypatch.setattr(fetching, "_fetch_url", lambda url, part: part.write_bytes(DATA))
     with pytest.raises(UserError) as error:
         fetch(Download(uri="github:o/r@abc/x.txt", sha256=NONE), tmp_path / "cache", "x")
     assert SUM in one_line(error)
