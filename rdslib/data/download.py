@@ -50,7 +50,9 @@ def home() -> Path:
     """Return the folder for artifacts and downloads: RDSLIB_HOME, or the user's cache folder."""
     given = os.environ.get("RDSLIB_HOME")
     if given:
-        return Path(given).expanduser()
+        # In full from now on: this process, or one that it starts, may go to another folder.
+        os.environ["RDSLIB_HOME"] = str(Path(given).expanduser().absolute())
+        return Path(os.environ["RDSLIB_HOME"])
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("rdslib"))
