@@ -13,6 +13,7 @@ from rdslib.commands.explain import explain_command
 from rdslib.commands.plan import plan_command
 from rdslib.commands.run import help_command, report_command, run_command, status_command
 from rdslib.commands.select import select_command
+from rdslib.commands.text import plain
 from rdslib.commands.verify import verify_command
 from rdslib.errors import UserError
 
@@ -42,13 +43,14 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"rds: {error}", err=True)
+        typer.echo(plain(f"rds: {error}"), err=True)
         sys.exit(2)
     except OSError as error:
         if error.errno not in OF_THE_USER:
             raise
         where = error.filename or "RDSLIB_HOME or the output's folder"
-        typer.echo(f"rds: {where}: {error.strerror}; correct that, and run the same again to go on", err=True)
+        text = f"rds: {where}: {error.strerror}; correct that, and run the same again to go on"
+        typer.echo(plain(text), err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("rds: stopped; run the same command again to go on", err=True)

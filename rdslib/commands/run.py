@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rdslib.commands.text import plain
 from rdslib.errors import needs
 
 # What a study imports, sooner or later.
@@ -64,7 +65,7 @@ def run_command(
     workers = workers or (1 if alone else device.PROCESSES)
     workers = max(1, min(workers, os.cpu_count() or 1, missing))
     study.store.progress.workers = workers
-    arguments = ["--profile", profile, "--show", show]
+    arguments = ["--profile", profile, "--show", show, "--engine", study.profile.engine]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
     folder = publish.folder_of(study.profile.name, out).resolve()
@@ -78,14 +79,19 @@ def run_command(
     typer.echo(f"figures are in {out or publish.folder_of(study.profile.name)}")
 
 
-def help_command(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
+def help_command(
+    profile: str = "mini",
+    only: list[str] = [],  # noqa: B006
+    show: str = "both",
+    engine: str | None = None,
+) -> None:
     """Compute steps beside an `rds run`, for as long as it lasts."""
     from rdslib import figures
     from rdslib.pipeline.executors import end_with_parent
     from rdslib.pipeline.study import Study
 
     end_with_parent()
-    study = Study.load(profile)
+    study = Study.load(profile, engine=engine)
     study.compute([step for name in only for step in figures.steps(study, name, figures.checked(show))])
 
 
@@ -101,7 +107,7 @@ def status_command(profile: ProfileOption = "mini") -> None:
     steps = in_order([step for found in of_figures.values() for step in found])
     for step in steps:
         state = "exists " if study.store.has(step) else "missing"
-        typer.echo(f"{state}  {step.name:<9} {step.hash}  {step.label}")
+        typer.echo(f"{state}  {step.name:<9} {step.hash}  {plain(step.label)}")
     for name, found in of_figures.items():
         missing = len(study.missing(found))
         drawn = (publish.folder_of(study.profile.name) / f"{name}.json").is_file()

@@ -43,6 +43,7 @@ class SentenceEmbedding(Extractor):
     text stands the model's instruction, if it has one.
     """
 
+    sees = ("messages",)
     prepares = True
 
     def __init__(self, name: str, default: Embedder, end: bool = False, runs_code: bool = False) -> None:

@@ -82,7 +82,8 @@ class Pipeline:
             marks={"files": _files(given.path)},
             settings=given.model_copy(update={"title": "", "note": ""}),
             pinned={given.download: downloads[given.download]} if given.download else {},
-            seed=self.settings.seed,
+            # Of a model that is there, nothing is random, and its features serve every seed.
+            seed=None if given.path is not None else self.settings.seed,
         )
 
     def features(self, feature: str, task: str | None = None, pool: str = ALL) -> Step:
