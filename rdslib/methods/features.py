@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def read_shards(
     The feature goes without its extractor's name. With a `part` (i, n): of every n shards the i-th, from 0.
     """
     index, parts = part
-    for path in sorted(folder.glob(f"{feature}-*.npy"))[index::parts]:
+    shards = [each for each in folder.iterdir() if re.fullmatch(rf"{re.escape(feature)}-\d+\.npy", each.name)]
+    for path in sorted(shards)[index::parts]:
         yield int(path.stem.rpartition("-")[2]), np.load(path, mmap_mode="r", allow_pickle=False)
 
 

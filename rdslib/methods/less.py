@@ -58,6 +58,7 @@ class LessGradients(Extractor):
     """
 
     name = "less"
+    version = 2
     prepares = True
     per_pool = True
 
