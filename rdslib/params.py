@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -295,24 +295,19 @@ class Profile(Strict):
     experiment: Experiment | None
 
 
-def profile_names(root: Path = ROOT) -> list[str]:
-    """The profiles there are, by name."""
-    return sorted(path.stem for path in (root / "params").glob("*.yaml"))
-
-
 def profile_path(name_or_path: str, root: Path = ROOT) -> Path:
     """Return the file of a profile, by its name or by the path of a YAML file; UserError for no such name."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return path
-    known = profile_names(root)
+    known = {each.stem: each for each in sorted((root / "params").glob("*.yaml"))}
     if name_or_path not in known:
         hint = _did_you_mean(name_or_path, known)
         raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
-    return root / "params" / f"{name_or_path}.yaml"
+    return known[name_or_path]
 
 
-def _did_you_mean(given: str, known: Sequence[str]) -> str:
+def _did_you_mean(given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -337,12 +332,8 @@ def read_pins(path: Path) -> dict[str, str]:
     """Read the checksums of a `sha256sum` listing, by the files' paths; raise ValueError for a mistake."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}); give its path from the profile's folder"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); make it with sha256sum") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({reason_of(error)}); make it with sha256sum") from error
     pins: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         match = PIN.fullmatch(line)

@@ -15,11 +15,10 @@ COMMAND = [sys.executable, "-m", "rdslib.cli"]
 
 
 def rds(*arguments, home, **options):
-    """Run it to its end, with its own RDSLIB_HOME."""
+    """Run it to its end, with its own RDSLIB_HOME; `before` is what runs it."""
     environment = {**os.environ, "RDSLIB_HOME": str(home), **options.pop("env", {})}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True, **options
-    )
+    command = [*options.pop("before", []), *COMMAND, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, **options)
 
 
 def refused(capsys, *arguments, home):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rdslib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
+_NAMED = inspect.Parameter.KEYWORD_ONLY
 
 
 class SelectRequest(BaseModel):
@@ -86,9 +87,8 @@ class SelectRequest(BaseModel):
             UserError: An option has a value that it cannot have.
             TypeError: There is no such option.
         """
-        for name in options:
-            if name not in cls.model_fields:
-                raise TypeError(f"got an unexpected keyword argument {name!r}")
+        for name in options.keys() - cls.model_fields.keys():
+            raise TypeError(f"got an unexpected keyword argument {name!r}")
         try:
             given = cls.model_validate({k: str(v) if isinstance(v, Path) else v for k, v in options.items()})
         except ValidationError as error:
@@ -115,24 +115,16 @@ def parameters(optional: Sequence[str] = (), without: Sequence[str] = ()) -> lis
     hints = get_type_hints(SelectRequest, include_extras=True)
     found = []
     for name, field in SelectRequest.model_fields.items():
-        default, hint = field.default, hints[name]
-        if field.is_required():
-            default = None if name in optional else inspect.Parameter.empty
-        if name in optional:
-            hint = Annotated[hint.__origin__ | None, *hint.__metadata__]
-        if name not in without:
-            kind = inspect.Parameter.KEYWORD_ONLY
-            found.append(inspect.Parameter(name, kind, default=default, annotation=hint))
-    return found
+        default = None if name in optional else inspect.Parameter.empty
+        default = default if field.is_required() else field.default
+        found.append(inspect.Parameter(name, _NAMED, default=default, annotation=hints[name]))
+    return [each for each in found if each.name not in without]
 
 
 def with_options(
     optional: Sequence[str] = (), without: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the fields of a request as options: it gets a mapping of them first.
-
-    The arguments are those of `parameters`.
-    """
+    """Give a command the fields of a request (see `parameters`): it gets a mapping of them first."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         options = parameters(optional, without)
@@ -142,7 +134,7 @@ def with_options(
         def command(**values: Any) -> None:
             function({each.name: values.pop(each.name) for each in options}, **values)
 
-        every = [*options, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in others)]
+        every = [*options, *(each.replace(kind=_NAMED) for each in others)]
         # Those that are required stand first in the help.
         every.sort(key=lambda each: each.default is not inspect.Parameter.empty)
         command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
@@ -156,12 +148,10 @@ def with_keywords(function: F) -> F:
     """Show the fields of a request, in place of `**options`, in the signature of a Python function."""
     signature = inspect.signature(function)
     *named, _ = signature.parameters.values()
-    options = [
-        each.replace(annotation=each.annotation.__origin__)
-        for each in parameters(without=[each.name for each in named])
-    ]
-    shown = signature.replace(parameters=[*named, *options])
-    function.__signature__ = shown  # type: ignore[attr-defined]
+    options = parameters(without=[each.name for each in named])
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*named, *(each.replace(annotation=each.annotation.__origin__) for each in options)]
+    )
     return function
 
 

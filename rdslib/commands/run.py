@@ -90,17 +90,17 @@ def status_command(profile: ProfileOption = "mini") -> None:
     from rdslib.pipeline.study import Study
 
     study = Study.load(profile)
-    steps = in_order([step for name in figures.FIGURES for step in figures.steps(study, name)])
-    there = 0
+    of_figures = {name: figures.steps(study, name) for name in figures.FIGURES}
+    steps = in_order([step for found in of_figures.values() for step in found])
     for step in steps:
-        has = study.store.has(step)
-        there += has
-        typer.echo(f"{'exists ' if has else 'missing'}  {step.name:<9} {step.hash}  {step.label}")
-    for name in figures.FIGURES:
-        missing = len(study.missing(figures.steps(study, name)))
+        state = "exists " if study.store.has(step) else "missing"
+        typer.echo(f"{state}  {step.name:<9} {step.hash}  {step.label}")
+    for name, found in of_figures.items():
+        missing = len(study.missing(found))
         drawn = (publish.folder_of(study) / f"{name}.json").is_file()
-        state = "drawn" if drawn else "not drawn"
-        typer.echo(f"{name}: {state}; " + ("nothing missing" if not missing else f"{missing} steps missing"))
+        left = f"{missing} steps missing" if missing else "nothing missing"
+        typer.echo(f"{name}: {'drawn' if drawn else 'not drawn'}; {left}")
+    there = len(steps) - len(study.missing(steps))
     typer.echo(f"{there} of {len(steps)} artifacts exist, in {study.store.folder}")
 
 

@@ -14,20 +14,19 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
+from rdslib import __version__
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
 from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection
 from rdslib.data.pool import rows_at
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.methods import get_scorer
 from rdslib.pipeline.step import in_order
 
@@ -118,13 +117,6 @@ def select(
     ['haiku', 'sum']
     >>> list(best.columns)
     ['instruction', 'output', 'rds_score', 'rds_rank', 'rds_task', 'rds_query']
-
-    A path gives a list of dicts; some methods need no queries:
-
-    >>> frame.to_json("pool.jsonl", orient="records", lines=True)
-    >>> best = select("pool.jsonl", model=model, k="70%", method="random", as_="messages")
-    >>> [sorted(row) for row in best]
-    [['messages', 'rds_rank', 'rds_score'], ['messages', 'rds_rank', 'rds_score']]
     """
     tables: dict[str, Table] = {}
 
@@ -135,25 +127,21 @@ def select(
         return name
 
     tests = exclude if isinstance(exclude, list | tuple) else [cast("Data", exclude)]
-    request = SelectRequest.of(
-        {
-            "pool": name_of(pool, "pool"),
-            "queries": None if queries is None else name_of(queries, "queries"),
-            "exclude": [name_of(each, f"exclude_{i}") for i, each in enumerate(tests)],
-            "model": model,
-            "k": str(k),
-            **options,
-        }
-    )
+    given = {
+        "pool": name_of(pool, "pool"),
+        "queries": None if queries is None else name_of(queries, "queries"),
+        "exclude": [name_of(each, f"exclude_{i}") for i, each in enumerate(tests)],
+    }
+    request = SelectRequest.of({**given, "model": model, "k": str(k), **options})
     with _chosen(request.device):
         selection = UserSelection(request, tables)
         asked = compute(selection)
         rows = list(picked_rows(selection, asked))
-        picks = selection.pipeline.picks(asked)["position"].to_numpy()
-    folder = selection.store.path(selection.pipeline.pool)
     if left_out := _left_out(selection):
         warnings.warn(left_out, UserWarning, stacklevel=2)
-    return _like(pool, rows, np.load(folder / NUMBERS)[picks].tolist(), request.as_)
+    numbers = np.load(selection.store.path(selection.pipeline.pool) / NUMBERS)
+    picks = selection.pipeline.picks(asked)["position"].to_numpy()
+    return _like(pool, rows, numbers[picks].tolist(), request.as_)
 
 
 @contextmanager
@@ -173,15 +161,14 @@ def _chosen(device: str | None) -> Iterator[None]:
 
 def _left_out(selection: UserSelection) -> str:
     """How many rows were left out, and of each kind the first and its reason; empty if none were."""
-    folder, counts = selection.store.path(selection.pipeline.pool), counts_of(selection)
-    first: dict[str, str] = {}
-    with (folder / LEFT_OUT).open(encoding="utf-8") as lines:
+    counts, first = counts_of(selection), dict[str, str]()
+    path = selection.store.path(selection.pipeline.pool) / LEFT_OUT
+    with path.open(encoding="utf-8") as lines:
         for row in map(json.loads, lines):
             first.setdefault(row["kind"], f"{row['where']}: {row['reason']}")
-    if not first:
-        return ""
     kinds = "; ".join(f"{counts[kind]} {kind}, first {why}" for kind, why in first.items())
-    return f"{counts['read'] - counts['kept']} of {counts['read']} rows of the pool were left out: {kinds}"
+    left_out = counts["read"] - counts["kept"]
+    return kinds and f"{left_out} of {counts['read']} rows of the pool were left out: {kinds}"
 
 
 def _like(pool: Data, rows: list[dict[str, Any]], at: list[int], form: str) -> Any:
@@ -205,9 +192,10 @@ def _like(pool: Data, rows: list[dict[str, Any]], at: list[int], form: str) -> A
     if isinstance(pool, datasets.Dataset | datasets.IterableDataset):
         return datasets.Dataset.from_dict(_columns(rows))
     if isinstance(pool, Sequence) and whole:
-        given = cast("Sequence[Mapping[str, Any]]", pool)
-        picks = zip(at, rows, strict=True)
-        return [{**given[position], **{name: row[name] for name in added}} for position, row in picks]
+        given = [cast("Mapping[str, Any]", pool[position]) for position in at]
+        return [
+            row | {name: added[name][rank] for name in added} for rank, row in enumerate(map(dict, given))
+        ]
     return rows
 
 
@@ -218,14 +206,20 @@ def compute(selection: UserSelection) -> Request:
     """Make a selection; return what was asked of the pipeline. Without `resume` all of it is made anew."""
     pipeline = selection.pipeline
     # Whether the pool can give what is asked is known before a model is loaded.
-    pipeline.compute([pipeline.pool, *pipeline.queries.values()])
-    sources = pipeline.pool_file().sources if selection.limits else []
-    asked = selection.asked(counts_of(selection)["kept"], sources)
+    asked = _asked(selection)
     step = pipeline.selection(asked)
     if not selection.request.resume:
         selection.store.forget(*in_order([step]))
     pipeline.compute([step])
     return asked
+
+
+def _asked(selection: UserSelection) -> Request:
+    """What is asked of the pool, once that is made."""
+    pipeline = selection.pipeline
+    pipeline.compute([pipeline.pool, *pipeline.queries.values()])
+    sources = pipeline.pool_file().sources if selection.limits else []
+    return selection.asked(counts_of(selection)["kept"], sources)
 
 
 def counts_of(selection: UserSelection) -> dict[str, int]:
@@ -238,15 +232,11 @@ def scores_at(
 ) -> np.ndarray:
     """Scores of some samples for a task's queries, as the method gives them: [queries, positions]."""
     wanted = np.asarray(positions, dtype=np.int64)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    inputs = selection.pipeline.scoring_inputs(asked, task)
-    for start, block in get_scorer(asked.method).blocks(inputs):
-        inside = np.flatnonzero((wanted >= start) & (wanted < start + block.shape[1]))
-        found.append((inside, np.asarray(block)[:, wanted[inside] - start]))
-    scores = np.empty((found[0][1].shape[0], len(wanted)), dtype=found[0][1].dtype)
-    for inside, columns in found:
-        scores[:, inside] = columns
-    return scores
+    columns: dict[int, np.ndarray] = {}
+    for start, block in get_scorer(asked.method).blocks(selection.pipeline.scoring_inputs(asked, task)):
+        inside = wanted[(wanted >= start) & (wanted < start + block.shape[1])]
+        columns |= dict(zip(inside.tolist(), np.asarray(block)[:, inside - start].T, strict=True))
+    return np.stack([columns[position] for position in wanted.tolist()], axis=1)
 
 
 def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, Any]]:
@@ -271,52 +261,43 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
 
 def _queries_of(
     selection: UserSelection, asked: Request, picks: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, int]]:
-    """Of each pick, the task and the number of the query that it was picked for; none without queries."""
-    if not asked.targets:
-        return []
-    if len(asked.targets) == 1:
-        (task,) = asked.targets
-        return [(task, selection.queries[task][int(pick["picked_by"])].number) for pick in picks]
-    # A task picks by its best query, which is not kept.
-    found: list[tuple[str, int]] = [("", 0)] * len(picks)
+) -> dict[int, tuple[str, int]]:
+    """By rank, the task and the number of the query that a sample was picked for; none without queries."""
+    found: dict[int, tuple[str, int]] = {}
+    several = len(asked.targets) > 1
     for task in asked.targets:
-        ranks = [rank for rank, pick in enumerate(picks) if pick["picked_by"] == task]
-        if ranks:
-            positions = [picks[rank]["position"] for rank in ranks]
-            best = scores_at(selection, asked, task, positions).argmax(axis=0)
-            for rank, query in zip(ranks, best, strict=True):
-                found[rank] = (task, selection.queries[task][query].number)
+        ranks = [rank for rank, pick in enumerate(picks) if not several or pick["picked_by"] == task]
+        if several and ranks:
+            # A task picks by its best query, which is not kept.
+            queries = scores_at(selection, asked, task, [picks[rank]["position"] for rank in ranks]).argmax(0)
+        else:
+            queries = np.array([picks[rank]["picked_by"] for rank in ranks], dtype=np.int64)
+        rows = selection.queries[task]
+        found |= {rank: (task, rows[query].number) for rank, query in zip(ranks, queries, strict=True)}
     return found
 
 
 # --- the output
 
 
-@dataclass(frozen=True)
-class Written:
-    """Where a selection is, and how many rows of the pool were read, selected, left, and left out and why.
+class Written(NamedTuple):
+    """Where a selection is, where what was left out is, if anything was, and how many rows are where.
 
-    read = selected + left + rejected + contaminated + duplicate.
+    In `counts`, read = selected + left + rejected + contaminated + duplicate.
     """
 
     path: Path
     left_out: Path | None
-    read: int
-    selected: int
-    left: int
-    rejected: int
-    contaminated: int
-    duplicate: int
+    counts: Mapping[str, int]
 
     def __str__(self) -> str:
-        counts = asdict(self)
+        counts = self.counts
         out = "".join(f" + {counts[kind]:,} {words}" for kind, words in KINDS.items() if counts[kind])
         where = f"; what was left out, and why: {self.left_out}" if self.left_out else ""
-        noun = "sample is" if self.selected == 1 else "samples are"
+        noun = "sample is" if counts["selected"] == 1 else "samples are"
         return (
-            f"{self.selected:,} {noun} in {self.path} (rows read: {self.read:,} = {self.selected:,} "
-            f"selected + {self.left:,} left{out}){where}"
+            f"{counts['selected']:,} {noun} in {self.path} (rows read: {counts['read']:,} = "
+            f"{counts['selected']:,} selected + {counts['left']:,} left{out}){where}"
         )
 
 
@@ -335,23 +316,23 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
     left_out = out.with_name(f"{out.name}.left_out.jsonl") if counts["read"] > counts["kept"] else None
+    counts = {**counts, "selected": asked.k, "left": counts["kept"] - asked.k}
+    record = {
+        "request": request.model_dump(),
+        "pool": pool.hash,
+        "selection": selection.pipeline.selection(asked).hash,
+        "counts": counts,
+        "version": __version__,
+        "device": os.environ.get(CHOICE),
+    }
     with _whole(out) as temporary:
         _write(picked_rows(selection, asked), temporary, out)
     if left_out is not None:
         with _whole(left_out) as temporary:
             shutil.copyfile(selection.store.path(pool) / LEFT_OUT, temporary)
-    record = {
-        "request": request.model_dump(),
-        "pool": pool.hash,
-        "selection": selection.pipeline.selection(asked).hash,
-        "counts": {**counts, "selected": asked.k},
-        "version": version("rdslib"),
-        "device": os.environ.get(CHOICE),
-    }
     with _whole(record_of(out)) as temporary:
         temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
-    kinds = {kind: counts[kind] for kind in KINDS}
-    return Written(out, left_out, counts["read"], asked.k, counts["kept"] - asked.k, **kinds)
+    return Written(out, left_out, counts)
 
 
 def check_output(out: Path) -> None:
@@ -377,10 +358,8 @@ def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path) -> None:
         try:
             pq.write_table(pa.table(_columns(list(rows))), path, compression="zstd")
         except pa.ArrowException as error:
-            reason = " ".join(str(error).split())[:150]
-            raise UserError(
-                f"{out}: the rows do not make one table ({reason}); write .jsonl, or use --as messages"
-            ) from error
+            reason = f"the rows do not make one table ({reason_of(error)})"
+            raise UserError(f"{out}: {reason}; write .jsonl, or use --as messages") from error
         return
     # No time of writing in the file: the same selection gives the same bytes.
     stream = gzip.GzipFile(path, "wb", mtime=0) if out.name.endswith(".gz") else path.open("wb")
@@ -397,8 +376,9 @@ def _whole(out: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, out)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{out}: cannot be written ({reason}); free some space, or choose another") from error
+        raise UserError(
+            f"{out}: cannot be written ({reason_of(error)}); free some space, or choose another"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -439,11 +419,11 @@ def reopen(out: Path) -> tuple[UserSelection, Request]:
     record = read_record(out)
     use_device(record["device"])
     selection = UserSelection(record["request"])
-    if selection.pipeline.pool.hash != record["pool"]:
+    pipeline = selection.pipeline
+    if pipeline.pool.hash != record["pool"]:
         raise UserError(f"{out}: the files that it was selected from have changed; select anew")
-    selection.pipeline.compute([selection.pipeline.pool, *selection.pipeline.queries.values()])
-    asked = selection.asked(counts_of(selection)["kept"], selection.pipeline.pool_file().sources)
-    if selection.pipeline.selection(asked).hash != record["selection"]:
+    asked = _asked(selection)
+    if pipeline.selection(asked).hash != record["selection"]:
         raise UserError(f"{out}: its model, profile or method has changed since; select anew")
-    selection.pipeline.compute([selection.pipeline.selection(asked)])
+    pipeline.compute([pipeline.selection(asked)])
     return selection, asked

@@ -34,7 +34,7 @@ from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import get_scorer, load_plugins
 from rdslib.params import Encode, Ifd, Less, Model, Settings, Train, load_profile, profile_path
-from rdslib.pipeline.step import step
+from rdslib.pipeline.step import Step, step
 from rdslib.pipeline.steps import POOL
 from rdslib.pipeline.store import Store, Work
 from rdslib.selection.quota import per_source
@@ -85,11 +85,8 @@ class UserData:
         self._input = find_input(name) if table is None else None
         # What can be gone through only once is kept.
         self._kept = list(records_in_memory(name, table)) if isinstance(table, Iterator) else None
-
-    @property
-    def ignored(self) -> tuple[Path, ...]:
-        """What else a folder has, which is not read."""
-        return () if self._input is None else self._input.ignored
+        # What else a folder has, which is not read.
+        self.ignored = self._input.ignored if self._input else ()
 
     def rows(
         self, form: str | None = None, on_error: OnError = "stop", queries: bool = False
@@ -125,34 +122,25 @@ def sort_out(
     pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str
 ) -> Iterator[tuple[str, Row | Rejected, str]]:
     """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why."""
-    held_out = [
-        Sample(row.where, row.source, row.messages)
-        for each in tests
-        for row in each.rows(queries=True)
-        if isinstance(row, Row)
-    ]
-    contamination = Contamination(held_out) if held_out else None
-    seen: ExactDuplicates | NearDuplicates | None = None
-    if dedup != "none":
-        seen = ExactDuplicates() if dedup == "exact" else NearDuplicates()
+    rows = [row for each in tests for row in each.rows(queries=True) if isinstance(row, Row)]
+    contamination = Contamination(Sample(row.where, row.source, row.messages) for row in rows)
+    repeats = {"none": None, "exact": ExactDuplicates, "near": NearDuplicates}[dedup]
+    seen = repeats and repeats()
     # Where the samples are that duplicates have been looked for among.
     places: list[str] = []
     for row in pool.rows(form, on_error):
         if isinstance(row, Rejected):
             yield "rejected", row, row.reason
-            continue
-        match = contamination.found(row.sample) if contamination else None
-        if match is not None:
+        elif tests and (match := contamination.found(row.sample)):
             yield "contaminated", row, f"has words of {match.test.id}: {match.words}"
-            continue
-        repeat = None
-        if seen is not None:
-            repeat = seen.repeats(row.sample)
-            places.append(row.where)
-        if repeat is not None:
-            yield "duplicate", row, f"repeats {places[repeat.of]} (similarity {repeat.similarity:.2f})"
-        else:
+        elif seen is None:
             yield "kept", row, ""
+        else:
+            places.append(row.where)
+            if repeat := seen.repeats(row.sample):
+                yield "duplicate", row, f"repeats {places[repeat.of]} (similarity {repeat.similarity:.2f})"
+            else:
+                yield "kept", row, ""
 
 
 @step(version=1)
@@ -179,8 +167,7 @@ def user_pool(
         work.progress.bar(work.label, 0, "row") as bar,
     ):
         for kind, row, reason in sort_out(pool, tests, form, on_error, dedup):
-            counts["read"] += 1
-            counts[kind] += 1
+            counts.update(["read", kind])
             bar.update()
             if isinstance(row, Row) and kind == "kept":
                 numbers.append(row.number)
@@ -228,6 +215,12 @@ def _read_queries(given: UserData, method: str) -> dict[str, list[Row]]:
             )
         queries.setdefault(row.task or TASK, []).append(row)
     return queries
+
+
+def _query_step(task: str, samples: Sequence[Sample]) -> Step:
+    contents = json.dumps([[each.id, each.source, each.messages] for each in samples])
+    digest = hashlib.sha256(contents.encode()).hexdigest()
+    return user_queries.step(label=f"queries of {task}", given={"samples": samples}, digest=digest)
 
 
 # --- the pipeline
@@ -296,11 +289,7 @@ class UserSelection:
         return {name: value for name, value in limits.items() if value}
 
     def asked(self, kept: int, sources: Sequence[str]) -> Request:
-        """What is asked of the pipeline.
-
-        Args:
-            kept: How many samples the pool has.
-            sources: That of each, if sources are limited.
+        """What is asked of a pool of `kept` samples, of these sources (which matter where they are limited).
 
         Raises:
             UserError: The pool cannot give it.
@@ -312,13 +301,11 @@ class UserSelection:
             raise UserError(
                 f"-k {request.k}: must be from 1 to {kept}, the number of samples in {self.pool.name}"
             )
-        if self.limits:
-            try:
+        try:
+            if self.limits:
                 per_source(sources, k, **self.limits)
-            except ValueError as error:
-                raise UserError(
-                    f"-k {request.k}: {error}; ask for fewer, or allow more of a source"
-                ) from error
+        except ValueError as error:
+            raise UserError(f"-k {request.k}: {error}; ask for fewer, or allow more of a source") from error
         targets = tuple(self.queries) if get_scorer(request.method).needs_queries else ()
         return Request(request.method, k, targets, seed=request.seed, limits=self.limits)
 
@@ -326,11 +313,11 @@ class UserSelection:
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
     model = Model(title=request.model, path=request.model)
+    paper = Settings(
+        seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA)
+    )
     if request.profile is None:
-        settings = Settings(
-            seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA)
-        )
-        return settings, []
+        return paper, []
     given = load_profile(request.profile).experiment
     if given is None:
         raise UserError(f"profile {request.profile}: has no experiment to take parameters from; give another")
@@ -343,22 +330,14 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     return Settings(**{**fields, "seed": request.seed, "model": model, "ifd": ifd}), plugins
 
 
-def _query_step(task: str, samples: Sequence[Sample]) -> Any:
-    contents = json.dumps([[each.id, each.source, each.messages] for each in samples])
-    digest = hashlib.sha256(contents.encode()).hexdigest()
-    return user_queries.step(label=f"queries of {task}", given={"samples": samples}, digest=digest)
-
-
 def _count_of(asked: str, kept: int) -> int:
     """How many samples "1000" or "5%" are; a percent is rounded down, but to 1 at least."""
     try:
-        if asked.endswith("%"):
-            percent = float(asked[:-1])
-            if not 0 < percent <= 100:
-                raise ValueError
+        if not asked.endswith("%"):
+            return int(asked)
+        percent = float(asked[:-1])
+        if 0 < percent <= 100:
             return max(1, int(kept * percent / 100))
-        return int(asked)
-    except ValueError as error:
-        raise UserError(
-            f"-k {asked}: is neither a count nor a percent; give one such as 1000 or 5%"
-        ) from error
+    except ValueError:
+        pass
+    raise UserError(f"-k {asked}: is neither a count nor a percent; give one such as 1000 or 5%")

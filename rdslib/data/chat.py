@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,27 +54,6 @@ class Tokens:
         start = self.response.index(True)
         after = self.response[start:]
         return start, start + (after.index(False) if False in after else len(after))
-
-
-def check_messages(value: Any) -> list[Message]:
-    """Return `value` as messages; raise ValueError, whose text completes "this sample ...", if it is none."""
-    if not isinstance(value, list):
-        raise ValueError(f"has messages of type {type(value).__name__}; they must be a list")
-    if not value:
-        raise ValueError("has no messages")
-    messages: list[Message] = []
-    for position, turn in enumerate(value):
-        if not isinstance(turn, dict):
-            raise ValueError(f"has a message {position} that is not an object with role and content")
-        role, content = turn.get("role"), turn.get("content")
-        if role not in ROLES:
-            raise ValueError(f"has the unknown role {role!r} in message {position}; use {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise ValueError(f"has no text in message {position}; content must be a string")
-        messages.append({"role": role, "content": content})
-    if not any(turn["content"].strip() for turn in messages):
-        raise ValueError("has only empty messages")
-    return messages
 
 
 def user_assistant(prompt: str, response: str) -> list[Message]:

@@ -15,6 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -39,13 +40,29 @@ _DECOMPRESSED: dict[str, Callable[[BinaryIO], Any]] = {
 }
 
 
-class Found(NamedTuple):
-    """What a file holds at a place: a value and its text, or why the value is no record.
+class Part(NamedTuple):
+    """A file, a data set of the hub or a table in memory; `source` is that of its samples.
 
-    `number` is that of its line, row or record, from 1.
+    `before` and `after` stand around a number to name a place in it, as `pool.jsonl:3` or `pool[2]`.
     """
 
-    number: int
+    name: str
+    before: str
+    after: str
+    source: str
+
+    def place(self, number: int | None) -> str:
+        """Name a place in it; without a number, the whole of it."""
+        return self.name if number is None else f"{self.before}{number}{self.after}"
+
+
+class Found(NamedTuple):
+    """What is at a place: a value and its text, or why the value is no record.
+
+    `number` is that of a line, row or record, from 1, of a row in memory from 0, and None for an empty part.
+    """
+
+    number: int | None
     value: Any
     raw: str | None = None
     reason: str | None = None
@@ -66,7 +83,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, str | None, str | None]]:
-    """Each line's number, from 1, its text, and what is wrong with it; no text of more than `MAX_LINE`."""
+    """Each line's number, its text, and what is wrong with it; no text of more than `MAX_LINE`."""
     for number in count(1):
         line = stream.readline(MAX_LINE)
         if not line:
@@ -145,9 +162,7 @@ def _read_json(path: Path) -> Iterator[Found]:
         value = json.loads(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: is not UTF-8 (byte {error.start} of the file); save it so"
-        ) from error
+        raise UserError(f"{path}:{line}: is not UTF-8 (byte {error.start} of it); save it so") from error
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}: is not valid JSON ({error.msg}, column {error.colno}); correct it, "
@@ -209,8 +224,8 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
                 first = rows.line_num + 1
         except csv.Error as error:
             raise UserError(
-                f"{path}:{rows.line_num}: cannot be read further ({error}); correct the line, and quote "
-                f"fields that hold quotes or line breaks"
+                f"{path}:{rows.line_num}: cannot be read further ({error}); quote what holds quotes or "
+                f"line breaks"
             ) from error
 
 
@@ -242,15 +257,14 @@ def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
     return [row for at in range(len(batch)) for row in _records(batch.slice(at, 1))]
 
 
-# By suffix, what stands between a file's name and a number in it, and what is in the file.
-_READERS: dict[str, Callable[[Path], tuple[str, Iterator[Found]]]] = {
-    ".jsonl": lambda path: (":", _read_jsonl(path)),
-    ".ndjson": lambda path: (":", _read_jsonl(path)),
-    # A file that is JSONL, whatever its name, is read as such.
-    ".json": lambda path: (":", _read_jsonl(path)) if _is_jsonl(path) else (": record ", _read_json(path)),
-    ".parquet": lambda path: (": row ", _read_parquet(path)),
-    ".csv": lambda path: (":", _read_csv(path, ",")),
-    ".tsv": lambda path: (":", _read_csv(path, "\t")),
+# By suffix: what is in a file, and what stands between its name and a number in it.
+_READERS: dict[str, tuple[Callable[[Path], Iterator[Found]], str]] = {
+    ".jsonl": (_read_jsonl, ":"),
+    ".ndjson": (_read_jsonl, ":"),
+    ".json": (_read_json, ": record "),
+    ".parquet": (_read_parquet, ": row "),
+    ".csv": (partial(_read_csv, delimiter=","), ":"),
+    ".tsv": (partial(_read_csv, delimiter="\t"), ":"),
 }
 KINDS = f"{', '.join(_READERS)}, also with {' or '.join(_DECOMPRESSED)}"
 
@@ -263,13 +277,14 @@ def kind_of(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in _READERS else None
 
 
-def read_file(path: Path) -> tuple[str, str, Iterator[Found]]:
-    """Open a file of a known kind; raise UserError if it cannot be read to its end.
+def read_file(path: Path) -> tuple[Part, Iterator[Found]]:
+    """Open a file of a known kind, and read what it holds as it is asked for.
 
-    Returns:
-        What a place in it is called but for its number, as `pool.jsonl:` or `pool.json: record `; its name
-        without suffixes; and what it holds, read as it is asked for.
+    Raises:
+        UserError: It cannot be read to its end.
     """
     kind = kind_of(path) or ""
-    separator, found = _READERS[kind](path)
-    return f"{path}{separator}", path.name[: path.name.lower().rindex(kind)], found
+    # A file that is JSONL, whatever its name, is read as such.
+    read, separator = _READERS[".jsonl" if kind == ".json" and _is_jsonl(path) else kind]
+    source = path.name[: path.name.lower().rindex(kind)]
+    return Part(str(path), f"{path}{separator}", "", source), read(path)

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from rdslib.data.chat import Sample
-from rdslib.errors import UserError
 
 # A sample that shares this many words in a row with a test sample is taken to contain it.
 NGRAM = 13
@@ -48,7 +47,7 @@ def runs(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 class Repeat(NamedTuple):
-    """That a sample repeats the one at position `of`, and their similarity, 1 for equal texts."""
+    """The position of the sample that another one repeats, and their similarity, 1 for equal texts."""
 
     of: int
     similarity: float
@@ -78,23 +77,18 @@ class NearDuplicates:
     Similarity is the Jaccard index of the two sets of 5-word shingles, estimated by MinHash from 128
     permutations (give or take 0.035 at 0.8). Shingles are of all the messages, one after another, lower-cased
     and without punctuation; fewer than 5 words are one shingle, and so is a text without any. Pairs are found
-    by LSH, which misses a few, and count only if their estimate is at least `threshold`. What repeats an
-    earlier sample cannot be repeated, so that whatever goes is like something that stays.
+    by LSH, which misses a few, and count only if their estimate is at least 0.8. What repeats an earlier
+    sample cannot be repeated, so that whatever goes is like something that stays.
 
     Holds about 7 kB for each sample that stays.
     """
 
-    def __init__(self, threshold: float = THRESHOLD) -> None:
+    def __init__(self) -> None:
         from datasketch import MinHash, MinHashLSH  # loads scipy
 
-        if not 0 < threshold <= 0.99:  # the most that LSH can do
-            raise UserError(
-                f"near duplicates cannot be found by a similarity of {threshold}; give one from 0.01 to 0.99"
-            )
-        self.threshold = threshold
         self._positions = count()
         self._empty = MinHash(PERMUTATIONS, SEED)
-        self._index = MinHashLSH(threshold, PERMUTATIONS, WEIGHTS)
+        self._index = MinHashLSH(THRESHOLD, PERMUTATIONS, WEIGHTS)
         self._values: dict[int, np.ndarray] = {}
 
     def repeats(self, sample: Sample) -> Repeat | None:
@@ -107,7 +101,7 @@ class NearDuplicates:
             values = np.stack([self._values[each] for each in candidates])
             similarity = (values == minhash.hashvalues).mean(axis=1)
             best = int(similarity.argmax())
-            if similarity[best] >= self.threshold:
+            if similarity[best] >= THRESHOLD:
                 return Repeat(candidates[best], float(similarity[best]))
         self._index.insert(position, minhash, check_duplication=False)
         self._values[position] = minhash.hashvalues

@@ -55,7 +55,7 @@ def home() -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the folder in which downloads are kept."""
+    """Return the folder of downloads."""
     return home() / "downloads"
 
 
@@ -114,7 +114,7 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
 
 
 def _checked(path: Path, pinned: str, where: str, remedy: str) -> Path:
-    """The file, which has the pinned checksum; raises UserError if it does not."""
+    """The file, which has the pinned checksum; UserError if it does not."""
     found = _sum(path)
     if found != pinned:
         raise UserError(f"{where} has the SHA-256 {found}, but the profile pins {pinned}; {remedy}")
@@ -122,24 +122,14 @@ def _checked(path: Path, pinned: str, where: str, remedy: str) -> Path:
 
 
 def _sum(path: Path) -> str:
-    """A file's checksum: while its state is the same, it is hashed once, not at every use."""
     state = path.stat()
+    # While a file's state is the same, it is hashed once, not at every use.
     return _sum_of(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @cache
 def _sum_of(path: Path, *state: int) -> str:
     return sha256_of(path)
-
-
-def fetch_folder(download: Download, patterns: Sequence[str], cache: Path, name: str) -> dict[str, bytes]:
-    """Get the files of a pinned folder that match as in `read_members`, each as `fetch` gets it."""
-    wanted = _matching(download.files or {}, patterns, download.uri)
-    found = {}
-    # What is there already is read at once; the bar is for the rest.
-    for path, pinned in tqdm(wanted.items(), desc=name, unit="file", leave=False, delay=2):
-        found[path] = fetch(Download(uri=download.uri + path, sha256=pinned), cache, name).read_bytes()
-    return found
 
 
 @contextmanager
@@ -193,7 +183,6 @@ def _fetch_github(url: str, part: Path) -> None:
 
 
 def _stream(client: Fetcher | PyPIClient, url: str, part: Path, title: str) -> None:
-    """Write what `url` gives to `part`, with a progress bar (rate, time left)."""
     with client.get_stream(url) as response, part.open("wb") as file:
         response.raise_for_status()
         total = int(response.headers.get("content-length", 0)) or None
@@ -221,20 +210,19 @@ def read_members(archive: Path, patterns: Sequence[str]) -> dict[str, bytes]:
     Raises:
         UserError: It is another kind of file or a broken archive, or a pattern matches nothing.
     """
+    wanted = re.compile("|".join(map(fnmatch.translate, patterns))).match
     found: dict[str, bytes] = {}
     try:
         if archive.name.endswith((".whl", ".zip")):
             with zipfile.ZipFile(archive) as zipped:
-                for name in zipped.namelist():
-                    if not name.endswith("/") and _matches(name, patterns):
-                        found[name] = zipped.read(name)
+                for entry in zipped.infolist():
+                    if not entry.is_dir() and wanted(entry.filename):
+                        found[entry.filename] = zipped.read(entry)
         elif archive.name.endswith((".tar.gz", ".tgz")):
             # A stream, because seeking back in a gzip file decompresses it from the start.
             with tarfile.open(archive, "r|gz") as tar:
                 for member in tar:
-                    if member.isfile() and _matches(member.name, patterns):
-                        file = tar.extractfile(member)
-                        assert file is not None
+                    if member.isfile() and wanted(member.name) and (file := tar.extractfile(member)):
                         found[member.name] = file.read()
         else:
             raise UserError(f"{archive}: is not an archive that can be read; use .whl, .zip or .tar.gz")
@@ -243,15 +231,11 @@ def read_members(archive: Path, patterns: Sequence[str]) -> dict[str, bytes]:
     return _matching(found, patterns, archive)
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _matching(members: Mapping[str, T], patterns: Sequence[str], where: Path | str) -> dict[str, T]:
-    """The members that match, by pattern and then by name; raises UserError for a pattern without any."""
+def _matching(members: Mapping[str, T], patterns: Iterable[str], where: Path | str) -> dict[str, T]:
+    """The members that match, by pattern and then by name; UserError for a pattern without any."""
     found: dict[str, T] = {}
     for pattern in patterns:
-        names = sorted(name for name in members if _matches(name, [pattern]))
+        names = sorted(fnmatch.filter(members, pattern))
         if not names:
             raise UserError(f"{where}: no member matches {pattern!r}; correct the pattern in the profile")
         found |= {name: members[name] for name in names}  # a name keeps its first place
@@ -265,8 +249,7 @@ class Archives:
     """
 
     def __init__(self, downloads: Mapping[str, Download], cache: Path) -> None:
-        self.downloads = downloads
-        self.cache = cache
+        self.downloads, self.cache = downloads, cache
         self._members: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._prepared: set[tuple[str, str]] = set()
 
@@ -281,11 +264,15 @@ class Archives:
             if (name, pattern) not in self._prepared:
                 missing[name].append(pattern)
         for name, patterns in missing.items():
-            download = self.downloads[name]
+            download, found = self.downloads[name], self._members[name]
             if download.files is None:
-                self._members[name] |= read_members(self.path(name), patterns)
+                found |= read_members(self.path(name), patterns)
             else:
-                self._members[name] |= fetch_folder(download, patterns, self.cache, name)
+                pins = _matching(download.files, patterns, download.uri)
+                # What is there already is read at once; the bar is for the rest.
+                for path, pin in tqdm(pins.items(), desc=name, unit="file", leave=False, delay=2):
+                    file = Download(uri=download.uri + path, sha256=pin)
+                    found[path] = fetch(file, self.cache, name).read_bytes()
             self._prepared.update((name, pattern) for pattern in patterns)
 
     def members(self, name: str, patterns: Sequence[str]) -> dict[str, bytes]:

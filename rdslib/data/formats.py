@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rdslib.data.chat import ROLES, Message, check_messages, user_assistant
+from rdslib.data.chat import ROLES, Message, user_assistant
 
 Record = Mapping[str, Any]
 
@@ -58,10 +58,13 @@ def form_of(record: Record) -> str:
     return forms[0]
 
 
-def to_messages(record: Record, form: str | None = None, prompts: bool = False) -> list[Message]:
+def to_messages(
+    record: Record, form: str | None = None, prompts: bool = False, check: bool = True
+) -> list[Message]:
     """Return the messages of a record: at most one system turn, then user and assistant in turns, none empty.
 
-    Without one of `FORMS`, its fields show its form. With `prompts`, its last turn may be the user's.
+    Without one of `FORMS`, its fields show its form. With `prompts`, its last turn may be the user's. Without
+    `check`, any order, any text and empty turns but not only these will do, as in the paper's pools.
 
     Raises:
         ValueError: It is of no form, or no usable conversation; the reason completes "this sample ...".
@@ -69,7 +72,9 @@ def to_messages(record: Record, form: str | None = None, prompts: bool = False) 
     form = form_of(record) if form is None else form
     if not _given(record, FIELDS[form]):
         raise ValueError(f"has no field {' or '.join(FIELDS[form])}, as the form {form} does")
-    messages = check_messages(_TURNS[form](record))
+    messages = _check_kinds(_TURNS[form](record))
+    if not check:
+        return messages
     _check_turns(messages)
     if messages[-1]["role"] != "assistant" and not prompts:
         raise ValueError("has no response; end it with an assistant turn")
@@ -85,6 +90,25 @@ def to_messages(record: Record, form: str | None = None, prompts: bool = False) 
     if size > MAX_CHARS:
         raise ValueError(f"is too large ({size} characters, at most {MAX_CHARS}); split it")
     return messages
+
+
+def _check_kinds(turns: Any) -> list[Message]:
+    """Raise ValueError unless these are turns of known roles with text, of which one is not blank."""
+    if not isinstance(turns, list):
+        raise ValueError(f"has messages of type {type(turns).__name__}; they must be a list")
+    if not turns:
+        raise ValueError("has no messages")
+    for position, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise ValueError(f"has a message {position} that is not an object with role and content")
+        if turn["role"] not in ROLES:
+            known = ", ".join(ROLES)
+            raise ValueError(f"has the unknown role {turn['role']!r} in message {position}; use {known}")
+        if not isinstance(turn["content"], str):
+            raise ValueError(f"has no text in message {position}; content must be a string")
+    if all(_blank(turn["content"]) for turn in turns):
+        raise ValueError("has only empty messages")
+    return turns
 
 
 def _check_turns(messages: Sequence[Message]) -> None:

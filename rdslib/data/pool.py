@@ -96,7 +96,7 @@ def subset(n_total: int, size: int, seed: int) -> np.ndarray:
     return np.sort(generator(seed, "subset").choice(n_total, size=size, replace=False))
 
 
-def to_table(samples: Sequence[Sample]) -> pa.Table:
+def to_table(samples: Iterable[Sample]) -> pa.Table:
     """Make an Arrow table of samples: id, source, messages."""
     return pa.Table.from_pylist([vars(sample) for sample in samples], schema=SCHEMA)
 
@@ -143,42 +143,49 @@ class PoolWriter:
         self._rows.clear()
 
 
+class Rows:
+    """The rows of a Parquet file, as dicts: read by position, a row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = pq.ParquetFile(path)
+        metadata = self.file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        # The position of each row group's first row.
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        # The row group that was read last: neighbours are mostly asked for one after another.
+        self._last: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    def take(self, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """Return the rows at some positions, in that order."""
+        wanted = np.asarray(positions, dtype=np.int64)
+        groups = np.searchsorted(self._starts, wanted, side="right") - 1
+        found: dict[int, dict[str, Any]] = {}
+        for group in np.unique(groups).tolist():
+            if group != self._last[0]:
+                self._last = (group, self.file.read_row_group(group).to_pylist())
+            first, rows = int(self._starts[group]), self._last[1]
+            found |= {at: rows[at - first] for at in wanted[groups == group].tolist()}
+        return [found[at] for at in wanted.tolist()]
+
+
 def rows_at(path: Path, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-    """Read the rows of a Parquet file at some positions, in that order, a row group at a time."""
-    file = pq.ParquetFile(path)
-    starts, wanted = _starts(file), np.asarray(positions, dtype=np.int64)
-    groups = np.searchsorted(starts, wanted, side="right") - 1
-    found: dict[int, dict[str, Any]] = {}
-    for group in np.unique(groups).tolist():
-        inside = wanted[groups == group]
-        rows = file.read_row_group(group).take(pa.array(inside - starts[group])).to_pylist()
-        found |= dict(zip(inside.tolist(), rows, strict=True))
-    return [found[row] for row in wanted.tolist()]
-
-
-def _starts(file: pq.ParquetFile) -> np.ndarray:
-    """The position of each row group's first row, and the number of rows."""
-    metadata = file.metadata
-    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    """Read the rows of a Parquet file at some positions, in that order."""
+    return Rows(path).take(positions)
 
 
 class PoolFile(Sequence[Sample]):
     """A pool that `write_pool` has written, or those of its samples at the positions `kept`.
 
-    Samples are read as they are asked for, a row group at a time; the length, ids and sources are had without
-    reading messages. `kept` (int64, sorted, or None for all) says where in the file the samples lie.
+    Samples are read as they are asked for; the length, ids and sources are had without reading messages.
+    `kept` (int64, sorted, or None for all) says where in the file the samples lie.
     """
 
     def __init__(self, path: Path, kept: np.ndarray | None = None) -> None:
         self.kept = kept
-        self._file = pq.ParquetFile(path)
-        self._starts = _starts(self._file)
-        # The row group that was read last, and its rows: neighbours are mostly asked for one after another.
-        self._last: tuple[int, list[Sample]] = (-1, [])
+        self._rows = Rows(path)
 
     def __len__(self) -> int:
-        return int(self._starts[-1]) if self.kept is None else len(self.kept)
+        return int(self._rows.file.metadata.num_rows) if self.kept is None else len(self.kept)
 
     @overload
     def __getitem__(self, at: int) -> Sample: ...
@@ -201,19 +208,10 @@ class PoolFile(Sequence[Sample]):
         return np.array(coded.dictionary.to_pylist(), dtype=object)[coded.indices.to_numpy()].tolist()
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        column = self._file.read(columns=[name]).column(name)
+        column = self._rows.file.read(columns=[name]).column(name)
         return column if self.kept is None else column.take(pa.array(self.kept))
 
     def take(self, positions: Sequence[int] | np.ndarray) -> list[Sample]:
         """Return the samples at some positions, in that order."""
         rows = np.asarray(positions, dtype=np.int64)
-        if self.kept is not None:
-            rows = self.kept[rows]
-        groups = np.searchsorted(self._starts, rows, side="right") - 1
-        found: dict[int, Sample] = {}
-        for group in np.unique(groups).tolist():
-            if group != self._last[0]:
-                self._last = (group, from_rows(self._file.read_row_group(group).to_pylist()))
-            first, read = int(self._starts[group]), self._last[1]
-            found |= {row: read[row - first] for row in rows[groups == group].tolist()}
-        return [found[row] for row in rows.tolist()]
+        return from_rows(self._rows.take(rows if self.kept is None else self.kept[rows]))

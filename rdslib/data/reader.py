@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rdslib.data.chat import Message, Sample
-from rdslib.data.containers import KINDS, Found, kind_of, may_escape, read_file, unusable
+from rdslib.data.containers import KINDS, Found, Part, kind_of, may_escape, read_file, unusable
 from rdslib.data.formats import FORMS, to_messages
 from rdslib.errors import UserError, reason_of
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
 
 OnError = Literal["stop", "quarantine"]
+Record: TypeAlias = tuple[Part, Found]
 
 # `org/name`, or `org/name:split`.
 _HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w.-]+))?")
@@ -59,24 +60,23 @@ def find_input(name: str | Path) -> Input:
     """
     path = Path(name)
     try:
-        if path.is_dir():
-            return _find_files(path)
-        exists = path.exists()
+        files, ignored = _find_files(path) if path.is_dir() else ([path] if path.exists() else [], [])
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({reason_of(error)}); check the path and its rights"
-        ) from error
+        reason = reason_of(error)
+        raise UserError(f"{path}: cannot be read ({reason}); check the path and its rights") from error
+    if ignored and not files:
+        raise UserError(f"{path}: holds no data; give a folder with {KINDS}")
+    if files and kind_of(files[0]) is None:
+        raise UserError(f"{path}: is of no known kind; give {KINDS}")
+    if files:
+        return Input(str(name), tuple(sorted(files)), tuple(sorted(ignored)))
     hub = _HUB.fullmatch(str(name))
-    if exists:
-        if kind_of(path) is None:
-            raise UserError(f"{path}: is of no known kind; give {KINDS}")
-        return Input(str(name), (path,))
     if hub is None or kind_of(path) is not None:
         raise UserError(f"{path}: there is no such file or folder; check the path")
     return Input(hub[1], split=hub[2] or "train")
 
 
-def _find_files(folder: Path) -> Input:
+def _find_files(folder: Path) -> tuple[list[Path], list[Path]]:
     def fail(error: OSError) -> None:
         raise error
 
@@ -91,52 +91,17 @@ def _find_files(folder: Path) -> Input:
         for path in (here / name for name in names):
             usable = kind_of(path) is not None and not path.name.startswith(".")
             (files if usable else ignored).append(path)
-    if not files:
-        raise UserError(f"{folder}: holds no data; give a folder with {KINDS}")
-    return Input(str(folder), tuple(sorted(files)), tuple(sorted(ignored)))
+    return files, ignored
 
 
-class Part(NamedTuple):
-    """A file, a data set of the hub or a table in memory.
-
-    `before` and `after` stand around a number to name a place in it. `source` is that of its samples.
-    """
-
-    name: str
-    before: str
-    after: str
-    source: str
-
-    def place(self, number: int | None) -> str:
-        """Name a place in it, as `pool.jsonl:3` or `pool[2]`; without a number, the whole of it."""
-        return self.name if number is None else f"{self.before}{number}{self.after}"
-
-
-class Record(NamedTuple):
-    """What is at the `number`-th place of a part: a dict and its text, or why there is no usable one.
-
-    An empty part is one record without a number.
-    """
-
-    part: Part
-    number: int | None
-    value: Any
-    raw: str | None
-    reason: str | None
-
-    @property
-    def where(self) -> str:
-        """The name of the place."""
-        return self.part.place(self.number)
-
-
-def _records(part: Part, found: Iterable[Found]) -> Iterator[Record]:
+def records_of(part: Part, found: Iterable[Found]) -> Iterator[Record]:
+    """Go through the records of a part; an empty one is a record without a number."""
     empty = True
     for each in found:
         empty = False
-        yield Record(part, *each)
+        yield part, each
     if empty:
-        yield Record(part, None, None, None, "holds no samples; fill or remove it")
+        yield part, Found(None, None, None, "holds no samples; fill or remove it")
 
 
 def read_records(given: Input) -> Iterator[Record]:
@@ -147,10 +112,9 @@ def read_records(given: Input) -> Iterator[Record]:
     """
     if given.split is not None:
         part = Part(given.name, f"{given.name}: row ", "", given.name)
-        yield from _records(part, _read_hub(given.name, given.split))
+        yield from records_of(part, _read_hub(given.name, given.split))
     for path in given.files:
-        before, source, found = read_file(path)
-        yield from _records(Part(str(path), before, "", source), found)
+        yield from records_of(*read_file(path))
 
 
 def _read_hub(name: str, split: str) -> Iterator[Found]:
@@ -175,7 +139,7 @@ def records_in_memory(name: str, table: Table) -> Iterator[Record]:
         UserError: The table, at once, or a row, when it comes, is of no such kind.
     """
     part = Part(name, f"{name}[", "]", name)
-    return _records(part, _read_rows(part, _table_rows(name, table)))
+    return records_of(part, _read_rows(part, _table_rows(name, table)))
 
 
 def _read_rows(part: Part, rows: Iterable[Any]) -> Iterator[Found]:
@@ -227,9 +191,9 @@ def _plain(value: Any) -> Any:
 def digest_of(records: Iterable[Record]) -> str:
     """Hash records in memory, in their order: the SHA-256 of a JSONL file of them, in hexadecimal."""
     digest = hashlib.sha256()
-    for record in records:
-        if record.number is not None:
-            digest.update(f"{json.dumps(record.value)}\n".encode())
+    for _, found in records:
+        if found.number is not None:
+            digest.update(f"{json.dumps(found.value)}\n".encode())
     return digest.hexdigest()
 
 
@@ -273,10 +237,10 @@ class _Ids:
         # Of each row so far, whether its number is its id.
         self._numbered = bytearray()
 
-    def take(self, given: str | None, row: int, record: Record) -> str:
+    def take(self, given: str | None, row: int, part: Part, number: int | None) -> str:
         """Return the id of the newest row. Raises ValueError if it is taken."""
-        if not self._parts or self._parts[-1] is not record.part:
-            self._parts.append(record.part)
+        if not self._parts or self._parts[-1] is not part:
+            self._parts.append(part)
         self._numbered.extend(bytes(row + 1 - len(self._numbered)))
         if given is None:
             name = str(row)
@@ -285,9 +249,10 @@ class _Ids:
                 raise ValueError(f"has no id, and its row number is the id {name!r} of {there}; give it one")
             self._numbered[row] = 1
             return name
-        if _is_number(given) and int(given) < row and self._numbered[int(given)]:
+        as_number = int(given) if len(given) < 16 and given.isdecimal() else row
+        if as_number < row and str(as_number) == given and self._numbered[as_number]:
             raise ValueError(f"has the id {given!r}, the number of a row without an id; ids must be unique")
-        place = len(self._parts) - 1 << _BITS | (record.number or 0)
+        place = len(self._parts) - 1 << _BITS | (number or 0)
         first = self._given.setdefault(hash(given), place)
         if first != place:
             raise ValueError(f"has the id {given[:60]!r} of {self._where(first)}; ids must be unique")
@@ -297,18 +262,18 @@ class _Ids:
         return self._parts[place >> _BITS].place(place & (1 << _BITS) - 1)
 
 
-def _is_number(name: str) -> bool:
-    """Whether a row number is written like this."""
-    return len(name) < 16 and name.isdecimal() and str(int(name)) == name
-
-
 def rows_of(
-    records: Iterable[Record], form: str | None = None, on_error: OnError = "stop", queries: bool = False
+    records: Iterable[Record],
+    form: str | None = None,
+    on_error: OnError = "stop",
+    queries: bool = False,
+    check: bool = True,
 ) -> Iterator[Row | Rejected]:
     """Make rows of the records of one input: each one is either a `Row` or `Rejected`.
 
     Without one of `formats.FORMS` each record's fields say its form. With `queries`, a prompt without a
-    response is good, and a record's `task` is read. A file that holds nothing counts as a bad record.
+    response is good, and a record's `task` is read. `check` is that of `formats.to_messages`. A file that
+    holds nothing counts as a bad record.
 
     Raises:
         UserError: The form is unknown, or, with `on_error="stop"`, a record cannot be used.
@@ -316,40 +281,33 @@ def rows_of(
     if form is not None and form not in FORMS:
         raise UserError(f"--format {form}: is unknown; use one of {', '.join(FORMS)}")
     ids = _Ids()
-    number = 0
-    for record in records:
-        row = _row(record, number, form, queries, ids)
-        if on_error == "stop" and isinstance(row, Rejected):
-            raise UserError(f"{row.where}: {row.reason}")
-        number += record.number is not None
-        yield row
+    at = 0
+    for part, (number, value, raw, reason) in records:
+        where = part.place(number)
+        row: Row | None = None
+        if reason is None:
+            try:
+                messages = to_messages(value, form, queries, check)
+                source = _name(value, "source") or _name(value, "dataset") or part.source
+                task = _name(value, "task") if queries else None
+                name = ids.take(_name(value, "id"), at, part, number)
+                row = Row(at, name, source, messages, value, task, where)
+            except ValueError as error:
+                reason = f"this sample {error}; correct or remove it"
+        if reason is not None and on_error == "stop":
+            raise UserError(f"{where}: {reason}")
+        if raw is None and row is None and value is not None:
+            with suppress(RecursionError):
+                raw = json.dumps(value, default=str)
+        yield row or Rejected(where, reason or "", raw)
+        at += number is not None
 
 
 def read_rows(
-    given: Input | Path | str, form: str | None = None, on_error: OnError = "stop", queries: bool = False
+    name: str | Path, form: str | None = None, on_error: OnError = "stop", queries: bool = False
 ) -> Iterator[Row | Rejected]:
     """Read the rows of an input, as `rows_of` makes them of its records."""
-    found = given if isinstance(given, Input) else find_input(given)
-    return rows_of(read_records(found), form, on_error, queries)
-
-
-def _row(record: Record, number: int, form: str | None, queries: bool, ids: _Ids) -> Row | Rejected:
-    reason = record.reason
-    if reason is None:
-        value = record.value
-        try:
-            messages = to_messages(value, form, prompts=queries)
-            source = _name(value, "source") or _name(value, "dataset") or record.part.source
-            task = _name(value, "task") if queries else None
-            name = ids.take(_name(value, "id"), number, record)
-            return Row(number, name, source, messages, value, task, record.where)
-        except ValueError as error:
-            reason = f"this sample {error}; correct or remove it"
-    raw = record.raw
-    if raw is None and record.value is not None:
-        with suppress(RecursionError):
-            raw = json.dumps(record.value, default=str)
-    return Rejected(record.where, reason, raw)
+    return rows_of(read_records(find_input(name)), form, on_error, queries)
 
 
 def _name(record: Mapping[str, Any], key: str) -> str | None:

@@ -10,14 +10,14 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from rdslib.data.chat import Message, Sample, check_messages, user_assistant
-from rdslib.data.containers import parse_lines
+from rdslib.data.chat import Message, Sample, user_assistant
+from rdslib.data.containers import Part, parse_lines
 from rdslib.data.download import Archives
-from rdslib.errors import UserError
+from rdslib.data.reader import Row, records_of, rows_of
 from rdslib.params import Source
 from rdslib.seeds import generator
 
@@ -27,35 +27,17 @@ Reader = Callable[[Archives, Source], Iterator[Sample]]
 DIALOGUE_TURNS = 4
 
 
-def parse_jsonl(stream: BinaryIO, where: str, default_source: str) -> Iterator[Sample]:
-    """Read samples from lines of `{"messages": [...]}` with optional `id` and `source` (or `dataset`).
-
-    The id is the row number, from 0, where a row gives none. `where` names the file in errors: UserErrors for
-    a line that cannot be used, or an id that comes twice.
-    """
-    seen: dict[str, int] = {}
-    for row, found in enumerate(parse_lines(stream)):
-        here, reason, value = f"{where}:{found.number}:", found.reason, found.value
-        if reason is None and "messages" not in value:
-            reason = "has no messages; add a list of {role, content} turns under that key"
-        if reason is not None:
-            raise UserError(f"{here} {reason}")
-        try:
-            messages = check_messages(value["messages"])
-        except ValueError as error:
-            raise UserError(f"{here} this sample {error}; correct or remove the line") from error
-        key = str(row if value.get("id") is None else value["id"])
-        first = seen.setdefault(key, found.number)
-        if first != found.number:
-            raise UserError(f"{here} has the id {key!r} of line {first}; ids must be unique")
-        yield Sample(key, str(value.get("source") or value.get("dataset") or default_source), messages)
-
-
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
-    """Read a JSONL of Tulu messages: the whole download, or the members of an archive."""
+    """Read lines of `{"messages": [...]}` with an optional `id`: the download, or members of an archive.
+
+    The id is the row number, from 0, where a row gives none. A line that cannot be used, or an id that comes
+    twice in a file, is a UserError that names the line.
+    """
     for name, data in _files(archives, source).items():
-        for sample in parse_jsonl(io.BytesIO(data), name, source.name):
-            yield Sample(f"{source.name}/{sample.id}", source.name, sample.messages)
+        lines = records_of(Part(name, f"{name}:", "", source.name), parse_lines(io.BytesIO(data)))
+        for row in rows_of(lines, "messages", queries=True, check=False):
+            assert isinstance(row, Row)  # a bad one is an error
+            yield Sample(f"{source.name}/{row.id}", source.name, row.messages)
 
 
 def bigbench(archives: Archives, source: Source) -> Iterator[Sample]:
@@ -178,17 +160,6 @@ WORDS = (  # noqa: SIM905
 ).split()
 
 
-def _made_up(make: Callable[[np.random.Generator], tuple[str, str]]) -> Reader:
-    """A reader of synthetic samples, always the same ones: twice as many as the source asks for."""
-
-    def read(archives: Archives, source: Source) -> Iterator[Sample]:
-        rng = generator(0, "made up", source.name)
-        for index in range(2 * source.samples):
-            yield Sample(f"{source.name}/{index}", source.name, user_assistant(*make(rng)))
-
-    return read
-
-
 def made_up_sum(rng: np.random.Generator) -> tuple[str, str]:
     """Make up a sum of two numbers, with its result."""
     a, b = (int(number) for number in rng.integers(1, 500, size=2))
@@ -207,6 +178,17 @@ def made_up_code(rng: np.random.Generator) -> tuple[str, str]:
     sign, number = "+-*"[int(rng.integers(3))], int(rng.integers(2, 100))
     prompt = f"Write a function {name} that returns x {sign} {number}."
     return prompt, f"def {name}(x):\n    return x {sign} {number}"
+
+
+def _made_up(make: Callable[[np.random.Generator], tuple[str, str]]) -> Reader:
+    """A reader of synthetic samples, always the same ones: twice as many as the source asks for."""
+
+    def read(archives: Archives, source: Source) -> Iterator[Sample]:
+        rng = generator(0, "made up", source.name)
+        for index in range(2 * source.samples):
+            yield Sample(f"{source.name}/{index}", source.name, user_assistant(*make(rng)))
+
+    return read
 
 
 READERS: dict[str, Reader] = {

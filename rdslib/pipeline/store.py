@@ -159,14 +159,21 @@ class Store:
 
     def _is_there(self, step: Step) -> bool:
         """Whether a step's artifact is whole; a damaged one is named and taken apart."""
-        path = self.path(step)
-        if not path.exists():
+        path, part = self.path(step), self._part(step)
+        # A run that was killed at the very end has left it whole, but for its name.
+        place = path if path.exists() else part
+        if place is part and not (part / MANIFEST).exists():
             return False
-        problems = damage(path)
+        problems = damage(place)
         if problems:
             self.progress.note(f"{step.name}/{step.hash}: {'; '.join(problems)}; recomputing")
-            self._take_apart(path)
+            if place is path:
+                shutil.rmtree(part, ignore_errors=True)
+                os.replace(path, part)
+            _take_apart(part)
             return False
+        if place is part:
+            _give_name(part, path)
         self.progress.drop(step)
         return True
 
@@ -194,7 +201,7 @@ class Store:
         return self.path(value) if isinstance(value, Step) else value
 
     def _work(self, step: Step) -> Work:
-        part = self.path(step).with_name(f"{step.hash}.part")
+        part = self._part(step)
         part.mkdir(exist_ok=True)
         for leftover in part.glob("tmp-*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -203,10 +210,7 @@ class Store:
     def _finish(self, step: Step, work: Work, counts: Mapping[str, Any], seconds: float) -> None:
         """Write the manifest, and give the folder its name."""
         part = work.path
-        (part / SHARDS).unlink(missing_ok=True)
-        names = sorted(
-            str(f.relative_to(part)) for f in part.rglob("*") if f.is_file() and f.name != MANIFEST
-        )
+        names = sorted(str(f.relative_to(part)) for f in part.rglob("*") if f.is_file() and f.name != SHARDS)
         manifest = {
             **step.key,
             "label": step.label,
@@ -220,32 +224,41 @@ class Store:
         }
         manifest["checksum"] = _checksum(manifest)
         write_json(part / MANIFEST, manifest)
-        os.replace(part, self.path(step))
+        _give_name(part, self.path(step))
 
-    def _take_apart(self, path: Path) -> None:
-        """Turn a damaged artifact back into work in progress that keeps its sound files."""
-        part = path.with_name(f"{path.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        os.replace(path, part)
-        manifest = _read_manifest(part)
-        (part / MANIFEST).unlink(missing_ok=True)
-        if manifest is None:
-            shutil.rmtree(part)  # without a manifest to trust, no file can be trusted
-            return
-        sound = {name: entry for name, entry in manifest["files"].items() if _sound(part / name, entry)}
-        for file in [f for f in part.rglob("*") if f.is_file()]:
-            if str(file.relative_to(part)) not in sound:
-                file.unlink()
-        kept = {
-            key: {
-                "files": {name: sound[name] for name in shard["files"]},
-                "counts": shard["counts"],
-                "seconds": 0.0,
-            }
-            for key, shard in manifest["shards"].items()
-            if all(name in sound for name in shard["files"])
+    def _part(self, step: Step) -> Path:
+        """Where the step's artifact is while it is being made."""
+        return self.path(step).with_name(f"{step.hash}.part")
+
+
+def _give_name(part: Path, path: Path) -> None:
+    """Make an artifact of work that has a manifest; the journal goes only after the manifest has come."""
+    (part / SHARDS).unlink(missing_ok=True)
+    os.replace(part, path)
+
+
+def _take_apart(part: Path) -> None:
+    """Turn a damaged artifact back into work in progress that keeps its sound files."""
+    manifest = _read_manifest(part)
+    if manifest is None:
+        shutil.rmtree(part)  # without a manifest to trust, no file can be trusted
+        return
+    sound = {name: entry for name, entry in manifest["files"].items() if _sound(part / name, entry)}
+    for file in [f for f in part.rglob("*") if f.is_file()]:
+        if str(file.relative_to(part)) not in sound and file.name != MANIFEST:
+            file.unlink()
+    kept = {
+        key: {
+            "files": {name: sound[name] for name in shard["files"]},
+            "counts": shard["counts"],
+            "seconds": 0.0,
         }
-        (part / SHARDS).write_text("".join(f"{canonical({key: shard})}\n" for key, shard in kept.items()))
+        for key, shard in manifest["shards"].items()
+        if all(name in sound for name in shard["files"])
+    }
+    (part / SHARDS).write_text("".join(f"{canonical({key: shard})}\n" for key, shard in kept.items()))
+    # Last, so that a kill before leaves it to be taken apart again.
+    (part / MANIFEST).unlink()
 
 
 def damage(path: Path) -> list[str]:

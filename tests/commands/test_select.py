@@ -1,148 +1,372 @@
-"""`rds select` on a user's pool."""
+"""`rds select` on a user's pool, and what it can be asked for."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rdslib.commands.request import SelectRequest
-from rdslib.commands.select import reopen, write_selection
+from rdslib.commands.select import record_of, reopen, scores_at, write_selection
 from rdslib.commands.user_data import UserSelection
-from rdslib.data.chat import tokenize_chat, tokenize_query
+from rdslib.data.chat import tokenize_chat, tokenize_query, user_assistant
+from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
 from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.encode import encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
 from rdslib.params import RandomModel
-from rdslib.pipeline.pipeline import Request
 from tests.command import rds, refused
 
 
 def row(prompt, response, **extra):
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    return {**extra, "messages": messages}
+    return {**extra, "messages": user_assistant(prompt, response)}
 
 
-POOL = [row(f"What is {i} + {i}?", f"{2 * i}", dataset="sums", note=f"é{i}") for i in range(30)]
-QUERIES = [row("What is 3 + 4?", "7"), row("Say hello", "hello")]
+SUMS = [row(f"What is {i} + {i + 1}?", f"{2 * i + 1}", source=f"s{i % 3}", note=f"é{i}") for i in range(24)]
+WORDS = [row(f"Say the word number {i} in French, please.", f"mot {i}", source="french") for i in range(12)]
+POOL = [*SUMS, *WORDS]
+QUERIES = [
+    row("What is 3 + 4?", "7", task="sums"),
+    row("Say hello in French", "bonjour", task="words"),
+    row("What is 5 + 5?", "10", task="sums"),
+]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8")
+    return str(path)
+
+
+def read(path):
+    if path.name.endswith(".parquet"):
+        return pd.read_parquet(path).to_dict("records")
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def positions(rows):
+    """Where the rows of an output are in `POOL`; they are as they came."""
+    return [POOL.index({k: v for k, v in each.items() if not k.startswith("rds_")}) for each in rows]
 
 
 @pytest.fixture
-def files(tmp_path):
-    for name, rows in (("pool", POOL), ("queries", QUERIES)):
-        text = "\n".join(json.dumps(r, ensure_ascii=False) for r in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    return tmp_path
+def given(tmp_path, tiny_model):
+    """The options of a selection."""
+    found = {"pool": write(tmp_path / "pool.jsonl", POOL), "model": str(tiny_model), "k": "9"}
+    return {**found, "queries": write(tmp_path / "queries.jsonl", QUERIES)}
 
 
-def arguments(folder, model, k, **changes):
-    given = {"pool": folder / "pool.jsonl", "queries": folder / "queries.jsonl", "model": model}
-    given |= {"out": folder / "out.jsonl", **changes}
-    return ["select", "-k", k, *(part for name, value in given.items() for part in (f"--{name}", value))]
+@pytest.fixture
+def ask(tmp_path, given, monkeypatch):
+    """Selects with some options changed; returns the rows and what was counted."""
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+
+    def asked(name="out.jsonl", **changes):
+        written = write_selection(SelectRequest.of({**given, **changes}), tmp_path / name)
+        counts = written.counts
+        kinds = ("selected", "left", "rejected", "contaminated", "duplicate")
+        assert counts["read"] == sum(counts[kind] for kind in kinds)
+        return read(written.path), written
+
+    return asked
 
 
-def request_for(folder, model, k, **changes):
-    given = {"pool": folder / "pool.jsonl", "queries": folder / "queries.jsonl", "model": model, "k": k}
-    return SelectRequest.of({**given, **changes})
+def arguments(given, out, **changes):
+    """The same as arguments of the command."""
+    options = {**given, "out": out, **changes}
+    return ["select", "-k", options.pop("k"), *(part for k, v in options.items() for part in (f"--{k}", v))]
 
 
 @pytest.mark.slow
-def test_the_picks_are_the_definition_and_the_lines_are_the_users(files, tiny_model):
-    done = rds(*arguments(files, tiny_model, 7), home=files / "home")
+def test_the_picks_are_the_definition_and_the_lines_are_the_users(given, tiny_model, tmp_path):
+    queries = [row("What is 3 + 4?", "7"), row("Say hello", "hello")]
+    given["queries"] = write(tmp_path / "two.jsonl", queries)
+    done = rds(*arguments(given, tmp_path / "out.jsonl"), home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (files / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read(tmp_path / "out.jsonl")
     model, tokenizer = load_causal_lm(tiny_model), load_tokenizer(tiny_model)
     sides = (
         tokenize_chat(tokenizer, [r["messages"] for r in POOL], 2048),
-        tokenize_query(tokenizer, [r["messages"] for r in QUERIES], 2048),
+        tokenize_query(tokenizer, [r["messages"] for r in queries], 2048),
     )
     pool, wanted = (encode(model, side, ["weighted_all"], 4096)["weighted_all"] for side in sides)
     scores = wanted.astype(np.float16).astype(np.float32) @ pool.astype(np.float16).astype(np.float32).T
-    order = [sorted(range(30), key=lambda d: (-each[d], d)) for each in scores]
-    expected = list(dict.fromkeys(order[q][rank] for rank in range(30) for q in range(2)))[:7]
-    assert [r["messages"] for r in rows] == [POOL[i]["messages"] for i in expected]
-    assert [r["rds_rank"] for r in rows] == list(range(7))
+    order = [sorted(range(36), key=lambda d: (-each[d], d)) for each in scores]
+    expected = list(dict.fromkeys(order[q][rank] for rank in range(36) for q in range(2)))[:9]
+    assert positions(rows) == expected
+    assert [r["rds_rank"] for r in rows] == list(range(9))
     for found, i in zip(rows, expected, strict=True):
-        assert {k: found[k] for k in POOL[i]} == POOL[i]
         assert found["rds_score"] == pytest.approx(scores[found["rds_query"], i], abs=1e-5)
-    assert np.argmax(scores[:, expected[0]]) >= 0
 
 
 BAD = {
-    "missing file": (None, "pool.jsonl"),
-    "malformed line": (json.dumps(POOL[0]) + '\n{"messages": [', "pool.jsonl:2: "),
-    "empty pool": ("", "no samples"),
+    "missing file": ({"pool": "none.jsonl"}, "none.jsonl: there is no such file"),
+    "malformed line": ({"pool": "cut.jsonl"}, "cut.jsonl:2: "),
+    "empty pool": ({"pool": "empty.jsonl"}, "no samples"),
+    "too many": ({"k": "37"}, "-k 37: must be from 1 to 36"),
+    "no model": ({"model": "no/such-model"}, "model no/such-model: cannot be loaded"),
+    "no folder": ({"out": "nowhere/out.jsonl"}, "no such folder"),
+    "an output that is a folder": ({"out": "folder.jsonl"}, "is a folder"),
+    "no method": ({"method": "rsd"}, "unknown method 'rsd'; methods: "),
+    "no queries": ({"queries": None}, "--method rds: needs --queries"),
+    "no experiment": ({"profile": "paper"}, "has no experiment to take parameters from"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_pools_are_one_line_exit_code_2_and_leave_nothing(
-    files, tiny_model, tmp_path_factory, capsys, case
+def test_what_cannot_be_used_is_one_line_exit_code_2_and_leaves_nothing(
+    given, tmp_path, tmp_path_factory, monkeypatch, capsys, case
 ):
-    text, message = BAD[case]
-    if text is None:
-        (files / "pool.jsonl").unlink()
-    else:
-        (files / "pool.jsonl").write_text(text)
-    before = sorted(path.name for path in files.iterdir())
-    assert message in refused(capsys, *arguments(files, tiny_model, 1), home=tmp_path_factory.mktemp("home"))
-    assert sorted(path.name for path in files.iterdir()) == before
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.jsonl").write_text(json.dumps(POOL[0]) + '\n{"messages": [')
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "folder.jsonl").mkdir()
+    before = sorted(tmp_path.iterdir())
+    changes, message = BAD[case]
+    options = {**given, "out": "out.jsonl", **changes}
+    options = {name: value for name, value in options.items() if value is not None}
+    line = refused(capsys, *arguments(options, options["out"]), home=tmp_path_factory.mktemp("home"))
+    assert message in line
+    assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("k", "changes", "message"),
-    [
-        ("31", {}, "-k 31: must be from 1 to 30"),
-        ("0", {}, "-k 0: must be from 1 to 30"),
-        ("3", {"model": "no/such-model"}, "model no/such-model: cannot be loaded"),
-        ("3", {"out": "nowhere/out.jsonl"}, "no such folder"),
-        ("3", {"method": "rsd"}, "unknown method 'rsd'; methods: "),
-        ("3", {"profile": "paper"}, "has no experiment to take parameters from"),
-    ],
-)
-def test_bad_arguments_are_one_line_and_exit_code_2(files, tiny_model, capsys, k, changes, message):
-    given = arguments(files, changes.pop("model", tiny_model), k, **changes)
-    assert message in refused(capsys, *given, home=files / "home")
-    assert not (files / "out.jsonl").exists()
-
-
-SETTINGS = {"ifd": "tiny", "less": "tiny"}
 METHODS = sorted(set(SCORERS) - {"embed_gtr", "embed_minilm", "embed_nv"})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_goes_by_its_name(files, tiny_model, tmp_path, monkeypatch, method):
+def test_every_method_goes_by_its_name(ask, given, method):
     """In this process, for speed; sentence embeddings need another model (test_embed)."""
-    queries = str(files / "queries.jsonl") if get_scorer(method).needs_queries else None
-    request = request_for(files, tiny_model, 5, queries=queries, method=method, profile=SETTINGS.get(method))
-    out = tmp_path / "picks.jsonl"
-    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
-    write_selection(request, out)
-    first = out.read_bytes()
-    write_selection(request, out)
-    assert out.read_bytes() == first
-    rows = [json.loads(line) for line in first.decode().splitlines()]
-    assert len({row["note"] for row in rows}) == 5
-    assert all(("rds_query" in row) == get_scorer(method).needs_queries for row in rows)
-    _, asked = reopen(out)
+    queries = given["queries"] if get_scorer(method).needs_queries else None
+    options = {"queries": queries, "method": method, "k": "5"}
+    options["profile"] = "tiny" if method in ("ifd", "less") else None
+    rows, written = ask(**options)
+    first = written.path.read_bytes()
+    ask(**options)
+    assert written.path.read_bytes() == first
+    assert len(set(positions(rows))) == 5
+    assert all(("rds_query" in each) == get_scorer(method).needs_queries for each in rows)
+    _, asked = reopen(written.path)
     assert (asked.method, asked.k) == (method, 5)
 
 
-def test_a_method_with_queries_says_so_without_them(files, tiny_model, tmp_path):
-    with pytest.raises(UserError, match="--method rds: needs --queries"):
-        write_selection(request_for(files, tiny_model, 5, queries=None), tmp_path / "picks.jsonl")
-
-
-def test_another_model_in_the_same_folder_is_another_model(files, tiny_model, tmp_path):
+def test_another_model_or_pooling_has_other_features(ask, given, tiny_model, tmp_path):
+    _, written = ask()
+    selection, _ = reopen(written.path)
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
-    hashes = []
-    for seed in (1, 2):
-        make_random(RandomModel(layers=1, hidden_size=16, heads=2), seed, folder)
-        selection = UserSelection(request_for(files, folder, 3))
-        hashes.append(selection.pipeline.selection(Request("rds", 3, ("queries",))).hash)
-    assert len(set(hashes)) == 2
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_theta"] = config.get("rope_theta", 10000.0) * 2
+    (folder / "config.json").write_text(json.dumps(config))
+    steps = [selection.pipeline.features(f"lm.{name}") for name in ("weighted_all", "uniform_all")]
+    for seed in (None, 1, 2):
+        if seed is not None:  # in the same folder
+            make_random(RandomModel(layers=1, hidden_size=16, heads=2), seed, folder)
+        other = UserSelection(selection.request.model_copy(update={"model": str(folder)}))
+        steps.append(other.pipeline.features("lm.weighted_all"))
+    assert len({step.hash for step in steps}) == 5
+    assert [selection.store.has(step) for step in steps] == [True, False, False, False, False]
+
+
+def test_tasks_take_turns_and_name_their_query(ask, tmp_path):
+    rows, written = ask()
+    selection, asked = reopen(written.path)
+    assert asked.targets == ("sums", "words")
+    scores = {task: scores_at(selection, asked, task, range(len(POOL))) for task in asked.targets}
+    assert {task: each.shape for task, each in scores.items()} == {"sums": (2, 36), "words": (1, 36)}
+    best = {task: each.max(axis=0) for task, each in scores.items()}
+    order = {task: sorted(range(36), key=lambda d: (-each[d], d)) for task, each in best.items()}
+    walk = [(order[task][rank], task) for rank in range(36) for task in asked.targets]
+    # Of each sample the first of its places in the walk.
+    expected = sorted(dict(reversed(walk)).items(), key=walk.index)[:9]
+    assert positions(rows) == [d for d, _ in expected]
+    assert [each["rds_task"] for each in rows] == [task for _, task in expected]
+    numbers = {"sums": [0, 2], "words": [1]}
+    assert [each["rds_query"] for each in rows] == [
+        numbers[task][int(np.argmax(scores[task][:, d]))] for d, task in expected
+    ]
+
+
+def test_other_queries_use_the_same_features_of_the_pool(ask, tmp_path):
+    _, written = ask()
+    first, _ = reopen(written.path)
+    _, other = ask(queries=write(tmp_path / "other.jsonl", QUERIES[:1]), name="other.jsonl.gz")
+    again, _ = reopen(other.path)
+    for task, same in ((None, True), ("sums", False)):
+        steps = [each.pipeline.features("lm.weighted_all", task) for each in (first, again)]
+        assert (steps[0].hash == steps[1].hash) == same
+
+
+def test_a_prompt_alone_is_a_query_where_the_method_allows(ask, tmp_path):
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "What is 3 + 4?"}, {"question": "And 1 + 1?"}])
+    rows, _ = ask(queries=prompts)
+    assert {each["rds_query"] for each in rows} == {0, 1}
+    answered = write(tmp_path / "answered.jsonl", [{"prompt": "What is 3 + 4?", "completion": "7"}] * 2)
+    with_answers, _ = ask(queries=answered)
+    assert [r["rds_score"] for r in rows] != [r["rds_score"] for r in with_answers]
+    for method in ("rds_label", "less"):
+        with pytest.raises(UserError, match=rf"prompts.jsonl:1: .* no response, and --method {method}"):
+            ask(queries=prompts, method=method)
+
+
+@pytest.mark.parametrize(("k", "expected"), [("25%", 9), ("0.1%", 1), ("100%", 36), ("36", 36)])
+def test_a_count_or_a_percent(ask, k, expected):
+    assert len(ask(k=k)[0]) == expected
+
+
+@pytest.mark.parametrize("k", ["0", "37", "0%", "101%", "many", "5 %x", "nan%", "-3"])
+def test_a_number_that_is_none_is_one_line(ask, k):
+    with pytest.raises(UserError, match=r"^-k "):
+        ask(k=k)
+
+
+def test_every_kind_of_output_holds_the_same(ask, tmp_path):
+    lines, _ = ask()
+    packed, _ = ask(name="out.jsonl.gz")
+    assert packed == lines
+    table, _ = ask(name="out.parquet")
+    assert [r["rds_query"] for r in table] == [r["rds_query"] for r in lines]
+    assert [[dict(m) for m in r["messages"]] for r in table] == [r["messages"] for r in lines]
+    for name in ("out.csv", "out"):
+        with pytest.raises(UserError, match="is of no known kind"):
+            ask(name=name)
+
+
+def test_duplicates_go_the_first_stays(ask, tmp_path):
+    pool = [*POOL[:5], POOL[2], *POOL[5:9], POOL[0]]
+    path = write(tmp_path / "twice.jsonl", pool)
+    rows, written = ask(pool=path, dedup="exact", k="9")
+    assert [written.counts[kind] for kind in ("read", "duplicate", "left")] == [11, 2, 0]
+    assert sorted(map(str, (r["messages"] for r in rows))) == sorted(str(r["messages"]) for r in POOL[:9])
+    left_out = read(written.left_out)
+    assert [each["where"].rsplit(":", 1)[1] for each in left_out] == ["6", "11"]
+    assert [each["kind"] for each in left_out] == ["duplicate"] * 2
+    assert left_out[0]["reason"].startswith(f"repeats {path}:3 ")
+    assert left_out[0]["row"] == POOL[2]
+    words = " ".join(f"word{i}" for i in range(60))
+    near = [row(words, "yes"), row(words + " more", "yes"), row("something else", "no")]
+    path = write(tmp_path / "near.jsonl", near)
+    assert ask(pool=path, dedup="exact", k="3")[1].counts["duplicate"] == 0
+    assert ask(pool=path, dedup="near", k="2")[1].counts["duplicate"] == 1
+
+
+def test_what_a_test_set_holds_is_left_out(ask, tmp_path):
+    secret = "the quick brown fox jumps over the lazy dog while fourteen owls look on silently"
+    tests = write(tmp_path / "test.jsonl", [{"question": secret}])
+    pool = write(tmp_path / "pool2.jsonl", [*POOL[:6], row(f"Tell me: {secret}, and so on", "No.")])
+    rows, written = ask(pool=pool, exclude=[tests], k="6")
+    assert [written.counts[kind] for kind in ("contaminated", "selected", "left")] == [1, 6, 0]
+    (left_out,) = read(written.left_out)
+    assert left_out["kind"] == "contaminated"
+    assert left_out["reason"].startswith(f"has words of {tests}:1: the quick brown fox")
+    assert all(secret not in str(each) for each in rows)
+
+
+def test_limits_per_source(ask):
+    rows, _ = ask(k="12", max_per_source=4)
+    assert max(Counter(r["source"] for r in rows).values()) <= 4
+    free, _ = ask(k="12")
+    assert max(Counter(r["source"] for r in free).values()) > 4, "the limit is felt"
+    rows, _ = ask(k="12", balance_sources=True)
+    assert Counter(r["source"] for r in rows) == {"s0": 3, "s1": 3, "s2": 3, "french": 3}
+    with pytest.raises(UserError, match=r"only 8 to choose from with at most 2 of a source; ask for fewer"):
+        ask(k="12", max_per_source=2)
+
+
+def test_bad_rows_stop_or_are_put_aside(ask, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    write(path, POOL[:7])
+    with path.open("ab") as file:
+        file.write(b'{"messages": [\n\xff\xfe\n{"messages": []}\n')
+    with pytest.raises(UserError, match=r"bad.jsonl:8: is not valid JSON"):
+        ask(pool=str(path), k="3")
+    _, written = ask(pool=str(path), k="3", on_error="quarantine")
+    assert written.counts == {
+        "read": 10,
+        "kept": 7,
+        "rejected": 3,
+        "contaminated": 0,
+        "duplicate": 0,
+        "selected": 3,
+        "left": 4,
+    }
+    assert [each["where"] for each in read(written.left_out)] == [f"{path}:{n}" for n in (8, 9, 10)]
+    assert "10 = 3 selected + 4 left + 3 rejected as bad" in str(written)
+    path.write_bytes(b"{\n[]\n")
+    with pytest.raises(UserError, match="no sample is left of its 2 rows, of which 2 are bad"):
+        ask(pool=str(path), k="1", on_error="quarantine")
+
+
+def test_the_record_tells_when_something_has_changed(ask, tmp_path):
+    _, written = ask()
+    reopen(written.path)
+    write(tmp_path / "pool.jsonl", POOL[:-1])
+    with pytest.raises(UserError, match="have changed; select anew"):
+        reopen(written.path)
+    record_of(written.path).write_text("{}")
+    with pytest.raises(UserError, match="is not what `rds select` writes"):
+        reopen(written.path)
+    record_of(written.path).unlink()
+    with pytest.raises(UserError, match="there is no such file"):
+        reopen(written.path)
+
+
+def test_without_resuming_all_is_made_anew(ask, tmp_path, tiny_model):
+    rows, written = ask()
+    selection, _ = reopen(written.path)
+    folder = selection.store.path(selection.pipeline.features("lm.weighted_all"))
+    (shard,) = folder.glob("weighted_all*")
+    before = shard.stat().st_mtime_ns
+    again = write_selection(selection.request, written.path)
+    assert shard.stat().st_mtime_ns == before
+    again = write_selection(selection.request.model_copy(update={"resume": False}), written.path)
+    (shard,) = folder.glob("weighted_all*")
+    assert shard.stat().st_mtime_ns > before
+    assert read(again.path) == rows
+
+
+def test_the_selection_can_be_selected_from_again(ask, tmp_path):
+    rows, written = ask()
+    again, _ = ask(pool=str(written.path), k="4", name="again.jsonl")
+    assert [r["messages"] for r in again] == [r["messages"] for r in rows[:4]]
+    assert len(list(read_rows(written.path))) == 9
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_here_is_one_line(given, tmp_path, capsys):
+    line = refused(capsys, *arguments(given, tmp_path / "o.jsonl", device="warp9"), home=tmp_path / "home")
+    assert "rds: --device warp9: cannot be used here" in line
+    done = rds(*arguments(given, tmp_path / "o.jsonl", device="cpu"), home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a small file system")
+@pytest.mark.parametrize("full", ["out", "home"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, tiny_model, full):
+    """A real one: a file system of 256 KiB in another name space."""
+    pool = write(tmp_path / "pool.jsonl", [row(f"{i} {os.urandom(4000).hex()}", "yes") for i in range(99)])
+    small = tmp_path / "small"
+    small.mkdir()
+    inside = 'mount -t tmpfs -o size=256k none "$0" && "$@"; status=$?; ls -A "$0"/*.jsonl; exit $status'
+    before = ["unshare", "-rm", "sh", "-c", inside, small]
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("no other name space is to be had here")
+    out, home = (small, tmp_path / "home") if full == "out" else (tmp_path, small)
+    options = {"pool": pool, "model": tiny_model, "k": "80", "method": "random"}
+    done = rds(*arguments(options, out / "best.jsonl"), home=home, before=before)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rds: ")]
+    assert "No space left" in line
+    assert "best.jsonl\n" not in done.stdout
+    assert not (tmp_path / "best.jsonl").exists()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdslib.data.chat import check_messages, format_chat, tokenize_chat, tokenize_query, user_assistant
+from rdslib.data.chat import format_chat, tokenize_chat, tokenize_query, user_assistant
 from rdslib.models.loading import load_tokenizer
 
 TURNS = [
@@ -54,20 +53,3 @@ def test_queries_are_prompt_and_response_joined(tiny_model):
     assert tokens_of(12, cut="left").ids == whole.ids[-12:]
     prompt_gone = tokenizer.decode(tokens_of(4, cut="left").ids)
     assert prompt_gone == "answ", "the prompt goes first, then the response's end"
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ("text", "must be a list"),
-        ([], "no messages"),
-        (["hi"], "not an object"),
-        ([{"role": "tool", "content": "x"}], "unknown role 'tool'"),
-        ([{"content": "x"}], "unknown role None"),
-        ([{"role": "user", "content": 3}], "content must be a string"),
-        ([{"role": "user", "content": " \n"}], "only empty messages"),
-    ],
-)
-def test_bad_messages_have_a_reason(value, reason):
-    with pytest.raises(ValueError, match=reason):
-        check_messages(value)

@@ -24,7 +24,7 @@ def grams(sample: Sample) -> list[tuple[str, ...]]:
 few_words = st.lists(st.sampled_from(["a", "B", "c"]), min_size=NGRAM, max_size=30).map(" ".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(few_words, max_size=4), few_words, few_words)
 def test_long_texts_are_found_by_the_rule_of_the_pool(tests: list[str], prompt: str, response: str) -> None:
     held_out = [asked(text, name=str(at)) for at, text in enumerate(tests)]
@@ -83,9 +83,8 @@ def test_short_responses_and_system_messages_are_not_looked_for() -> None:
 
 
 def test_the_longest_match_is_found() -> None:
-    question = " ".join(f"short{i}" for i in range(SHORTEST))
-    tests = Contamination([asked(question, name="short"), asked(LONG, name="long")])
-    match = tests.found(asked(question, LONG))
+    tests = Contamination([asked(first_words(SHORTEST), name="short"), asked(LONG, name="long")])
+    match = tests.found(asked(first_words(SHORTEST), LONG))
     assert match is not None
     assert match.test.id == "long"
 

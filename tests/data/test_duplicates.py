@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.dedup import PERMUTATIONS, SEED, THRESHOLD, ExactDuplicates, NearDuplicates, Repeat, text_key
-from rdslib.errors import UserError
 
 
 def sample(prompt: str, response: str = "") -> Sample:
@@ -43,8 +42,8 @@ def text_of(seed: int, words: int = 300) -> str:
     return " ".join(f"w{rng.randrange(5000)}" for _ in range(words))
 
 
-def found_in(pool: list[str], seen: NearDuplicates | None = None) -> list[Repeat | None]:
-    seen = seen or NearDuplicates()
+def found_in(pool: list[str]) -> list[Repeat | None]:
+    seen = NearDuplicates()
     return [seen.repeats(sample(text)) for text in pool]
 
 
@@ -68,7 +67,7 @@ def test_roles_count_for_exact_duplicates_and_not_for_near_ones() -> None:
     assert [seen.repeats(other) for seen in (exact, near)] == [None, Repeat(0, 1.0)]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_few_changed_words_make_a_near_duplicate_and_many_do_not(seed: int) -> None:
     text = text_of(seed)
     # 2 words of 300 are in 10 shingles of 296, so the similarity is 0.93; 30 are in over 100.
@@ -139,18 +138,3 @@ def test_messages_are_read_as_one_text() -> None:
 def test_a_short_text_repeats_only_its_equal(text: str) -> None:
     others = ["one two", "one two three", "one two three four five", "!?", "two one", "..."]
     assert found_in([*others, text, text]) == [None] * 7 + [Repeat(6, 1.0)]
-
-
-def test_another_threshold() -> None:
-    text = text_of(0)
-    other = changed(text, 15, 0)
-    similarity = estimate(text, other)
-    assert 0.5 < similarity < 0.75
-    for threshold, repeat in ((0.4, Repeat(0, similarity)), (0.9, None)):
-        assert found_in([text, other], NearDuplicates(threshold)) == [None, repeat]
-
-
-@pytest.mark.parametrize("threshold", [0, 1, -1, float("nan")])
-def test_a_threshold_that_cannot_be_is_named(threshold: float) -> None:
-    with pytest.raises(UserError, match=f"a similarity of {threshold}; give one from 0.01 to 0.99"):
-        NearDuplicates(threshold)

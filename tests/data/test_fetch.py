@@ -63,7 +63,8 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path))
     assert cache_dir() == tmp_path / "downloads"
     monkeypatch.delenv("RDSLIB_HOME")
-    assert home().name == "rdslib"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert home() == tmp_path / "cache" / "rdslib"
 
 
 def test_a_file_is_used_where_it_lies(tmp_path: Path) -> None:

@@ -70,22 +70,24 @@ def test_no_value_is_a_missing_field_and_other_types_become_those_of_json():
 
 CIRCLE: list = []
 CIRCLE.append(CIRCLE)
+# fmt: off
 REFUSED = {
-    "a number": (3, "pool: is of type int; give a DataFrame, one split of a data set, a list of dicts or"),
+    "a number": (3,
+        "pool: is of type int; give a DataFrame, one split of a data set, a list of dicts or a p"),
     "all splits": (datasets.DatasetDict(train=[]), "pool: is of type DatasetDict; give"),
-    "a column without a name": (
-        pd.DataFrame([[1]]),
-        "pool: has columns with the same name, or with one that",
-    ),
+    "a column without a name": (pd.DataFrame([[1]]),
+        "pool: has columns with the same name, or with one that"),
     "a column twice": (pd.DataFrame([["q", "r"]], columns=["prompt"] * 2), "pool: has columns with the"),
     "text": ([ROWS[0], "text"], "pool[1]: is of type str; give rows as dicts"),
-    "a circle": ([{"x": CIRCLE}], "pool[0]: cannot be written as JSON (Circular reference detected); corre"),
+    "a circle": ([{"x": CIRCLE}],
+        "pool[0]: cannot be written as JSON (Circular reference detected); correct"),
     "keys": ([ROWS[0], {"x": {(1, 2): 3}}], "pool[1]: cannot be written as JSON (keys must be"),
     "half a surrogate pair": ([{"prompt": "\ud800"}], "pool[0]: escapes half of a surrogate pair"),
     "no response": ([ROWS[0], {"prompt": "q"}], "pool[1]: this sample has no response"),
     "an id twice": ([*ROWS[:2], ROWS[0]], "pool[2]: this sample has the id 'a' of pool[0]; ids must"),
     "nothing": ([], "pool: holds no samples; fill or remove it"),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections import Counter
@@ -22,7 +21,7 @@ from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.dedup import NGRAM, Contamination, text_key
 from rdslib.data.download import Archives, cache_dir
 from rdslib.data.pool import PoolFile, rows_at, write_pool
-from rdslib.data.sources import READERS, parse_jsonl
+from rdslib.data.sources import READERS
 from rdslib.errors import UserError
 from rdslib.params import Download, Pool, Source, load_profile
 from rdslib.tasks import base as tasking
@@ -186,15 +185,17 @@ def test_subset_is_sorted_without_repeats(total: int, data: st.DataObject) -> No
         pools.subset(total, total + 1, 3)
 
 
-def test_lines_of_messages_are_read_with_their_ids_and_sources() -> None:
-    rows = [GOOD, "", GOOD[:-1] + ', "id": 7, "dataset": "flan"}', GOOD[:-1] + ', "source": "dolly"}']
+def read_lines(monkeypatch: pytest.MonkeyPatch, data: bytes) -> list[Sample]:
+    monkeypatch.setattr(NOTHING, "members", lambda name, patterns: {"mine.jsonl": data}, raising=False)
+    source = Source(name="s", reader="tulu_jsonl", samples=1, download="d", members=("*",))
+    return list(READERS["tulu_jsonl"](NOTHING, source))
+
+
+def test_lines_of_messages_are_read_with_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [GOOD, "", GOOD[:-1] + ', "id": 7}', GOOD]
     data = b"\xef\xbb\xbf" + "\r\n".join(rows).encode() + b"\r\n"
-    samples = list(parse_jsonl(io.BytesIO(data), "mine.jsonl", "mine"))
-    assert [(sample.id, sample.source) for sample in samples] == [
-        ("0", "mine"),
-        ("7", "flan"),
-        ("2", "dolly"),
-    ]
+    samples = read_lines(monkeypatch, data)
+    assert [(sample.id, sample.source) for sample in samples] == [("s/0", "s"), ("s/7", "s"), ("s/2", "s")]
     assert samples[0].messages == user_assistant("hi", "yo")
 
 
@@ -202,17 +203,17 @@ BAD_LINES = {
     b"{bad": ":1: is not valid JSON",
     GOOD.encode() + b"\n\xff": ":2: is not UTF-8",
     b"null": ":1: is not a JSON object",
-    b'{"prompt": "x"}': ":1: has no messages",
+    b'{"prompt": "x"}': ":1: this sample has no field messages",
     b'{"messages": []}': ":1: this sample has no messages",
     b'{"messages": [{"role": "robot", "content": "x"}]}': ":1: this sample has the unknown role 'robot'",
-    "\n".join([GOOD[:-1] + ', "id": "a"}'] * 2).encode(): ":2: has the id 'a' of line 1",
+    "\n".join([GOOD[:-1] + ', "id": "a"}'] * 2).encode(): ":2: this sample has the id 'a' of mine.jsonl:1",
 }
 
 
 @pytest.mark.parametrize("text", BAD_LINES)
-def test_a_bad_line_of_a_source_is_named(text: bytes) -> None:
+def test_a_bad_line_of_a_source_is_named(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
     with pytest.raises(UserError) as error:
-        list(parse_jsonl(io.BytesIO(text), "mine.jsonl", "mine"))
+        read_lines(monkeypatch, text)
     assert str(error.value).startswith(f"mine.jsonl{BAD_LINES[text]}")
     assert "\n" not in str(error.value)
     assert "; " in str(error.value)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -266,6 +269,67 @@ def test_sigkill_at_random_moments_loses_at_most_the_shard_in_work(tmp_path):
         return {key: value for key, value in found.items() if key != MANIFEST}
 
     assert files("killed") == files("whole")
+
+
+# Everything that changes a file or a folder while an artifact is finished, or a damaged one is taken apart.
+CHANGES = ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "write_text"), (shutil, "rmtree"))
+
+
+@step(version=1)
+def few(work, log):
+    for i in range(4):
+
+        def write(folder, i=i):
+            (folder / f"{i}.bin").write_bytes(bytes([i]))
+            with open(log, "a") as stream:
+                stream.write(f"{i} ")
+
+        if str(i) not in work.shards:
+            work.shard(str(i), {}, write)
+    return {}
+
+
+def make_in_fork(home, log, left):
+    """Make it in a process of its own, that kills itself before change number `left`; return the status."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+
+    def dying(call):
+        def called(*args, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **options)
+
+        return called
+
+    for place, name in CHANGES:
+        setattr(place, name, dying(getattr(place, name)))
+    Store(home).make(few.step("few", given={"log": log}))
+    os._exit(0)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_kill_before_any_change_of_the_folder_costs_one_shard(tmp_path, damaged):
+    """Killed before the first of them, before the second, and so on, until there is none left."""
+    whole, status, left = None, 1, 0
+    while status:
+        home, log = tmp_path / str(left), tmp_path / f"{left}.log"
+        if damaged:
+            make_in_fork(home, log, 1000)
+            next(home.glob("few/*/2.bin")).write_bytes(b"x")
+        status = make_in_fork(home, log, left)
+        assert make_in_fork(home, log, 1000) == 0
+        (made,) = [each for each in home.glob("few/*") if each.is_dir()]
+        found = {name: data for name, data in contents(made).items() if name != MANIFEST}
+        whole = whole or found
+        assert found == whole
+        assert damage(made) == []
+        assert len(log.read_text().split()) <= 4 + damaged + bool(status), left
+        left += 1
+    assert left > 6, "there were places to be killed at"
 
 
 @pytest.mark.slow
