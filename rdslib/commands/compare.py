@@ -271,7 +271,7 @@ def compare_figure(compared: Compared) -> Figure:
             binned = c.scores["score"] if one_scale else values
             _draw_scores(axes, f"Scores in {name}{side.made_by}", values, binned, colour)
             upper = axes if one_scale else None
-        style.footnotes(figure, [style.literal(text) for text in (*files, *c.notes)])
+        style.footnotes(figure, [*files, *c.notes])
         return figure
 
     return draw()
@@ -288,7 +288,7 @@ def _draw_sources(axes: Axes, c: Compared) -> None:
     style.stacked(axes, rows, "selection", colours, "Share of the samples")
     # In place of matplotlib's key, for names of any length and any characters.
     keys = [Patch(color=colours[name]) for name in reversed(names)]
-    words = [style.literal(_shortened(name)) for name in reversed(names)]
+    words = [_shortened(name) for name in reversed(names)]
     axes.legend(keys, words, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
     style.title(axes, "Sources", f"{_texts(c.common)} in both (Jaccard index {c.jaccard:.3f})")
 
@@ -306,7 +306,7 @@ def _draw_scores(axes: Axes, title: str, values: pd.Series, binned: pd.Series, c
         axes.text(0.5, 0.5, "No scores", transform=axes.transAxes, ha="center", color=style.GREY)
         axes.set(xticks=[], yticks=[])
     axes.set(ylabel="Samples")
-    style.title(axes, style.literal(title), details)
+    style.title(axes, title, details)
 
 
 def _shortened(name: str) -> str:
