@@ -90,6 +90,8 @@ def _run(name: str, profile: str, show: str, folder: Path, scratch: Path) -> flo
             parameters={key: value for key, value in given.items() if key in known},
             progress_bar=False,
             config=Config(KernelManager=ipc),
+            # What a kernel logs is for who writes kernels; what goes wrong in a cell is the error below.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         message = " ".join(str(error.evalue).split())

@@ -115,7 +115,7 @@ def _page(sections: list[tuple[str, str, str]], described: dict[str, Any]) -> st
     # Figures may have been drawn on different days: every version that any of them names.
     versions = [{"python": each["python"], "platform": each["platform"], **each["versions"]}
                 for each in described.values() if "versions" in each]  # fmt: skip
-    found = pd.DataFrame(versions).agg(lambda column: ", ".join(column.unique()))
+    found = pd.DataFrame(versions).agg(_listed)
     computed = f"<h3>Environment</h3>{_table(found.rename_axis('what').reset_index(name='version'))}"
     given = html.escape(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True))
     return (
@@ -132,6 +132,10 @@ def _page(sections: list[tuple[str, str, str]], described: dict[str, Any]) -> st
         f"<h3>Parameters</h3><details><summary>All parameters of the profile</summary><pre>{given}</pre>"
         "</details></main></body></html>\n"
     )
+
+
+def _listed(column: pd.Series) -> str:
+    return ", ".join(column.unique())
 
 
 def _table(rows: pd.DataFrame) -> str:

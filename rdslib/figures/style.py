@@ -200,11 +200,8 @@ def flops_axis(axes: Axes, values: Iterable[float]) -> None:
 def _power(value: float, _: int | None = None) -> str:
     exponent = math.floor(math.log10(value) + 1e-9)
     lead = value / 10**exponent
-    return (
-        ("" if round(lead, 6) == 1 else f"{lead:g}\N{MULTIPLICATION SIGN}")
-        + "10"
-        + str(exponent).translate(RAISED)
-    )
+    times = "" if round(lead, 6) == 1 else f"{lead:g}\N{MULTIPLICATION SIGN}"
+    return f"{times}10{str(exponent).translate(RAISED)}"
 
 
 def stacked(
