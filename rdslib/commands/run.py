@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
+
+# What a study imports, sooner or later.
+STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
 
 ProfileOption = Annotated[
     str, typer.Option(help="A profile: tiny, mini, paper, or the path of a YAML file of your own.")
@@ -37,6 +40,7 @@ def run_command(
     What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
     where it was.
     """
+    needs("study", *STUDY)
     from rdslib import figures
     from rdslib.figures import publish
     from rdslib.figures.notebook import run_notebooks
@@ -122,6 +126,7 @@ def report_command(
     ] = None,
 ) -> None:
     """Write a profile's figures, tables, parameters and provenance as one HTML page that opens from disk."""
+    needs("study", *STUDY)
     from rdslib.figures.publish import folder_of
     from rdslib.figures.report import write_report
     from rdslib.params import load_profile

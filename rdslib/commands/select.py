@@ -1,32 +1,33 @@
-"""`rds select`, and the same from Python: the best samples of a user's pool.
-
-`BEST.jsonl` has the picks in the pool's form. Beside it stands `BEST.jsonl.rds.json`, which says how the
-selection was made, so that it can be explained later; and where rows were left out,
-`BEST.jsonl.left_out.jsonl` with each of them and the reason.
-"""
+"""`rds select`, and the same from Python: the best samples of a user's pool."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 
 from rdslib import __version__
+from rdslib.commands.outputs import (
+    Written,
+    check_apart,
+    check_output,
+    columns,
+    left_out_of,
+    read_record,
+    write,
+)
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
 from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection
+from rdslib.data.formats import as_messages
 from rdslib.data.pool import rows_at
-from rdslib.errors import UserError, reason_of
+from rdslib.errors import UserError
 from rdslib.methods import get_scorer
 from rdslib.pipeline.step import in_order
 
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 # What is added to each picked row.
 FIELDS = ("rds_score", "rds_rank", "rds_task", "rds_query")
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-# Why rows are left out of a pool, and how that is put.
-KINDS = {"rejected": "rejected as bad", "contaminated": "contaminated", "duplicate": "duplicate"}
 
 
 @with_options()
@@ -190,7 +188,7 @@ def _like(pool: Data, rows: list[dict[str, Any]], at: list[int], form: str) -> A
             picked = picked.add_column(name, column)
         return picked
     if isinstance(pool, datasets.Dataset | datasets.IterableDataset):
-        return datasets.Dataset.from_dict(_columns(rows))
+        return datasets.Dataset.from_dict(columns(rows))
     if isinstance(pool, Sequence) and whole:
         given = [cast("Mapping[str, Any]", pool[position]) for position in at]
         return [
@@ -245,14 +243,12 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
     positions = [pick["position"] for pick in picks]
     records = rows_at(selection.store.path(pipeline.pool) / RECORDS, positions)
     queries = _queries_of(selection, asked, picks)
-    as_messages = selection.request.as_ == "messages"
-    samples = pipeline.pool_file().take(positions) if as_messages else []
+    request = selection.request
     for rank, (pick, kept) in enumerate(zip(picks, records, strict=True)):
         # What an earlier selection has added says nothing of this one.
         row = {name: value for name, value in json.loads(kept["record"]).items() if name not in FIELDS}
-        if as_messages:
-            extra = {name: row[name] for name in ("id", "source", "dataset") if name in row}
-            row = {**extra, "messages": samples[rank].messages}
+        if request.as_ == "messages":
+            row = as_messages(row, request.format)
         row |= {"rds_score": round(pick["score"], 6), "rds_rank": rank}
         if queries:
             row["rds_task"], row["rds_query"] = queries[rank]
@@ -277,28 +273,7 @@ def _queries_of(
     return found
 
 
-# --- the output
-
-
-class Written(NamedTuple):
-    """Where a selection is, where what was left out is, if anything was, and how many rows are where.
-
-    In `counts`, read = selected + left + rejected + contaminated + duplicate.
-    """
-
-    path: Path
-    left_out: Path | None
-    counts: Mapping[str, int]
-
-    def __str__(self) -> str:
-        counts = self.counts
-        out = "".join(f" + {counts[kind]:,} {words}" for kind, words in KINDS.items() if counts[kind])
-        where = f"; what was left out, and why: {self.left_out}" if self.left_out else ""
-        noun = "sample is" if counts["selected"] == 1 else "samples are"
-        return (
-            f"{counts['selected']:,} {noun} in {self.path} (rows read: {counts['read']:,} = "
-            f"{counts['selected']:,} selected + {counts['left']:,} left{out}){where}"
-        )
+# --- the command
 
 
 def write_selection(request: SelectRequest, out: Path) -> Written:
@@ -313,9 +288,9 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
 
     check_output(out)
     selection = UserSelection(request)
+    check_apart(out, selection.inputs, request.model)
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
-    left_out = out.with_name(f"{out.name}.left_out.jsonl") if counts["read"] > counts["kept"] else None
     counts = {**counts, "selected": asked.k, "left": counts["kept"] - asked.k}
     record = {
         "request": request.model_dump(),
@@ -325,86 +300,9 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
         "version": __version__,
         "device": os.environ.get(CHOICE),
     }
-    with _whole(out) as temporary:
-        _write(picked_rows(selection, asked), temporary, out)
-    if left_out is not None:
-        with _whole(left_out) as temporary:
-            shutil.copyfile(selection.store.path(pool) / LEFT_OUT, temporary)
-    with _whole(record_of(out)) as temporary:
-        temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
-    return Written(out, left_out, counts)
-
-
-def check_output(out: Path) -> None:
-    """Raise UserError unless `out` can be written and has a name that says its format."""
-    if not out.name.endswith(SUFFIXES):
-        raise UserError(f"{out}: is of no known kind; end its name with {', '.join(SUFFIXES)}")
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; give the name of a file in it")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder for the output; create it first")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out.parent}: you have no right to write there; choose another --out")
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns; not all rows need have the same fields."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path) -> None:
-    if out.name.endswith(".parquet"):
-        try:
-            pq.write_table(pa.table(_columns(list(rows))), path, compression="zstd")
-        except pa.ArrowException as error:
-            reason = f"the rows do not make one table ({reason_of(error)})"
-            raise UserError(f"{out}: {reason}; write .jsonl, or use --as messages") from error
-        return
-    # No time of writing in the file: the same selection gives the same bytes.
-    stream = gzip.GzipFile(path, "wb", mtime=0) if out.name.endswith(".gz") else path.open("wb")
-    with stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `out` when it is whole; else nothing is left of it."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({reason_of(error)}); free some space, or choose another"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-# --- the record of a selection
-
-
-def record_of(out: Path) -> Path:
-    """Where it is written how a selection was made."""
-    return out.with_name(f"{out.name}.rds.json")
-
-
-def read_record(out: Path) -> dict[str, Any]:
-    """Read how a selection was made, with its `request` as a `SelectRequest`.
-
-    Raises:
-        UserError: There is no record, or it is not whole.
-    """
-    path = record_of(out)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {**record, "request": SelectRequest.model_validate(record["request"])}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; `rds select` writes it beside {out.name}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is not what `rds select` writes; select anew") from error
+    left_out = selection.store.path(pool) / LEFT_OUT if counts["read"] > counts["kept"] else None
+    write(out, picked_rows(selection, asked), left_out, record)
+    return Written(out, left_out and left_out_of(out), counts)
 
 
 def reopen(out: Path) -> tuple[UserSelection, Request]:
@@ -413,8 +311,8 @@ def reopen(out: Path) -> tuple[UserSelection, Request]:
     What is missing of its artifacts is made again.
 
     Raises:
-        UserError: Its record is not there or not whole, or the files that it was made from, or the methods'
-            code, are others now.
+        UserError: Its record is not there, not whole or of another file, or the files that it was made from,
+            or the methods' code, are others now.
     """
     record = read_record(out)
     use_device(record["device"])

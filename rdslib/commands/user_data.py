@@ -7,6 +7,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from rdslib.commands.outputs import as_json, not_data
 from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.download import home
 from rdslib.data.pool import PoolWriter, to_table
 from rdslib.data.reader import (
+    Input,
     OnError,
     Record,
     Rejected,
@@ -82,11 +85,16 @@ class UserData:
 
     def __init__(self, name: str, table: Table | None = None) -> None:
         self.name, self._table = name, table
-        self._input = find_input(name) if table is None else None
+        self._input = _found(name) if table is None else None
         # What can be gone through only once is kept.
         self._kept = list(records_in_memory(name, table)) if isinstance(table, Iterator) else None
         # What else a folder has, which is not read.
         self.ignored = self._input.ignored if self._input else ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return self._input.files if self._input else ()
 
     def rows(
         self, form: str | None = None, on_error: OnError = "stop", queries: bool = False
@@ -118,6 +126,22 @@ class UserData:
             ) from error
 
 
+def _found(name: str) -> Input:
+    """What a name stands for; of a folder, without what was selected from what is in it."""
+    found, folder = find_input(name), Path(name)
+    if not folder.is_dir():
+        return found
+    written = not_data(folder, found.files)
+    place = home().resolve()
+    inside = place.is_relative_to(folder.resolve()) and place.relative_to(folder.resolve())
+    if inside:
+        written |= {path for path in found.files if path.is_relative_to(folder / inside)}
+    kept = tuple(path for path in found.files if path not in written)
+    if not kept:
+        raise UserError(f"{name}: holds nothing but what was selected from it; give a folder with data")
+    return replace(found, files=kept, ignored=tuple(sorted([*found.ignored, *written])))
+
+
 def sort_out(
     pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str
 ) -> Iterator[tuple[str, Row | Rejected, str]]:
@@ -143,7 +167,7 @@ def sort_out(
                 yield "kept", row, ""
 
 
-@step(version=1)
+@step(version=2)
 def user_pool(
     work: Work,
     contents: Any,
@@ -171,11 +195,12 @@ def user_pool(
             bar.update()
             if isinstance(row, Row) and kind == "kept":
                 numbers.append(row.number)
-                writer.add(row.sample, _json(row.record), row.where)
+                record = json.dumps(row.record, ensure_ascii=False, default=str)
+                writer.add(row.sample, record, row.where)
             else:
                 found = row.raw if isinstance(row, Rejected) else row.record
                 about = {"where": row.where, "id": getattr(row, "id", None), "kind": kind, "reason": reason}
-                left_out.write(_json({**about, "row": found}) + "\n")
+                left_out.write(as_json({**about, "row": found}) + "\n")
     writer.close()
     np.save(work.path / NUMBERS, np.array(numbers, dtype=np.int64))
     check_kept(pool.name, counts)
@@ -196,10 +221,6 @@ def user_queries(work: Work, digest: str, samples: Sequence[Sample]) -> dict[str
     """Write a user's queries for one task."""
     pq.write_table(to_table(samples), work.path / QUERIES, compression="zstd")
     return {"queries": len(samples)}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _read_queries(given: UserData, method: str) -> dict[str, list[Row]]:
@@ -254,8 +275,11 @@ class UserSelection:
         self.pool = data("pool", request.pool)
         self.tests = [data(f"exclude_{i}", name) for i, name in enumerate(request.exclude or ())]
         self.queries: dict[str, list[Row]] = {}
+        self.inputs = [path for each in (self.pool, *self.tests) for path in each.files]
         if request.queries is not None:
-            self.queries = _read_queries(data("queries", request.queries), request.method)
+            queries = data("queries", request.queries)
+            self.queries = _read_queries(queries, request.method)
+            self.inputs += queries.files
         self.pipeline = Pipeline(
             settings,
             user_pool.step(

@@ -10,7 +10,7 @@ from typing import cast
 
 import pandas as pd
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.figures import scores, sources, tables
 from rdslib.figures.base import Drawn, Figure, key_numbers, visible
 from rdslib.params import Show
@@ -69,6 +69,7 @@ def draw(name: str, table: pd.DataFrame) -> Drawn:
         raise UserError(
             f"{figure.title}: {_why_absent(figure)}; use a profile that measures it, such as mini"
         )
+    needs("study", "matplotlib", "seaborn", "sklearn", "tabulate")
     # Names are anyone's.
     return figure.draw(table.map(lambda value: visible(value) if isinstance(value, str) else value))
 

@@ -91,7 +91,7 @@ def _run(name: str, profile: str, show: str, folder: Path, scratch: Path) -> flo
             progress_bar=False,
             config=Config(KernelManager=ipc),
             # What a kernel logs is for who writes kernels; what goes wrong in a cell is the error below.
-            extra_arguments=["--log-level=CRITICAL"],
+            extra_arguments=["--log-level=CRITICAL", "--InteractiveShellApp.ignore_cwd=True"],
         )
     except papermill.PapermillExecutionError as error:
         message = " ".join(str(error.evalue).split())

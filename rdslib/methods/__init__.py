@@ -66,7 +66,7 @@ def register(method: Scorer | Extractor) -> None:
 
 
 for _each in (
-    Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD(), RDS,
+    Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, RDS,
     *ABLATIONS, LanguageModel(), PreExperienced(), LessGradients(), GTR, NV, MINILM,
 ):  # fmt: skip
     register(_each)

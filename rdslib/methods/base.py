@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
+from rdslib.errors import UserError
 from rdslib.methods.features import read_all, read_shards, split_feature
 from rdslib.models.flops import CostModel, one_pass_flops
 from rdslib.params import Settings, Train
@@ -37,17 +38,12 @@ COST = "cost"
 
 @dataclass(frozen=True)
 class ScoringInputs:
-    """What a scorer may read. Positions are those of the pool that is selected from.
+    """What a scorer may read: the source of each pool sample, and the folders of features, by name.
 
     Attributes:
-        sources: The source of each pool sample, by position.
-        seed: For what is random in a method.
-        pool_folders: Where the shards of each feature of the pool lie.
-        query_folders: Where those of the target task's queries lie.
         kept: By feature, which rows of the shards are the pool's (int64, sorted), where they were made for
             a larger pool.
-        part: (i, n): of every n shards the i-th, from 0, where the blocks of a pool are made in several
-            places.
+        part: (i, n): of every n shards the i-th, from 0, where a pool is scored in several places.
     """
 
     sources: Sequence[str]
@@ -82,15 +78,13 @@ class Scorer(ABC):
     is never offered.
 
     Attributes:
-        name: What it goes by, in profiles, tables and commands.
         title: What figures call it; where it is empty, `register` puts the name there.
         colour: What figures draw it in, as `#RRGGBB`; None for one that follows from the name.
         needs_queries: Whether the scores depend on the target task's query samples.
         needs_response: Whether a query must have a response; without, a prompt alone will do.
-        seeded: Whether the scores depend on the seed.
         features: What it reads, of pool samples and (if it needs queries) of query samples.
         by_shard: Whether a shard's block follows from that shard (`ScoringInputs.pool`) and the queries
-            alone: then the blocks of different shards can be made in different places.
+            alone, so that shards can be scored in different places.
         skip: The share of the pool, from the best score down, that is passed over before the first pick.
     """
 
@@ -109,15 +103,40 @@ class Scorer(ABC):
         """Yield score blocks that cover every pool position, or those of `inputs.part`, once."""
 
     def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """FLOPs of selecting `samples` of `pool_size`, without training on them, by the paper's count.
-
-        Its Appendix E; NaN where it gives no formula. A method of one forward pass over the pool returns
-        `one_pass_flops(pool_size, cost)`.
-        """
+        """FLOPs of selecting `samples` of `pool_size`, by the paper's Appendix E; NaN without a formula."""
         return math.nan
 
 
-class InnerProduct(Scorer):
+def of_one_pass(pool_size: int, samples: int, cost: CostModel) -> float:
+    """FLOPs of selecting by one forward pass of the language model over the pool."""
+    return one_pass_flops(pool_size, cost)
+
+
+class OfFeature(Scorer):
+    """A method that reads one feature. `formula` is its `paper_flops`; scores above `limit` never rank."""
+
+    by_shard = True
+
+    def __init__(
+        self,
+        name: str,
+        feature: str,
+        title: str = "",
+        colour: str | None = None,
+        needs_response: bool = False,
+        formula: Callable[[int, int, CostModel], float] | None = None,
+        skip: float = 0.0,
+        limit: float = math.inf,
+    ) -> None:
+        self.name, self.features, self.title, self.colour = name, (feature,), title, colour
+        self.needs_response, self.skip, self.limit, self._formula = needs_response, skip, limit, formula
+
+    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
+        """FLOPs by the formula, if there is one."""
+        return self._formula(pool_size, samples, cost) if self._formula else math.nan
+
+
+class InnerProduct(OfFeature):
     """A method whose score is the inner product of a query's feature with a pool sample's.
 
     Both have length 1 in the methods here, so that it is the cosine. A pool sample whose row is all zero
@@ -125,21 +144,6 @@ class InnerProduct(Scorer):
     """
 
     needs_queries = True
-    by_shard = True
-
-    def __init__(
-        self,
-        name: str,
-        feature: str,
-        needs_response: bool = False,
-        title: str = "",
-        colour: str | None = None,
-    ) -> None:
-        self.name = name
-        self.features = (feature,)
-        self.needs_response = needs_response
-        self.title = title
-        self.colour = colour
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
         """Yield blocks of up to `TILE` samples of a shard: float32 [queries, samples]."""
@@ -153,24 +157,22 @@ class InnerProduct(Scorer):
                 yield start + first, scores
 
 
-class OnePass(InnerProduct):
-    """One whose features take a forward pass of the language model over the pool."""
+class Highest(OfFeature):
+    """A method whose score is a feature of one number; a sample that has none (NaN) is never offered."""
 
-    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """One forward pass over the pool."""
-        return one_pass_flops(pool_size, cost)
+    def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
+        """Yield a block a shard, of one row."""
+        (feature,) = self.features
+        for start, rows in inputs.pool(feature):
+            yield start, np.where(rows <= self.limit, rows, -np.inf)[None, :]
 
 
 @dataclass(frozen=True)
 class Preparation:
     """What an extractor may read when it prepares.
 
-    Attributes:
-        model: The folder of the language model.
-        samples: Those of the pool that it prepares on; empty if it needs none.
-        features: Rows of its `prepare_features`, by name, for these samples.
-        out: The empty folder to write into.
-        downloads: The folder where downloads are kept.
+    The folder of the language model; the pool samples that it prepares on, if any, and for these the rows of
+    its `prepare_features`, by name; the empty folder `out` to write into; and where downloads are kept.
     """
 
     settings: Settings
@@ -184,13 +186,10 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extractor may read when it makes features.
+    """What an extractor may read when it makes features of pool samples, or of queries.
 
-    Attributes:
-        model: The folder of the language model.
-        prepared: The folder that its `prepare` has filled; None if it prepares nothing.
-        wanted: The features asked for, without the extractor's name.
-        queries: Whether the samples are queries rather than pool samples.
+    The folder of the language model; the one that its `prepare` has filled, if it prepares anything; and the
+    features that are `wanted`, without the extractor's name.
     """
 
     settings: Settings
@@ -247,7 +246,7 @@ class Extractor(ABC):
     Attributes:
         name: The part of a feature's name before the dot.
         version: To be raised when what it writes changes for the same parameters.
-        prepares: Whether there is something to prepare (a model to train or to unpack), once for all samples.
+        prepares: Whether there is something to prepare (a model to train, say), once for all samples.
         prepare_features: Features of other extractors that `prepare` reads.
         per_pool: Whether features of a sample depend on the pool that it is in; they are then made for each
             pool apart. Else those of the whole pool serve every smaller one.
@@ -264,11 +263,7 @@ class Extractor(ABC):
         return {}
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
-        """Name the pool whose samples `prepare` reads, where features of `pool` are wanted.
-
-        That is `pool` where each is prepared on apart, another name where one pool serves all, and None if
-        `prepare` reads no samples.
-        """
+        """Name the pool whose samples `prepare` reads, where features of `pool` are wanted; None if none."""
         return None
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
@@ -277,10 +272,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def open(self, given: Extraction) -> Extract:
-        """Load what is needed, once, and return what makes features.
-
-        What it makes of a sample must not depend on which samples come with it.
-        """
+        """Load what is needed; what is then made of a sample must not depend on which come with it."""
 
     def cost_model(
         self, base: CostModel, settings: Settings, counts: Mapping[str, Any], pool_size: int
@@ -322,3 +314,15 @@ def token_counts(
     """Count the tokens of each sample, as far as it is not cut: float64 [samples]."""
     tokens = tokenize(tokenizer, samples, max_length, queries) if samples else []
     return np.array([len(each.ids) for each in tokens], dtype=np.float64)
+
+
+def how_encoded(settings: Settings) -> dict[str, Any]:
+    """Return what features of a language model depend on, beside the model: a part of extractors' keys."""
+    return {"encode": settings.encode.model_dump(exclude={"shard_size"}), "seed": settings.seed}
+
+
+def lacking(method: str) -> NoReturn:
+    """Raise UserError: the profile has no parameters of a method."""
+    raise UserError(
+        f"the method {method!r} needs parameters; add `{method}` (with `train`) to the profile's experiment"
+    )

@@ -13,7 +13,7 @@ import numpy as np
 
 from rdslib.data.chat import Sample, format_chat
 from rdslib.data.download import Archives
-from rdslib.errors import UserError, reason_of
+from rdslib.errors import UserError, needs, reason_of
 from rdslib.files import write_json
 from rdslib.methods.base import (
     COST,
@@ -22,9 +22,9 @@ from rdslib.methods.base import (
     Extraction,
     Extractor,
     InnerProduct,
-    OnePass,
     Preparation,
-)
+    of_one_pass,
+)  # fmt: skip
 from rdslib.models.flops import FORWARD, CostModel, one_pass_flops
 from rdslib.params import Embedder, Settings
 
@@ -36,14 +36,6 @@ if TYPE_CHECKING:
 POINTER = "pointer.json"
 
 
-class Embed(InnerProduct):
-    """Samples by the cosine of their sentence embeddings with a query's."""
-
-    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """One forward pass over the pool by the embedding model."""
-        return one_pass_flops(pool_size, replace(cost, parameters=cost.embedder_parameters))
-
-
 class SentenceEmbedding(Extractor):
     """`<name>.sentence`: float16 [samples, dimension], of length 1, of the conversation as text.
 
@@ -53,19 +45,13 @@ class SentenceEmbedding(Extractor):
 
     prepares = True
 
-    def __init__(self, name: str, default: Embedder, add_eos: bool = False, runs_code: bool = False) -> None:
-        """Describe a model.
+    def __init__(self, name: str, default: Embedder, end: bool = False, runs_code: bool = False) -> None:
+        """Describe a model: the one that is used where a profile's `embedders` has none of this name.
 
-        Args:
-            name: That of the extractor, and of the model in a profile's `embedders`.
-            default: The model where `embedders` names none; its instruction holds for one that gives none.
-            add_eos: Whether the model wants its end-of-sequence token at the end of every text.
-            runs_code: Whether the default model runs code that comes with it.
+        Its instruction also holds for one that gives none. `end`: whether texts end with its
+        end-of-sequence token; `runs_code`: whether it runs code that comes with it.
         """
-        self.name = name
-        self.default = default
-        self.add_eos = add_eos
-        self.runs_code = runs_code
+        self.name, self.default, self.end, self.runs_code = name, default, end, runs_code
 
     def params(self, settings: Settings) -> Embedder:
         """Return the embedding model, and how it is used."""
@@ -103,29 +89,25 @@ class SentenceEmbedding(Extractor):
         assert given.prepared is not None
         model = self._load(params, given.prepared)
         prompt = params.query_instruction if given.queries else ""
-        end = str(model.tokenizer.eos_token) if self.add_eos else ""
+        end = str(model.tokenizer.eos_token) if self.end else ""
         cost = FORWARD * parameters(model)
 
         def read(samples: Sequence[Sample]) -> list[str]:
             return [format_chat(sample.messages, "") + end for sample in samples]
 
         def make(texts: Sequence[str], done: Callable[[Sequence[int]], object]) -> Extracted:
-            encoded = model.tokenizer(
-                [prompt + text for text in texts], truncation=True, max_length=model.max_seq_length
-            )
-            lengths = np.array([len(row) for row in encoded["input_ids"]])
+            asked, most = [prompt + text for text in texts], model.max_seq_length
+            encoded = model.tokenizer(asked, truncation=True, max_length=most)["input_ids"]
+            lengths = np.array([len(row) for row in encoded])
             order = np.argsort(-lengths, kind="stable")
             rows = []
             for start in range(0, len(order), params.batch_size):
                 batch = order[start : start + params.batch_size].tolist()
                 # An empty prompt, and not None, for which a model may have a default.
                 found = model.encode(
-                    [texts[i] for i in batch],
-                    prompt=prompt,
-                    batch_size=len(batch),
-                    normalize_embeddings=True,
-                    show_progress_bar=False,
-                )
+                    [texts[i] for i in batch], prompt=prompt, batch_size=len(batch),
+                    normalize_embeddings=True, show_progress_bar=False,
+                )  # fmt: skip
                 rows.append(np.asarray(found, dtype=np.float16))
                 done(batch)
             sentences = np.concatenate(rows)[np.argsort(order)]
@@ -140,6 +122,7 @@ class SentenceEmbedding(Extractor):
         The transformer's weights are read as safetensors alone; what the layers after it have in another form
         is read without running pickled code.
         """
+        needs("embed", "sentence_transformers")
         import torch
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
@@ -224,10 +207,16 @@ NV = SentenceEmbedding(
         max_length=8192,
         batch_size=4,
     ),
-    add_eos=True,
+    end=True,
     runs_code=True,
 )
 
-EMBED_MINILM = Embed("embed_minilm", "minilm.sentence", title="Embed (MiniLM)", colour="#882255")
-EMBED_GTR = Embed("embed_gtr", "gtr.sentence", title="Embed (GTR)", colour="#009E73")
-EMBED_NV = OnePass("embed_nv", "nv.sentence", title="Embed (NV)", colour="#56B4E9")
+
+def _formula(pool_size: int, samples: int, cost: CostModel) -> float:
+    """One forward pass over the pool by the embedding model."""
+    return one_pass_flops(pool_size, replace(cost, parameters=cost.embedder_parameters))
+
+
+EMBED_MINILM = InnerProduct("embed_minilm", "minilm.sentence", "Embed (MiniLM)", "#882255", formula=_formula)
+EMBED_GTR = InnerProduct("embed_gtr", "gtr.sentence", "Embed (GTR)", "#009E73", formula=_formula)
+EMBED_NV = InnerProduct("embed_nv", "nv.sentence", "Embed (NV)", "#56B4E9", formula=of_one_pass)

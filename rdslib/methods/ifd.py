@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat
-from rdslib.errors import UserError
+from rdslib.errors import needs
 from rdslib.methods.base import (
     COST,
     Extract,
     Extracted,
     Extraction,
     Extractor,
+    Highest,
     ModelUse,
     Preparation,
-    Scorer,
-    ScoringInputs,
+    how_encoded,
+    lacking,
     tokenize,
-)
+)  # fmt: skip
 from rdslib.models.flops import FORWARD, TRAINING, CostModel, one_pass_flops
 from rdslib.params import Ifd, Settings, Train
 from rdslib.seeds import generator
-from rdslib.selection.topk import Block
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -40,24 +40,14 @@ if TYPE_CHECKING:
 _Read = tuple[list[Tokens], np.ndarray, list[Tokens]]
 
 
-class IFD(Scorer):
-    """Samples by IFD, highest first. What is above 1, where the prompt only hinders, is never offered."""
+def _formula(pool_size: int, samples: int, cost: CostModel) -> float:
+    """Encode samples to pick from, train on some of them, and pass over the pool once."""
+    trained = TRAINING * cost.parameters * cost.tokens_per_sample * cost.ifd_trained
+    return one_pass_flops(cost.ifd_encoded, cost) + trained + one_pass_flops(pool_size, cost)
 
-    name = "ifd"
-    title = "IFD"
-    colour = "#CC79A7"
-    features = ("ifd.ratio",)
-    by_shard = True
 
-    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """Encode samples to pick from, train on some of them, and pass over the pool once."""
-        trained = TRAINING * cost.parameters * cost.tokens_per_sample * cost.ifd_trained
-        return one_pass_flops(cost.ifd_encoded, cost) + trained + one_pass_flops(pool_size, cost)
-
-    def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
-        """Yield a block a shard, of one row; a sample without a response is never offered either."""
-        for start, rows in inputs.pool("ifd.ratio"):
-            yield start, np.where(rows <= 1, rows, -np.inf)[None, :]
+# Above 1 the prompt only hinders.
+IFD = Highest("ifd", "ifd.ratio", title="IFD", colour="#CC79A7", formula=_formula, limit=1.0)
 
 
 class PreExperienced(Extractor):
@@ -77,14 +67,11 @@ class PreExperienced(Extractor):
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return how the model is trained, and how samples are cut and batched."""
-        return {
-            "ifd": _params(settings).model_dump(mode="json"),
-            "encode": settings.encode.model_dump(exclude={"shard_size"}),
-            "seed": settings.seed,
-        }
+        return {"ifd": _params(settings).model_dump(mode="json"), **how_encoded(settings)}
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Name one pool for all: the model is the same wherever it is used."""
+        needs("study", "sklearn")
         return _params(settings).pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
@@ -119,19 +106,14 @@ class PreExperienced(Extractor):
 
         def make(tokens: _Read, done: Callable[[Sequence[int]], object]) -> Extracted:
             whole, owners, turns = tokens
-
-            def summed(values: Sequence[float] | np.ndarray) -> np.ndarray:
-                """Sums over each sample's turns: float64 [samples]."""
-                return np.bincount(owners, weights=values, minlength=len(whole))
-
             prompted = mean_nll(model, [t.ids for t in whole], [t.response for t in whole], budget, done)
             each = mean_nll(model, [t.ids for t in turns], [t.response for t in turns], budget)
             lengths = np.array([sum(t.response) for t in turns])
-            scored = summed(lengths)
+            scored = np.bincount(owners, lengths, len(whole))
             alone = np.full(len(whole), np.nan)
-            np.divide(summed(each * lengths), scored, out=alone, where=scored > 0)
+            np.divide(np.bincount(owners, each * lengths, len(whole)), scored, out=alone, where=scored > 0)
             ratio = (prompted / alone).astype(np.float32)
-            passed = np.array([len(t.ids) for t in whole]) + summed([len(t.ids) for t in turns])
+            passed = _both(*tokens)
             counts = {
                 "tokens": int(passed.sum()),
                 "no_response": int(np.isnan(ratio).sum()),
@@ -158,9 +140,7 @@ class PreExperienced(Extractor):
         """Count the tokens of a conversation and of its assistant turns: float64 [samples]."""
         cut = settings.encode.max_length
         whole = tokenize(tokenizer, samples, cut, queries)
-        owners, turns = turns_alone(tokenizer, samples, whole, cut)
-        alone = np.bincount(owners, [len(t.ids) for t in turns], minlength=len(samples))
-        return np.array([len(t.ids) for t in whole], dtype=np.float64) + alone
+        return _both(whole, *turns_alone(tokenizer, samples, whole, cut))
 
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train]:
         """A few samples of each cluster."""
@@ -168,13 +148,15 @@ class PreExperienced(Extractor):
         return min(pool_size, params.clusters * params.per_cluster), params.train
 
 
+def _both(whole: Sequence[Tokens], owners: np.ndarray, turns: Sequence[Tokens]) -> np.ndarray:
+    """Count the tokens of conversations and of their turns alone: float64 [samples]."""
+    alone = np.bincount(owners, [len(t.ids) for t in turns], len(whole))
+    return np.array([len(t.ids) for t in whole]) + alone
+
+
 def _params(settings: Settings) -> Ifd:
-    """Return the parameters of IFD; raises UserError if the profile has none."""
-    if settings.ifd is None:
-        raise UserError(
-            "the method 'ifd' needs parameters; add `ifd` (with `train`) to the profile's experiment"
-        )
-    return settings.ifd
+    """The parameters of IFD; raises UserError if the profile has none."""
+    return settings.ifd or lacking("ifd")
 
 
 def near_centres(prompts: np.ndarray, clusters: int, per_cluster: int, seed: int) -> list[int]:

@@ -25,8 +25,10 @@ from rdslib.methods.base import (
     InnerProduct,
     ModelUse,
     Preparation,
+    how_encoded,
+    lacking,
     tokenize,
-)
+)  # fmt: skip
 from rdslib.models.flops import TRAINING, CostModel, training_flops
 from rdslib.params import Less, Settings, Train
 from rdslib.seeds import generator
@@ -39,16 +41,13 @@ if TYPE_CHECKING:
 GATHERED = 2**26
 
 
-class Influence(InnerProduct):
-    """Samples by how well their gradients go with a query's."""
-
-    def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
-        """Count the warm-up as a second fine-tuning, then a pass with gradients at three checkpoints."""
-        passed = cost.parameters * cost.tokens_per_sample * pool_size
-        return training_flops(samples, cost) + 3 * TRAINING * passed
+def _formula(pool_size: int, samples: int, cost: CostModel) -> float:
+    """Count the warm-up as a second fine-tuning, then a pass with gradients at three checkpoints."""
+    passed = cost.parameters * cost.tokens_per_sample * pool_size
+    return training_flops(samples, cost) + 3 * TRAINING * passed
 
 
-LESS = Influence("less", "less.gradient", needs_response=True, title="LESS", colour="#D55E00")
+LESS = InnerProduct("less", "less.gradient", "LESS", "#D55E00", needs_response=True, formula=_formula)
 
 
 class LessGradients(Extractor):
@@ -64,11 +63,7 @@ class LessGradients(Extractor):
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return how the model is warmed up, how samples are cut and batched, and the seed."""
-        return {
-            "less": _params(settings).model_dump(mode="json"),
-            "encode": settings.encode.model_dump(exclude={"shard_size"}),
-            "seed": settings.seed,
-        }
+        return {"less": _params(settings).model_dump(mode="json"), **how_encoded(settings)}
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Warm up on each pool apart."""
@@ -169,11 +164,8 @@ class LessGradients(Extractor):
 
 
 def _params(settings: Settings) -> Less:
-    """Return the parameters of LESS; raises UserError if there are none, or not for LoRA matrices."""
-    if settings.less is None:
-        raise UserError(
-            "the method 'less' needs parameters; add `less` (with `train`) to the profile's experiment"
-        )
-    if settings.less.train.method != "lora":
+    """The parameters of LESS; raises UserError if there are none, or not for LoRA matrices."""
+    params = settings.less or lacking("less")
+    if params.train.method != "lora":
         raise UserError("less.train.method: LESS takes the gradients of LoRA matrices; set it to lora")
-    return settings.less
+    return params

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdslib.data.chat import Sample, Tokens
-from rdslib.methods.base import (
-    COST,
-    Extract,
-    Extracted,
-    Extraction,
-    Extractor,
-    ModelUse,
-    tokenize,
-)
+from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, ModelUse, tokenize
 from rdslib.models.flops import FORWARD
 from rdslib.params import Settings
 
@@ -49,11 +41,9 @@ class LanguageModel(Extractor):
             return tokenize(tokenizer, samples, params.max_length, given.queries)
 
         def make(tokens: Sequence[Tokens], done: Callable[[Sequence[int]], object]) -> Extracted:
-            rows = encode(model, tokens, given.wanted, params.token_budget, done)
+            made = encode(model, tokens, given.wanted, params.token_budget, done)
             lengths = np.array([len(row.ids) for row in tokens])
-            rows = {
-                name: values if name == "nll" else values.astype(np.float16) for name, values in rows.items()
-            }
+            rows = {name: each if name == "nll" else each.astype(np.float16) for name, each in made.items()}
             rows[COST] = FORWARD * parameters * lengths.astype(np.float64)
             return Extracted(rows, {"tokens": int(lengths.sum())})
 

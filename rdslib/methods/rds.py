@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from rdslib.methods.base import OnePass
+from rdslib.methods.base import InnerProduct, of_one_pass
 
 # A mean over all tokens of prompt and response in which later ones weigh more.
-RDS = OnePass("rds", "lm.weighted_all", title="RDS+", colour="#0072B2")
+RDS = InnerProduct("rds", "lm.weighted_all", title="RDS+", colour="#0072B2", formula=of_one_pass)
 
 # The last token is the end-of-sequence token. The spans are pooled from the same forward pass as the whole,
 # so that a response's states know its prompt (the reference code passes each span through by itself).
 ABLATIONS = (
-    OnePass("rds_eos", "lm.last_all", title="RDS+, EOS token only"),
-    OnePass("rds_uniform", "lm.uniform_all", title="RDS+, uniform mean-pool"),
-    OnePass("rds_prompt", "lm.weighted_prompt", title="RDS+, prompt only"),
-    OnePass("rds_label", "lm.weighted_response", needs_response=True, title="RDS+, label only"),
+    InnerProduct("rds_eos", "lm.last_all", title="RDS+, EOS token only", formula=of_one_pass),
+    InnerProduct("rds_uniform", "lm.uniform_all", title="RDS+, uniform mean-pool", formula=of_one_pass),
+    InnerProduct("rds_prompt", "lm.weighted_prompt", title="RDS+, prompt only", formula=of_one_pass),
+    InnerProduct(
+        "rds_label",
+        "lm.weighted_response",
+        needs_response=True,
+        title="RDS+, label only",
+        formula=of_one_pass,
+    ),
 )

@@ -99,36 +99,32 @@ class ModelCache:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         # What the layers below the LoRA matrices made of test samples, for all runs.
         self.layers = LayerCache()
+        self.forget()
+
+    def forget(self) -> None:
+        """Give the memory back."""
         self._base: PreTrainedModel | None = None
         self._adapted: PeftModel | None = None
-        self._trained: Path | None = None
-        self._whole: PreTrainedModel | None = None
+        self._current: tuple[Path, PreTrainedModel] | None = None
 
     def base(self) -> PreTrainedModel:
         """Return the model as it is."""
         if self._adapted is not None:
             self._adapted.unload()
-            self._adapted = None
-        self._whole = self._trained = None
+        self._adapted = self._current = None
         if self._base is None:
             self._base = load_causal_lm(self.folder)
         return self._base
 
     def trained(self, run: Path) -> PreTrainedModel:
         """Return the model that a run has left, ready to evaluate."""
-        if run != self._trained:
+        if self._current is None or self._current[0] != run:
             if is_adapter(run):
                 # LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
                 self._adapted = PeftModel.from_pretrained(self.base(), str(run))
+                adapted = cast("PreTrainedModel", self._adapted.get_base_model())
+                self._current = run, adapted.eval()
             else:
                 self.forget()
-                self._whole = load_causal_lm(run)
-            self._trained = run
-        if self._adapted is not None:
-            return cast("PreTrainedModel", self._adapted.get_base_model()).eval()
-        assert self._whole is not None
-        return self._whole
-
-    def forget(self) -> None:
-        """Give the memory back."""
-        self._base = self._adapted = self._whole = self._trained = None
+                self._current = run, load_causal_lm(run)
+        return self._current[1]

@@ -118,12 +118,13 @@ class File:
         return known.get(self.name)
 
 
+@dataclass(frozen=True)
 class Kind:
     """A function that makes artifacts, with its version, to be raised when it makes others."""
 
-    def __init__(self, function: Callable[..., Any], version: int, joined_by: str | None) -> None:
-        self.function, self.version, self.joined_by = function, version, joined_by
-        self.__doc__ = function.__doc__
+    function: Callable[..., Any]
+    version: int
+    joined_by: str | None
 
     def step(
         self,
@@ -134,10 +135,8 @@ class Kind:
         **arguments: Any,
     ) -> Step:
         """Lay out a step that calls the function with these arguments (see `Step`)."""
-        name, joined = self.function.__name__, self.joined_by
-        return Step(
-            name, self.version, self.function, arguments, marks or {}, given or {}, label, weight, joined
-        )
+        call = self.function.__name__, self.version, self.function
+        return Step(*call, arguments, marks or {}, given or {}, label, weight, self.joined_by)
 
 
 def step(version: int, joined_by: str | None = None) -> Callable[[Callable[..., Any]], Kind]:

@@ -27,15 +27,7 @@ from rdslib.data.download import Archives, cache_dir
 from rdslib.data.pool import PoolFile, build_pool, subset, wanted_members, write_pool
 from rdslib.errors import UserError
 from rdslib.files import write_json
-from rdslib.methods import (
-    COST,
-    Extracted,
-    Extraction,
-    Preparation,
-    ScoringInputs,
-    get_extractor,
-    get_scorer,
-)
+from rdslib.methods import COST, Extracted, Extraction, Preparation, ScoringInputs, get_extractor, get_scorer
 from rdslib.methods import features as shards
 from rdslib.params import Download, Model, Pool, Settings, Task
 from rdslib.pipeline.executors import Executor
@@ -174,7 +166,11 @@ def features(
             for feature, work in works.items():
                 if _shard_key(start) not in work.shards:
                     _write_shard(work, feature, start, made)
-    return {feature: _totals(work) for feature, work in works.items()}
+    counts: dict[str, Counter[str]] = {feature: Counter() for feature in works}
+    for feature, work in works.items():
+        for shard in work.shards.values():
+            counts[feature].update(shard["counts"])
+    return {feature: dict(total) for feature, total in counts.items()}
 
 
 def _write_shard(work: Work, feature: str, start: int, made: Extracted) -> None:
@@ -183,13 +179,6 @@ def _write_shard(work: Work, feature: str, start: int, made: Extracted) -> None:
             shards.write(folder / shards.shard_name(name, start), made.rows[name])
 
     work.shard(_shard_key(start), {"samples": len(made.rows[COST]), **made.counts}, write)
-
-
-def _totals(work: Work) -> dict[str, Any]:
-    totals: Counter[str] = Counter()
-    for shard in work.shards.values():
-        totals.update(shard["counts"])
-    return dict(totals)
 
 
 def _shard_key(start: int) -> str:

@@ -24,19 +24,12 @@ def alpaca_full(files: Files, task: Task, seed: int) -> Candidates:
         rows = list(json.loads(only(files[0], "model_outputs.json")))
     for index, row in enumerate(rows):
         with malformed(task, f"model_outputs.json: row {index + 1}"):
-            question, output = text_of(row, "instruction").strip(), text_of(row, "output").strip()
-            if not question:
+            asked, output = text_of(row, "instruction").strip(), text_of(row, "output").strip()
+            if not asked:
                 raise ValueError("no instruction")
-        samples.append(
-            TaskSample(
-                f"alpaca_eval/{index}",
-                task.name,
-                user_assistant(question, output),
-                "alpaca_eval",
-                question=question,
-                references=[output],
-            )
-        )
+        key, messages = f"alpaca_eval/{index}", user_assistant(asked, output)
+        sample = TaskSample(key, task.name, messages, "alpaca_eval", question=asked, references=[output])
+        samples.append(sample)
     answered = [at for at, sample in enumerate(samples) if sample.messages[-1]["content"]]
     order = generator(seed, "alpaca_eval").permutation(len(answered))
     chosen = {answered[at] for at in order[:QUERIES]}

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from rdslib.data.chat import Sample
 from rdslib.data.download import Archives
 from rdslib.data.pool import SCHEMA, from_rows, to_table
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.params import Task
 from rdslib.seeds import generator
 
@@ -73,8 +72,7 @@ Candidates = tuple[list[TaskSample], list[TaskSample], str]
 Read = Callable[[Files, Task, int], Candidates]
 
 
-@dataclass(frozen=True)
-class TaskReader:
+class TaskReader(NamedTuple):
     """`read(files, task, seed)`, and for each download that it needs the patterns of the files it reads."""
 
     read: Read
@@ -89,10 +87,8 @@ QUERIES, TEST = "queries.parquet", "test.parquet"
 def register(*names: str, downloads: Mapping[str, tuple[str, ...]] | None = None) -> Callable[[Read], Read]:
     """Register the decorated reader under the names that profiles use.
 
-    Args:
-        names: The names.
-        downloads: For each download, in the order that a profile lists them, what it is called and the
-            patterns of the files to read from it.
+    `downloads` has each download that it reads, in the order that a profile lists them: what it is called,
+    and the patterns of the files to read from it.
     """
 
     def keep(read: Read) -> Read:
@@ -116,34 +112,22 @@ def exemplar(question: str, response: str, context: str = "") -> dict[str, str]:
     return {"question": question, "context": context, "response": response}
 
 
-# What the standard library, YAML and Arrow raise for data of another form than is read.
-MALFORMED = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError),
-    yaml.YAMLError,
-)
-
-
 @contextmanager
 def malformed(task: Task, where: str) -> Iterator[None]:
-    """Turn what reading malformed data raises into a UserError that names the file or row, `where`."""
+    """Turn whatever reading malformed data raises into a UserError that names the file or row, `where`."""
     try:
         yield
-    except MALFORMED as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if isinstance(error, KeyError):
-            reason = f"no {reason}"
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else reason_of(error)
         raise UserError(
             f"task {task.name!r}: {where}: cannot be read ({reason}); pin the data that {task.reader} reads"
         ) from error
 
 
 def text_of(row: Mapping[str, Any], key: str) -> str:
-    """Return a row's text under `key`.
-
-    Raises:
-        KeyError: There is no such key.
-        TypeError: Its value is not a text.
-    """
+    """Return a row's text under `key`; raise KeyError or TypeError if there is none."""
     value = row[key]
     if not isinstance(value, str):
         raise TypeError(f"{key} is not a text")
@@ -183,7 +167,9 @@ def build_task(task: Task, archives: Archives, seed: int) -> TaskData:
             f"not {len(task.downloads)}; list them in this order: {', '.join(reader.downloads) or 'none'}"
         )
     wanted = zip(task.downloads, reader.downloads.values(), strict=True)
-    queries, test, note = reader.read([archives.members(*each) for each in wanted], task, seed)
+    files = [archives.members(*each) for each in wanted]
+    with malformed(task, ", ".join(task.downloads)):
+        queries, test, note = reader.read(files, task, seed)
     # A benchmark may ask the same question twice.
     asked_before = {sample.messages[0]["content"] for sample in queries}
     test = [sample for sample in test if sample.messages[0]["content"] not in asked_before]

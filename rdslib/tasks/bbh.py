@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -27,8 +26,7 @@ LEAD = "A: Let's think step by step."
 EXEMPLARS = 3
 
 
-@dataclass(frozen=True)
-class Subtask:
+class Subtask(NamedTuple):
     """What a subtask asks for, and its exemplars."""
 
     name: str
@@ -61,8 +59,7 @@ class Subtask:
 # --- from packages
 
 
-@dataclass(frozen=True)
-class Parent:
+class Parent(NamedTuple):
     """A subtask's BIG-bench task, and how BBH writes its questions.
 
     `options`: "letters" lists the choices as (A), (B), ...; "words" lists them by a dash; "hidden" does
@@ -74,7 +71,7 @@ class Parent:
     path: str
     options: Literal["letters", "words", "hidden", "free"] = "letters"
     shuffle: bool = False
-    rename: Mapping[str, str] = field(default_factory=dict)
+    rename: Mapping[str, str] = {}
     inline: re.Pattern[str] | None = None
 
 
@@ -150,25 +147,24 @@ def _question(
     parent: Parent, content: dict[str, Any], example: dict[str, Any], rng: np.random.Generator
 ) -> tuple[str, str] | None:
     """The question and its response as BBH has them; None unless exactly one choice is right."""
-    text = re.sub(r"[ \t]*\n[ \t]*", "\n", example["input"].strip())
+    question = re.sub(r"[ \t]*\n[ \t]*", "\n", example["input"].strip())
     if parent.options == "hidden":
-        question = f'Is the following sentence plausible? "{text.rstrip(".")}."'
+        question = f'Is the following sentence plausible? "{question.rstrip(".")}."'
     else:
         task_prefix = " ".join(content.get("task_prefix", "").split())
         prefix = content.get("example_input_prefix", "").strip()
-        question = " ".join(part for part in (task_prefix, prefix, text) if part)
+        question = " ".join(part for part in (task_prefix, prefix, question) if part)
     if parent.options == "free" and "target" in example:
         target = example["target"]
         # A count is given in words and in digits; BBH writes digits, which come last.
         return question, str(target[-1] if isinstance(target, list) else target).strip()
-    scores: dict[str, float] = example["target_scores"]
-    right = [choice for choice, score in scores.items() if score == 1]
+    names = list(example["target_scores"])
+    right = [at for at, score in enumerate(example["target_scores"].values()) if score == 1]
     if len(right) != 1:
         return None
+    (gold,) = right
     if parent.options == "free":
-        return question, right[0].strip()
-    names = list(scores)
-    gold = names.index(right[0])
+        return question, names[gold].strip()
     if parent.inline:
         found = parent.inline.fullmatch(question)
         if found is None:
@@ -176,22 +172,21 @@ def _question(
         question, *names = (part.strip() for part in found.groups())
     names = [parent.rename.get(name, name).strip().rstrip(".") for name in names]
     if parent.shuffle:
-        order = [int(at) for at in rng.permutation(len(names))]
+        order = rng.permutation(len(names)).tolist()
         names, gold = [names[at] for at in order], order.index(gold)
+    if parent.options == "hidden":
+        return question, names[gold]
     letters = parent.options == "letters"
     marks = [f"({chr(ord('A') + at)})" if letters else "-" for at in range(len(names))]
-    if parent.options != "hidden":
-        listed = "\n".join(f"{mark} {name}" for mark, name in zip(marks, names, strict=True))
-        question = f"{question}\nOptions:\n{listed}"
-    return question, marks[gold] if letters else names[gold]
+    listed = "\n".join(f"{mark} {name}" for mark, name in zip(marks, names, strict=True))
+    return f"{question}\nOptions:\n{listed}", marks[gold] if letters else names[gold]
 
 
 def _shown(parent: Parent, text: str, known: str) -> bool:
     """Whether an exemplar, in the squeezed text `known`, already shows this question."""
     found = parent.inline.fullmatch(text) if parent.inline else None
     # Where the choices are inside the question, the question itself is always the same.
-    parts = found.groups()[1:] if found else (text,)
-    return all(_squeezed(part) in known for part in parts)
+    return all(_squeezed(part) in known for part in (found.groups()[1:] if found else (text,)))
 
 
 def _squeezed(text: str) -> str:
@@ -227,13 +222,9 @@ def bbh_full(files: Files, task: Task, seed: int) -> Candidates:
 def _exemplars(text: str) -> tuple[str, list[dict[str, str]]]:
     """What a subtask asks for, and its exemplars; raises ValueError unless there are three."""
     # Above the line is a canary that asks to keep the text out of training corpora.
-    _, _, body = text.partition("\n-----\n")
-    description, *chunks = body.split("\n\nQ: ")
-    exemplars = []
-    for chunk in chunks:
-        question, lead, response = chunk.partition(f"\n{LEAD}")
-        if lead:
-            exemplars.append(exemplar(question.strip(), response.strip()))
-    if len(exemplars) != EXEMPLARS or len(chunks) != EXEMPLARS:
+    description, *chunks = text.partition("\n-----\n")[2].split("\n\nQ: ")
+    parts = [chunk.partition(f"\n{LEAD}") for chunk in chunks]
+    exemplars = [exemplar(question.strip(), response.strip()) for question, lead, response in parts if lead]
+    if not len(exemplars) == len(chunks) == EXEMPLARS:
         raise ValueError(f"{len(exemplars)} exemplars with a chain of thought, not {EXEMPLARS}")
     return description.strip(), exemplars

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
+import math
+import random
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any
 
 import yaml
 
 from rdslib.data.chat import user_assistant
-from rdslib.errors import UserError
 from rdslib.params import Task
 from rdslib.tasks.base import Candidates, Files, TaskSample, exemplar, malformed, only, register, text_of
 
@@ -54,73 +54,90 @@ def _sample(
 
 SYMBOLIC = "reasoning_gym/arithmetic/gsm_symbolic"
 
-# Runs in a separate process, without site-packages: the generators import only the standard library and one
-# module of their package, whose other dependencies are not wanted here.
-GENERATE = """
-import importlib, json, random, sys
-sys.path.insert(0, sys.argv[1])
-seed, numbers = json.loads(sys.argv[2])
-rows = []
-for number in numbers:
-    half = "generators_00_49" if number < 50 else "generators_50_99"
-    module = importlib.import_module("reasoning_gym.arithmetic.gsm_symbolic." + half)
-    row = getattr(module, f"generate_{number}")(random.Random(f"{seed}/{number}"))
-    rows.append([number, row["question"], str(row["answer"]), row["metadata"]["answer_cot"]])
-json.dump(rows, sys.stdout)
-"""
-
 # A step such as `0.81 * 60 = 48`: some templates round a percentage down to a whole number.
 PERCENTAGE = re.compile(r"(0\.\d+)\s*\*\s*(\d+(?:\.\d+)?)\s*=\s*\$?(\d+(?:\.\d+)?)")
 
 
-@register(
-    "gsm8k",
-    downloads={
-        "lm-eval": EXEMPLARS,
-        "reasoning-gym": (
-            f"{SYMBOLIC}/gsm_symbolic.py",
-            f"{SYMBOLIC}/generators_00_49.py",
-            f"{SYMBOLIC}/generators_50_99.py",
-            "reasoning_gym/utils.py",
-        ),
-    },
-)
+@register("gsm8k", downloads={"lm-eval": EXEMPLARS, "reasoning-gym": (f"{SYMBOLIC}/g*.py",)})
 def gsm8k(files: Files, task: Task, seed: int) -> Candidates:
     """Read the exemplars as queries; tests are one seeded variation of each GSM-Symbolic template."""
     exemplars, queries = _exemplars(task, files[0])
     tree = ast.parse(only(files[1], "gsm_symbolic.py"))
     values = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
-    numbers = ast.literal_eval(values["tasks_ok"])
+    templates: dict[str, Template] = {}
+    for name, data in files[1].items():
+        if PurePosixPath(name).name.startswith("generators_"):
+            with malformed(task, name):
+                templates |= read_templates(data)
     test = []
-    for number, question, answer, worked in _gsm_symbolic(files[1], seed, numbers):
+    for number in ast.literal_eval(values["tasks_ok"]):
+        made = templates[f"generate_{number}"](random.Random(f"{seed}/{number}"))
+        question, worked = made["question"].strip(), made["metadata"]["answer_cot"]
         if all(abs(float(a) * float(b) - float(c)) < 0.01 for a, b, c in PERCENTAGE.findall(worked)):
             worked = worked.partition("####")[0]
-            test.append(_sample(task, f"symbolic/{number}", question.strip(), worked, answer, exemplars))
+            key = f"symbolic/{number}"
+            test.append(_sample(task, key, question, worked, made["answer"], exemplars))
     note = "Test problems are GSM-Symbolic's variations of GSM8k test problems, at most one a template."
     return queries, test, note
 
 
-def _gsm_symbolic(
-    files: Mapping[str, bytes], seed: int, numbers: list[int]
-) -> list[tuple[int, str, str, str]]:
-    """(template, question, answer, worked answer) of each template."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            path = Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        # -S leaves site-packages out, where an installed copy would be found first; the fixed hash seed
-        # makes the order of sets the same in every run.
-        command = [sys.executable, "-S", "-s", "-P", "-c", GENERATE, folder, json.dumps([seed, numbers])]
-        env = {"PYTHONHASHSEED": "0"}
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
-    if ran.returncode != 0:
-        last = ran.stderr.strip().rpartition("\n")[2]
-        raise UserError(
-            f"GSM-Symbolic's generators failed ({last}); pin the reasoning-gym that the profile names"
-        )
-    rows: list[tuple[int, str, str, str]] = json.loads(ran.stdout)
-    return rows
+# A GSM-Symbolic template is a function of a random generator. It is not run as Python: it may be made of
+# arithmetic, text, lists and loops, and name nothing but its variables and what is given here. So it can
+# compute a problem, and reach no module, file or process.
+Template = Callable[[random.Random], dict[str, Any]]
+SYNTAX = (
+    *(ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Raise, ast.Expr, ast.Pass),
+    *(ast.Assign, ast.AugAssign, ast.If, ast.IfExp, ast.For, ast.While, ast.Break, ast.ListComp),
+    *(ast.comprehension, ast.Call, ast.keyword, ast.Name, ast.Attribute, ast.Subscript, ast.Slice),
+    *(ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.List, ast.Tuple, ast.Dict, ast.BoolOp, ast.BinOp),
+    *(ast.UnaryOp, ast.Compare, ast.expr_context, ast.boolop, ast.operator, ast.unaryop, ast.cmpop),
+)
+METHODS = {
+    *("append", "copy", "get", "keys", "values", "split", "lower", "is_integer", "denominator", "gcd"),
+    *("choice", "randint", "randrange", "sample", "uniform"),
+}
+
+
+def _ratio(text: str) -> float:
+    above, below = text.split("/")
+    return int(above) / int(below)
+
+
+def _number(value: float) -> str:
+    """A number with at most two decimals, without zeros at its end."""
+    text = f"{float(value):.2f}".rstrip("0").rstrip(".")
+    if not math.isclose(float(text), value, rel_tol=1e-9):
+        raise ValueError(f"{value} has more than two decimals")
+    return text
+
+
+GIVEN: dict[str, Any] = {
+    **{each.__name__: each for each in (int, float, list, range, round, min, max, ValueError, Fraction)},
+    "math": math,
+    "gcd": math.gcd,
+    "eval": _ratio,
+    "format_number": _number,
+    "is_integer": lambda value: value == int(value),
+}
+
+
+class _WithoutImports(ast.NodeTransformer):
+    def visit_ImportFrom(self, node: ast.ImportFrom | ast.Import) -> ast.Pass:
+        return ast.copy_location(ast.Pass(), node)
+
+    visit_Import = visit_ImportFrom
+
+
+def read_templates(source: bytes) -> dict[str, Template]:
+    """Return the functions of a file by name; raise ValueError for a file that could do more than compute."""
+    tree = _WithoutImports().visit(ast.parse(source))
+    for node in ast.walk(tree):
+        if not isinstance(node, SYNTAX) or (isinstance(node, ast.Attribute) and node.attr not in METHODS):
+            raise ValueError(f"line {getattr(node, 'lineno', 0)} does more than compute")
+    space: dict[str, Any] = {"__builtins__": GIVEN}
+    # As in this file, annotations are not evaluated: they name types that are not given.
+    exec(compile(tree, "template", "exec", annotations.compiler_flag, dont_inherit=True), space)
+    return {node.name: space[node.name] for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 # --- whole

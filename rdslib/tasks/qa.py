@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -33,44 +33,44 @@ def read_questions(task: Task, path: str, data: bytes) -> list[TaskSample]:
     """
     with malformed(task, path):
         if path.endswith(".parquet"):
-            rows = [(row, row, row["answers"]["text"]) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+            rows = pq.read_table(io.BytesIO(data)).to_pylist()
         else:
             rows = [
-                ({"title": "", **article, **paragraph}, qa, [each["text"] for each in qa["answers"]])
+                {"title": "", **article, **paragraph, **qa}
                 for article in json.loads(data)["data"]
                 for paragraph in article["paragraphs"]
                 for qa in paragraph["qas"]
             ]
+        if not rows:
+            raise ValueError("has no questions")
     samples = []
-    for number, (passage, asked, answers) in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=1):
         with malformed(task, f"{path}: question {number}"):
-            samples.append(_sample(task, passage, asked, list(answers)))
-    if not samples:
-        raise UserError(
-            f"task {task.name!r}: {path}: has no questions; pin the data that {task.reader} reads"
-        )
+            samples.append(_sample(task, row))
     return samples
 
 
-def _sample(
-    task: Task, passage: Mapping[str, Any], asked: Mapping[str, Any], answers: list[Any]
-) -> TaskSample:
+def _sample(task: Task, row: Mapping[str, Any]) -> TaskSample:
+    given = row["answers"]
+    answers = given["text"] if isinstance(given, dict) else [each["text"] for each in given]
     if not answers or not all(isinstance(each, str) and each.strip() for each in answers):
         raise ValueError("no answer, or one that is not a text")
-    context, question = text_of(passage, "context").strip(), text_of(asked, "question").strip()
+    context, question = text_of(row, "context").strip(), text_of(row, "question").strip()
     return TaskSample(
-        text_of(asked, "id"),
+        text_of(row, "id"),
         task.name,
         user_assistant(f"{context}\n\nQuestion: {question}", answers[0]),
-        text_of(passage, "title"),
+        text_of(row, "title"),
         question=question,
         context=context,
         references=list(dict.fromkeys(answers)),
     )
 
 
-def _exemplar(sample: TaskSample) -> dict[str, str]:
-    return exemplar(sample.question, sample.messages[-1]["content"], sample.context)
+def _after(shown: Iterable[TaskSample], test: Iterable[TaskSample]) -> list[TaskSample]:
+    """The test samples, each with the same exemplars."""
+    exemplars = [exemplar(each.question, each.messages[-1]["content"], each.context) for each in shown]
+    return [replace(each, exemplars=exemplars) for each in test]
 
 
 # --- Squad
@@ -118,7 +118,7 @@ def squad_full(files: Files, task: Task, seed: int) -> Candidates:
         f"queries are from articles set apart at its front ({len(apart)} of {articles}), so that {len(test)} "
         f"are tested; the paper's are from its train set"
     )
-    return queries, _after(_first_passages(queries), test), _packaged(len(samples), note)
+    return _whole_squad(len(samples), queries, test, note)
 
 
 @register("squad_full_train", downloads={**SQUAD, "SQuAD's train set": ("*",)})
@@ -126,26 +126,15 @@ def squad_full_train(files: Files, task: Task, seed: int) -> Candidates:
     """Read SQuAD 1.1's dev set to test on, and queries from its train set."""
     test = read_questions(task, SQUAD_DEV, only(files[0], SQUAD_DEV))
     queries = [each for path, data in files[1].items() for each in read_questions(task, path, data)]
-    note = _packaged(len(test), "queries are from its train set, as the paper's are")
-    return queries, _after(_first_passages(queries), test), note
+    return _whole_squad(len(test), queries, test, "queries are from its train set, as the paper's are")
 
 
-def _after(shown: list[TaskSample], test: list[TaskSample]) -> list[TaskSample]:
-    """The test samples, each with the same exemplars."""
-    exemplars = [_exemplar(each) for each in shown]
-    return [replace(each, exemplars=exemplars) for each in test]
-
-
-def _first_passages(queries: list[TaskSample]) -> list[TaskSample]:
-    """The first question of each of the first three passages."""
-    passages: dict[str, TaskSample] = {}
-    for each in queries:
-        passages.setdefault(each.context, each)
-    return list(passages.values())[:SQUAD_EXEMPLARS]
-
-
-def _packaged(have: int, note: str) -> str:
-    return f"SQuAD 1.1's dev set as packaged ({have} of {SQUAD_SIZE} questions); {note}."
+def _whole_squad(size: int, queries: list[TaskSample], test: list[TaskSample], note: str) -> Candidates:
+    """The exemplars are the first questions of the queries' first three passages."""
+    passages = {each.context: each for each in reversed(queries)}
+    shown = [each for each in queries if passages[each.context] is each][:SQUAD_EXEMPLARS]
+    note = f"SQuAD 1.1's dev set as packaged ({size} of {SQUAD_SIZE} questions); {note}."
+    return queries, _after(shown, test), note
 
 
 # --- TydiQA
@@ -181,7 +170,7 @@ def tydiqa_full(files: Files, task: Task, seed: int) -> Candidates:
                 f"task {task.name!r}: the train set has no question in {each.subtask!r}, which {each.id} is "
                 f"in; pin both splits of the same data"
             )
-    test = [replace(each, exemplars=[_exemplar(queries[each.subtask])]) for each in tested]
+    test = [sample for each in tested for sample in _after([queries[each.subtask]], [each])]
     note = (
         "TydiQA's secondary task (gold passages), whole; which train samples the paper took is not published."
     )
@@ -205,7 +194,7 @@ def xquad_full(files: Files, task: Task, seed: int) -> Candidates:
             for each in read_questions(task, path, data)
         ]
         queries.append(first)
-        test += [replace(each, exemplars=[_exemplar(first)]) for each in others]
+        test += _after([first], others)
     note = (
         f"XQuAD, translated from SQuAD 1.1's dev set into {len(queries)} languages, in place of TydiQA; each "
         f"language's first question is its query and exemplar, so that {len(test)} of "

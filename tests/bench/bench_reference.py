@@ -12,10 +12,9 @@ import time
 
 import numpy as np
 
-from rdslib.selection.round_robin import round_robin, round_robin_tasks
+from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
-from tests.bench import reference_selection
-from tests.bench.report import report, spread
+from tests.bench.report import ratios, report, spread
 
 # Pool, queries, samples to pick; several tasks where the queries are to be split evenly among them.
 CASES = [
@@ -39,18 +38,41 @@ def scores(pool: int, queries: int) -> np.ndarray:
     return shared + rng.standard_normal((queries, pool), dtype=np.float32)
 
 
-def reference(table: np.ndarray, k: int, tasks: int) -> list[int]:
-    if tasks == 1:
-        return reference_selection.round_robin(table, k)
-    return reference_selection.round_robin_tasks(np.split(table, tasks), k)
+def reference(tables: list[np.ndarray], k: int) -> list[int]:
+    """Every score in a dictionary, a sorted list a query, and the next best popped from its front.
+
+    With several tasks, a sample's score for a task is the highest of the task's queries.
+    """
+    lists = [[dict(enumerate(row.tolist())) for row in table] for table in tables]
+    if len(tables) == 1:
+        (best,) = lists
+    else:
+        best = []
+        for queries in lists:
+            highest: dict[int, float] = {}
+            for query in queries:
+                for position, score in query.items():
+                    if position not in highest or score > highest[position]:
+                        highest[position] = score
+            best.append(highest)
+    ranked = [sorted(each.items(), key=lambda item: item[1], reverse=True) for each in best]
+    picked: list[int] = []
+    taken: set[int] = set()
+    while len(picked) < k:
+        for each in ranked:
+            position = each.pop(0)[0] if each else None
+            if position is not None and position not in taken and len(picked) < k:
+                taken.add(position)
+                picked.append(position)
+    return picked
 
 
-def ours(table: np.ndarray, k: int, tasks: int) -> list[int]:
+def ours(tables: list[np.ndarray], k: int) -> list[int]:
     rankers = [
         over(lambda part=part: ((at, part[:, at : at + BLOCK]) for at in range(0, part.shape[1], BLOCK)))
-        for part in np.split(table, tasks)
+        for part in tables
     ]
-    found = round_robin(rankers[0], k) if tasks == 1 else round_robin_tasks(rankers, k)
+    found = choose(rankers, k)
     return found.indices.tolist()
 
 
@@ -59,9 +81,9 @@ SIDES = {"reference": reference, "ours": ours}
 
 def timed(side: str, pool: int, queries: int, k: int, tasks: int) -> tuple[float, float, list[int]]:
     """Seconds, peak GiB and the picks."""
-    table = scores(pool, queries)
+    tables = np.split(scores(pool, queries), tasks)
     started = time.perf_counter()
-    picks = SIDES[side](table, k, tasks)
+    picks = SIDES[side](tables, k)
     seconds = time.perf_counter() - started
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, picks
 
@@ -69,21 +91,17 @@ def timed(side: str, pool: int, queries: int, k: int, tasks: int) -> tuple[float
 def main() -> None:
     rows = []
     for pool, queries, k, tasks in CASES:
-        found: dict[str, list[tuple[float, float, list[int]]]] = {side: [] for side in SIDES}
+        runs: dict[str, list[tuple[float, float, list[int]]]] = {side: [] for side in SIDES}
         for _ in range(REPETITIONS):
-            for side, runs in found.items():
+            for side, found in runs.items():
                 with multiprocessing.get_context("spawn").Pool(1) as process:
-                    runs.append(process.apply(timed, (side, pool, queries, k, tasks)))
-        theirs, own = found["reference"], found["ours"]
-        ratios = [a[0] / b[0] for a, b in zip(theirs, own, strict=True)]
-        same = all(run[2] == theirs[0][2] for run in own)
-        rows.append(
-            [
-                f"{pool:,}", queries, f"{k:,}", tasks,
-                spread([run[0] for run in theirs]), spread([run[0] for run in own], "{:.3f}"),
-                spread(ratios, "{:.0f}"), f"{theirs[0][1]:.2f}", f"{own[0][1]:.2f}", "yes" if same else "NO",
-            ]
-        )  # fmt: skip
+                    found.append(process.apply(timed, (side, pool, queries, k, tasks)))
+        (theirs, _, picks), (own, _, _) = (tuple(zip(*runs[side], strict=True)) for side in SIDES)
+        peaks = [f"{found[0][1]:.2f}" for found in runs.values()]
+        same = "yes" if all(run[2] == picks[0] for run in runs["ours"]) else "NO"
+        faster = spread(ratios(theirs, own), "{:.0f}")
+        case = [f"{pool:,}", queries, f"{k:,}", tasks]
+        rows.append([*case, spread(theirs), spread(own, "{:.3f}"), faster, *peaks, same])
         print(*rows[-1], sep=" | ", flush=True)
     report(
         "selection_against_reference",

@@ -24,34 +24,73 @@ import numpy as np
 
 from rdslib.data.download import home
 from rdslib.methods import InnerProduct, ScoringInputs
-from rdslib.methods.features import read_shards, write
+from rdslib.methods.features import read_shards, shard_name, write
 from rdslib.selection.round_robin import Selection, Walk
 from rdslib.selection.topk import Block, Ranking
-from tests.bench import index
 from tests.bench.report import report, spread
 
 SIZES = (100_000, 400_000, 1_500_000, 5_800_000)
 SINGLE, MULTI = 10_000, (326_000, 2_500_000)
 REPETITIONS = 3
+DIMENSION, SHARD = 576, 65_536
+# The paper's query samples, task by task.
+TASKS = {"MMLU": 285, "GSM8k": 8, "BBH": 81, "TydiQA": 9, "Codex": 16, "Squad": 500, "AlpacaEval": 50}
+FEATURE = "weighted_all"
+CENTRES = 1000
+
+
+def make_index(folder: Path, samples: int) -> None:
+    """Write `samples` unit vectors (float16), around `CENTRES` centres, in shards; what is there is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    centres = _centres()
+    for start in range(0, samples, SHARD):
+        path = folder / shard_name(FEATURE, start)
+        if not path.is_file():
+            rng = np.random.default_rng([1, start])
+            size = min(SHARD, samples - start)
+            rows = centres[rng.integers(0, CENTRES, size)]
+            rows += rng.standard_normal((size, DIMENSION), dtype=np.float32)
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            write(path.with_suffix(".tmp"), rows.astype(np.float16))
+            path.with_suffix(".tmp").rename(path)
+
+
+def index_queries() -> dict[str, np.ndarray]:
+    """Unit vectors of each task's queries, float32 [queries, dimension].
+
+    A task's lie around a few centres, so that they want much the same samples.
+    """
+    centres, rng = _centres(), np.random.default_rng(2)
+    found = {}
+    for task, count in TASKS.items():
+        wanted = rng.integers(0, CENTRES, 20)
+        rows = centres[wanted[rng.integers(0, len(wanted), count)]]
+        rows = rows + rng.standard_normal((count, DIMENSION), dtype=np.float32)
+        found[task] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return found
+
+
+def _centres() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((CENTRES, DIMENSION), dtype=np.float32)
 
 
 def blocks(folder: Path, queries: Path) -> Iterator[Block]:
     """Score blocks of all queries, as the study's methods make them."""
-    inputs = ScoringInputs((), 0, {f"lm.{index.FEATURE}": folder}, {f"lm.{index.FEATURE}": queries})
-    return InnerProduct("rds", f"lm.{index.FEATURE}").blocks(inputs)
+    inputs = ScoringInputs((), 0, {f"lm.{FEATURE}": folder}, {f"lm.{FEATURE}": queries})
+    return InnerProduct("rds", f"lm.{FEATURE}").blocks(inputs)
 
 
 def slices() -> dict[str, slice]:
     """Which rows of a block are a task's."""
-    ends = itertools.accumulate(index.TASKS.values())
-    return {task: slice(end - index.TASKS[task], end) for task, end in zip(index.TASKS, ends, strict=True)}
+    ends = itertools.accumulate(TASKS.values())
+    return {task: slice(end - TASKS[task], end) for task, end in zip(TASKS, ends, strict=True)}
 
 
 def select(folder: Path, queries: Path, samples: int) -> dict[str, Selection]:
-    """All selections, from one walk over the index."""
+    """All selections, from one walk over the"""
     budgets = [k for k in MULTI if k <= samples] or [samples // 2]
-    single = {task: Ranking(SINGLE) for task in index.TASKS}
-    best = {task: Ranking(max(budgets), maximum=True) for task in index.TASKS}
+    single = {task: Ranking(SINGLE) for task in TASKS}
+    best = {task: Ranking(max(budgets), maximum=True) for task in TASKS}
     of_task = slices()
     for start, block in blocks(folder, queries):
         for task, rows in of_task.items():
@@ -74,8 +113,8 @@ def picked(lists: list[Any], k: int, smaller_score: bool) -> Selection:
 
 def floor(folder: Path, queries: Path) -> None:
     """Reading the shards once, and the products."""
-    rows = np.load(queries / f"{index.FEATURE}-000000000.npy")
-    for _, shard in read_shards(folder, index.FEATURE):
+    rows = np.load(queries / f"{FEATURE}-000000000.npy")
+    for _, shard in read_shards(folder, FEATURE):
         for at in range(0, len(shard), 8192):
             rows @ shard[at : at + 8192].astype(np.float32).T
 
@@ -94,11 +133,11 @@ def main() -> None:
     root = Path(os.environ.get("BENCH_HOME", home() / "bench"))
     with tempfile.TemporaryDirectory() as scratch:
         queries = Path(scratch)
-        write(queries / f"{index.FEATURE}-000000000.npy", np.concatenate(list(index.queries().values())))
+        write(queries / f"{FEATURE}-000000000.npy", np.concatenate(list(index_queries().values())))
         rows, points = [], []
         for samples in sizes:
             folder = root / f"index-{samples}"
-            index.make(folder, samples)
+            make_index(folder, samples)
             runs: dict[str, list[tuple[float, float, int]]] = {"floor": [], "selection": []}
             for _ in range(REPETITIONS):
                 for what, found in runs.items():
@@ -117,8 +156,8 @@ def main() -> None:
             print(*rows[-1], sep=" | ", flush=True)
         slope = np.polyfit(*zip(*points, strict=True), 1)[0] if len(points) > 1 else float("nan")
         notes = (
-            f"{sum(index.TASKS.values())} queries in {len(index.TASKS)} tasks, float16 shards of "
-            f"{index.SHARD:,} x {index.DIMENSION}; one walk gives {SINGLE:,} samples for each task, and "
+            f"{sum(TASKS.values())} queries in {len(TASKS)} tasks, float16 shards of "
+            f"{SHARD:,} x {DIMENSION}; one walk gives {SINGLE:,} samples for each task, and "
             f"{MULTI[0]:,} and {MULTI[1]:,} for all (half of the pool, where it is smaller). "
             f"{REPETITIONS} runs, floor and selection in turn, each in a process of its own. Slope of log "
             f"seconds over log samples: {slope:.3f}."
@@ -138,7 +177,7 @@ def check(folder: Path, queries: Path, samples: int) -> str:
     """Compare every selection with a plain reading of the definition, list by list."""
     found = select(folder, queries, samples)
     with tempfile.NamedTemporaryFile(dir=folder.parent) as file:
-        table = np.memmap(file.name, np.float32, "w+", shape=(sum(index.TASKS.values()), samples))
+        table = np.memmap(file.name, np.float32, "w+", shape=(sum(TASKS.values()), samples))
         for start, block in blocks(folder, queries):
             table[:, start : start + block.shape[1]] = block
         same = 0
@@ -147,7 +186,7 @@ def check(folder: Path, queries: Path, samples: int) -> str:
             same += definition(lists, SINGLE) == found[task].indices.tolist()
             print(f"{task}: compared", flush=True)
         best = [table[rows].max(axis=0) for rows in slices().values()]
-        budgets = [len(each.indices) for name, each in found.items() if name not in index.TASKS]
+        budgets = [len(each.indices) for name, each in found.items() if name not in TASKS]
         lists = [order(scores, max(budgets)) for scores in best]
         for k in budgets:
             same += definition(lists, k) == found[f"all tasks, {k:,}"].indices.tolist()

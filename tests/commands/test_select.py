@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdslib.commands.outputs import record_of
 from rdslib.commands.request import SelectRequest
-from rdslib.commands.select import record_of, reopen, scores_at, write_selection
+from rdslib.commands.select import reopen, scores_at, write_selection
 from rdslib.commands.user_data import UserSelection
 from rdslib.data.chat import tokenize_chat, tokenize_query, user_assistant
 from rdslib.data.reader import read_rows

@@ -16,7 +16,7 @@ from rdslib.figures.publish import publish
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Study
 
-NAMES = ("fig1_pareto", "fig6_sources_by_task", "tab4_splits")
+NAMES = ("fig1_pareto", "fig2_pools", "tab4_splits")
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path):
     study = Study.load("paper", home=tmp_path / "home")
     for name in NAMES:
         table = figures.table(study, name)
-        publish(study, name, figures.draw(name, table), table, out=tmp_path / "figures")
+        publish(study, name, figures.draw(name, table), table, "both", tmp_path / "figures")
     return tmp_path / "figures"
 
 

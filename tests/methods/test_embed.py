@@ -16,8 +16,9 @@ from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import features
 from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
-from rdslib.methods.embed import EMBED_MINILM, GTR, MINILM, NV, SentenceEmbedding, unpack
+from rdslib.methods.embed import EMBED_MINILM, MINILM, NV, SentenceEmbedding, unpack
 from rdslib.models.flops import FORWARD
+from rdslib.models.loading import load_tokenizer
 from rdslib.params import Download, Embedder, Settings, load_profile
 
 CUT = 50
@@ -35,37 +36,24 @@ def _float32(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory):
-    """The folder of a random sentence-transformers model whose tokens are letters."""
+def tiny_bert(tiny_model, tmp_path_factory):
+    """The folder of a random sentence-transformers model whose tokens are bytes."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]"]
-    words = [*special, *(chr(code) for code in range(33, 127))]
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s*"), "removed")
-    core.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        eos_token="[EOS]", model_max_length=64,
+    plain, folder = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("sentences")
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(plain)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, initializer_range=0.5,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        bert = BertModel(
-            BertConfig(
-                vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                intermediate_size=32, max_position_embeddings=64, initializer_range=0.5,
-            )
-        )  # fmt: skip
-    plain, folder = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("sentences")
-    bert.save_pretrained(plain)
-    tokenizer.save_pretrained(plain)
-    transformer = Transformer(str(plain))
-    SentenceTransformer(modules=[transformer, Pooling(16, "mean")]).save(str(folder))
+        BertModel(config).save_pretrained(plain)
+    SentenceTransformer(modules=[Transformer(str(plain)), Pooling(16, "mean")]).save(str(folder))
     return folder
 
 
@@ -138,19 +126,14 @@ def test_scores_are_cosines_of_naive_embeddings(tiny_bert, tmp_path):
     np.testing.assert_allclose(made[0].rows[COST], FORWARD * size * lengths)
 
 
-def test_the_limit_of_a_model_holds(tiny_bert, tmp_path):
+def test_a_models_limit_holds_and_its_end_token_is_added_where_it_wants_one(tiny_bert, tmp_path):
     given = settings(minilm=embedder(tiny_bert, max_length=2048))
     folder = prepared(MINILM, given, tmp_path / "prepared")
-    long = Sample("long", "s", user_assistant("x" * 100, "y"))
+    long, short = (Sample("0", "s", user_assistant("x" * length, "y")) for length in (100, 1))
     assert extract(MINILM, given, folder, [long]).counts == {"tokens": 64}
-
-
-def test_an_end_token_is_added_where_the_model_wants_it(tiny_bert, tmp_path):
-    extractor = SentenceEmbedding("minilm", embedder(tiny_bert), add_eos=True)
-    folder = prepared(extractor, settings(), tmp_path / "prepared")
-    short = [Sample("0", "s", user_assistant("a", "b"))]
-    found = extract(extractor, settings(), folder, short).rows["sentence"][0]
-    expected, _ = naive(tiny_bert, format_chat(short[0].messages, "") + "[EOS]")
+    ended = SentenceEmbedding("minilm", embedder(tiny_bert), end=True)
+    found = extract(ended, settings(), folder, [short]).rows["sentence"][0]
+    expected, _ = naive(tiny_bert, format_chat(short.messages, "") + "</s>")
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
@@ -183,9 +166,7 @@ def test_a_member_that_leads_out_is_refused(tmp_path, name):
 
 
 def test_a_profile_chooses_the_model_and_keeps_the_instruction():
-    assert GTR.params(settings()).path == "sentence-transformers/gtr-t5-base"
     instruction = "Instruct: Given a sample, find the passages closest to that sample.\nQuery: "
-    assert NV.params(settings()).query_instruction == instruction
     given = {"path": "folder", "max_length": 8, "batch_size": 2}
     chosen = NV.params(settings(nv=Embedder(**given)))
     assert (chosen.path, chosen.query_instruction) == ("folder", instruction)

@@ -15,7 +15,7 @@ from rdslib.models.flops import FORWARD, TRAINING, CostModel
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.models.train import train
 from rdslib.params import Encode, Ifd, Settings, Train
-from rdslib.selection.round_robin import round_robin
+from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 
 CUT = 120
@@ -127,15 +127,12 @@ def test_ratios_equal_two_naive_passes(model_path, tmp_path):
     assert found.rows["ratio"].dtype == np.float32
     assert found.counts["no_response"] == 2
     assert 0 < found.counts["above_one"] == sum(ratio > 1 for ratio in expected) < len(SAMPLES)
+    # A sample's is the same in any company.
+    alone = opened(model_path, tmp_path)
+    apart = [alone.make(alone.read([each]), lambda batch: None).rows["ratio"][0] for each in SAMPLES]
+    np.testing.assert_allclose(found.rows["ratio"], apart, rtol=1e-4)
     # The untrained model gives other ones: it is the pre-experienced model that was read.
     assert np.nanmax(abs(found.rows["ratio"] - extract(model_path, model_path).rows["ratio"])) > 0.01
-
-
-def test_a_sample_scores_alike_in_any_company(model_path):
-    extract = opened(model_path, model_path)
-    whole = extract.make(extract.read(SAMPLES), lambda batch: None).rows["ratio"]
-    apart = [extract.make(extract.read([each]), lambda batch: None).rows["ratio"][0] for each in SAMPLES]
-    np.testing.assert_allclose(whole, apart, rtol=1e-4)
 
 
 def test_tokens_of_both_passes_are_counted(model_path):
@@ -161,9 +158,9 @@ def test_what_is_above_one_or_has_no_response_is_never_offered(tmp_path):
         path = tmp_path / features.shard_name("ratio", start)
         features.write(path, ratios[start : start + 4])
     inputs = ScoringInputs(["s"] * 7, 0, {"ifd.ratio": tmp_path})
-    assert round_robin(over(lambda: IFD().blocks(inputs)), 4).indices.tolist() == [3, 4, 0, 6]
+    assert choose([over(lambda: IFD.blocks(inputs))], 4).indices.tolist() == [3, 4, 0, 6]
     with pytest.raises(ValueError, match="4"):
-        round_robin(over(lambda: IFD().blocks(inputs)), 5)
+        choose([over(lambda: IFD.blocks(inputs))], 5)
 
 
 def test_turns_alone_are_the_same_tokens_under_merges():
@@ -224,25 +221,18 @@ def test_the_model_is_trained_on_what_was_picked(model_path, tmp_path):
     expected = train(model_path, picked, TRAIN, settings().seed, tmp_path / "b")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert weights[0] == weights[1]
-    assert counts["samples"] == expected["samples"]
-    assert counts["tokens"] == expected["training_tokens"]
-    size = non_embedding_parameters(load_causal_lm(model_path))
-    assert counts["flops"] == TRAINING * size * counts["tokens"]
+    size, tokens = non_embedding_parameters(load_causal_lm(model_path)), expected["training_tokens"]
+    assert counts == {**expected, "tokens": tokens, "flops": TRAINING * size * tokens}
 
 
-def test_a_plan_knows_what_is_trained(model_path):
+def test_a_plan_knows_what_is_trained_and_on_which_pool():
     ifd = PreExperienced()
     assert ifd.trains_on(settings(), 1000) == (12, TRAIN)
     assert ifd.trains_on(settings(), 5) == (5, TRAIN)
     cost = ifd.cost_model(CostModel(), settings(), {}, 77)
     assert (cost.ifd_encoded, cost.ifd_trained) == (77, 12)
-    # What is fully trained is as fast as the model that it was, and opens like it.
-    assert len(extract(model_path, model_path).rows["ratio"]) == len(SAMPLES)
-
-
-def test_the_profile_has_the_pool_to_prepare_on_or_is_in_error():
     given = settings(pool="small")
-    assert PreExperienced().prepare_pool(given, "all") == "small"
-    assert PreExperienced().key(given) != PreExperienced().key(settings())
+    assert ifd.prepare_pool(given, "all") == "small"
+    assert ifd.key(given) != ifd.key(settings())
     with pytest.raises(UserError, match="add `ifd`"):
-        PreExperienced().key(Settings.model_construct(ifd=None))
+        ifd.key(Settings.model_construct(ifd=None))

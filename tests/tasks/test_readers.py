@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from rdslib.errors import UserError
 from rdslib.params import Task
 from rdslib.tasks.base import READERS
 from rdslib.tasks.codex import split_function
+from rdslib.tasks.gsm8k import read_templates
 
 
 def read(reader, *files, seed=1):
@@ -152,6 +154,43 @@ def test_gsm8k_answers_in_sentences_without_the_calculators_marks():
     assert sample.references == ["6000"]
     assert sample.exemplars == [{"question": "1+1?", "context": "", "response": "The answer is 2."}]
     assert queries[0].messages[0]["content"] == "Q: 1+1?\nA:"
+
+
+TEMPLATE = b"""
+import math
+def generate_0(rng: Random, difficulty: float = 1.0) -> dict[str, Any]:
+    def inner(a: int) -> dict:
+        return {"question": f"{a:.1f}", "rest": [each ** 2 for each in range(a)]}
+    from math import gcd
+    BODY
+    return inner(gcd(12, rng.randint(8, 8)))
+"""
+
+
+def test_a_template_computes_and_does_nothing_else(tmp_path):
+    (function,) = read_templates(TEMPLATE.replace(b"BODY", b"a = eval('1/2')")).values()
+    assert function(random.Random(1)) == {"question": "4.0", "rest": [0, 1, 4, 9]}
+    # Refused when it is read, or it asks for what it has not been given.
+    witness = tmp_path / "witness"
+    for body in (
+        "().__class__.__base__.__subclasses__()",
+        "(lambda: 0)()",
+        "'{0.__class__}'.format(rng)",
+        "math.os",
+        "rng.seed.__globals__",
+        "class A: pass",
+        "try: inner(1)\n    except ValueError: pass",
+        "global gcd",
+        "import os; os.mkdir({witness!r})",
+        "open({witness!r}, 'w')",
+        "__import__('os').mkdir({witness!r})",
+        'eval("open({witness!r})")',
+        "getattr(rng, 'seed')",
+    ):
+        source = TEMPLATE.replace(b"BODY", body.replace("{witness!r}", repr(str(witness))).encode())
+        with pytest.raises((ValueError, NameError)):
+            read_templates(source)["generate_0"](random.Random(1))
+    assert not witness.exists()
 
 
 def test_bbh_asks_for_the_answer_after_what_the_subtask_asks_for():
