@@ -308,7 +308,6 @@ NAMES = [
     "_x",
     "line\nbreak",
     "\x1b[31mred",
-    "\udcff",
 ]
 
 
