@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class UserError(Exception):
     """Something the user can put right: one line that says where, what is wrong and what to do.
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+def plain(text: object) -> str:
+    """Return a text as one line without control characters, so that data cannot control a terminal."""
+    kept = (" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in str(text))
+    return " ".join("".join(kept).split())
 
 
 def reason_of(error: Exception) -> str:

@@ -47,11 +47,16 @@ CHUNK = 1 << 20
 def home() -> Path:
     """Return the folder for artifacts and downloads: RDSLIB_HOME, or the user's cache folder."""
     given = os.environ.get("RDSLIB_HOME")
-    if given:
-        return Path(given).expanduser()
-    import platformdirs
+    if not given:
+        import platformdirs
 
-    return Path(platformdirs.user_cache_dir("rdslib"))
+        given = platformdirs.user_cache_dir("rdslib")
+    path = os.path.expanduser(given)
+    if path.startswith("~"):
+        raise UserError(
+            f"there is no home folder for {path}; set RDSLIB_HOME to a folder that you may write to"
+        )
+    return Path(path)
 
 
 def cache_dir() -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import tempfile
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -53,6 +54,8 @@ class RayExecutor:
             address = os.environ.get("RAY_ADDRESS", "local")
             _check_address(address)
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that nobody asked for
+            if len(tempfile.gettempdir()) > 40:  # a socket's path has 107 bytes at most, and Ray's name 60
+                os.environ.setdefault("RAY_TMPDIR", "/tmp")
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 from typer.testing import CliRunner
 
-from rdslib.cli import app
+from rdslib.commands.app import app
 from rdslib.data.chat import user_assistant
 
 TEMPLATE = (

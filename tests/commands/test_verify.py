@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rdslib import figures
-from rdslib.cli import app
+from rdslib.commands.app import app
 from rdslib.commands.verify import verify
 from rdslib.errors import UserError
 from rdslib.figures.publish import publish
