@@ -33,7 +33,7 @@ lint: setup
 
 # Ratios of speed, as tables; nothing here can fail for being slow.
 bench: setup
-	for each in less encode reference scale; do $(BIN)/python -m tests.bench.bench_$$each || exit 1; done
+	for each in less encode reference scale train; do $(BIN)/python -m tests.bench.bench_$$each || exit 1; done
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

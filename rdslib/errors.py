@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from importlib.util import find_spec
 
 
 class UserError(Exception):
@@ -22,3 +23,13 @@ def reason_of(error: Exception) -> str:
     """Return what an error says, on one line of at most 200 characters."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
+
+
+def needs(extra: str, *packages: str) -> None:
+    """Raise UserError, with the command that installs the extra, if one of its packages is not there.
+
+    To be called before any work is done, so that nothing has to be done again.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise UserError(f"the package {package} is not installed; run `pip install 'rdslib[{extra}]'`")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+# Says what made an artifact, and lists its files.
+MANIFEST = "manifest.json"
 
 
 def sha256_of(path: Path) -> str:
@@ -24,3 +28,28 @@ def write_json(path: Path, value: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def canonical(value: Any) -> str:
+    """A value as JSON, the same text for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def write_manifest(folder: Path, body: Mapping[str, Any]) -> None:
+    """Write an artifact's manifest, with a checksum of what it says."""
+    write_json(folder / MANIFEST, {**body, "checksum": _checksum(body)})
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read an artifact's manifest; None if it is missing or damaged."""
+    try:
+        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or value.pop("checksum", None) != _checksum(value):
+        return None
+    return value
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(body).encode()).hexdigest()

@@ -29,7 +29,9 @@ from pydantic import (
 
 from rdslib.errors import UserError, reason_of
 
-ROOT = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+# The folder of params/ and notebooks/: inside the package where a wheel was installed, else the checkout.
+ROOT = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
 
 # What a figure shows: what was measured here, what the paper published, or both side by side.
 Show = Literal["measured", "published", "both"]
@@ -295,12 +297,12 @@ class Profile(Strict):
     experiment: Experiment | None
 
 
-def profile_path(name_or_path: str, root: Path = ROOT) -> Path:
+def profile_path(name_or_path: str) -> Path:
     """Return the file of a profile, by its name or by the path of a YAML file; UserError for no such name."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return path
-    known = {each.stem: each for each in sorted((root / "params").glob("*.yaml"))}
+    known = {each.stem: each for each in sorted((ROOT / "params").glob("*.yaml"))}
     if name_or_path not in known:
         hint = _did_you_mean(name_or_path, known)
         raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
@@ -312,9 +314,9 @@ def _did_you_mean(given: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def load_profile(name_or_path: str, root: Path = ROOT) -> Profile:
+def load_profile(name_or_path: str) -> Profile:
     """Read and check a profile, by its name or by the path of a YAML file; raise UserError for a mistake."""
-    path = profile_path(name_or_path, root)
+    path = profile_path(name_or_path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

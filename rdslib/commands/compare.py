@@ -18,7 +18,7 @@ from rdslib.commands.text import line, show, table
 from rdslib.data.dedup import text_key
 from rdslib.data.formats import form_of
 from rdslib.data.reader import Row, read_rows
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.methods import SCORERS
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ COLOURS = ("#0072B2", "#E69F00")
 FIGURES = (".png", ".svg")
 # Sources that are shown apart, the largest, and characters of a name in the figure.
 LAYERS, LONGEST = 20, 34
-# The source of a selection's rows that name none: in the pool it was the name of their file.
+# The source of a selection's rows that name none.
 UNNAMED = "(no source named)"
-SPREAD = ("min", "25%", "median", "75%", "max")
 
 
 def compare_command(
@@ -53,62 +52,43 @@ def compare_command(
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of two selections.
-
-    Attributes:
-        path: Its file.
-        method: The method that its record names, or None.
-        samples: How many samples it has.
-        texts: How many different texts.
-        common_rank: The mean rank of those that are ranked in both, or None.
-    """
-
-    path: Path
-    method: str | None
-    samples: int
-    texts: int
-    common_rank: float | None
-
-    @property
-    def made_by(self) -> str:
-        """The method in words, if it is known."""
-        return "" if self.method is None else f" by {title_of(self.method)}"
-
-
-@dataclass(frozen=True)
 class Compared:
     """Two selections, A and B, side by side; samples with one text are the same.
 
     Attributes:
-        sides: The two.
+        sides: A row for each, A and B: path, method (None if no record names it), samples, texts (different
+            ones), and common_rank, the mean rank of those that are ranked in both, or NaN.
         common: How many texts are in both.
         jaccard: Their share of those in either.
         sources: For every source of either, the largest shares first: selection, source, count, share.
         scores: A row for each sample that has one: selection, score.
-        spread: A row for each selection that has scores: selection, n, min, 25%, median, 75%, max, mean.
     """
 
-    sides: tuple[Side, Side]
+    sides: pd.DataFrame
     common: int
     jaccard: float
     sources: pd.DataFrame
     scores: pd.DataFrame
-    spread: pd.DataFrame
 
     @property
-    def scales_differ(self) -> bool:
-        """Whether records name two methods, so that scores of one say nothing beside the other's."""
-        first, second = (side.method for side in self.sides)
-        return first is not None and second is not None and first != second
+    def spread(self) -> pd.DataFrame:
+        """Quartiles and mean of the scores of each selection that has any."""
+        return self.scores.groupby("selection")["score"].describe().drop(columns="std")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The selections: their files, and their methods if they are known."""
+        made_by = self.sides["method"].map(lambda each: "" if each is None else f" by {title_of(each)}")
+        return {name: f"{self.sides['path'][name]}{made_by[name]}" for name in NAMES}
 
     @property
     def notes(self) -> list[str]:
         """What is to be known of the scores: whose are missing, and whether they compare."""
-        missing = [name for name in NAMES if name not in set(self.spread["selection"])]
+        missing = [name for name in NAMES if name not in set(self.scores["selection"])]
         notes = [f"No row of {' or '.join(missing)} has rds_score."] if missing else []
-        if self.scales_differ:
-            first, second = (title_of(side.method or "") for side in self.sides)
+        first, second = self.sides["method"]
+        if first and second and first != second:
+            first, second = title_of(first), title_of(second)
             notes.append(f"Scores of {first} and of {second} are on different scales and do not compare.")
         return notes
 
@@ -126,68 +106,51 @@ def compare(a: Path, b: Path, form: str | None = None) -> Compared:
     Raises:
         UserError: Something cannot be read, or a rank or score is no number.
     """
-    (first_method, first), (second_method, second) = (_read(path, form) for path in (a, b))
-    one, other = (table.drop_duplicates("text").set_index("text") for table in (first, second))
+    read = [_read(path, form) for path in (a, b)]
+    one, other = (table.drop_duplicates("text").set_index("text") for _, table in read)
     common = one.index.intersection(other.index)
     ranks = pd.concat([each["rank"].reindex(common) for each in (one, other)], axis=1).dropna()
-    mean = ranks.mean().tolist() if len(ranks) else [None, None]
-    rows = pd.concat(
-        [table.assign(selection=name) for name, table in zip(NAMES, (first, second), strict=True)]
+    sides = pd.DataFrame(
+        {
+            "path": [a, b],
+            "method": pd.Series([method for method, _ in read], NAMES, dtype=object),
+            "samples": [len(table) for _, table in read],
+            "texts": [len(one), len(other)],
+            "common_rank": ranks.mean().to_numpy(),
+        },
+        index=NAMES,
     )
+    rows = pd.concat([table.assign(selection=name) for name, (_, table) in zip(NAMES, read, strict=True)])
     counts = pd.crosstab(rows["source"], rows["selection"])
     # The largest shares first; of equal ones by name.
     shares = (counts / counts.sum()).sum(axis=1)
     counts = counts.loc[shares.sort_values(ascending=False, kind="stable").index]
     sources = counts.reset_index().melt("source", var_name="selection", value_name="count")
-    sources = sources[["selection", "source", "count"]]
     sources["share"] = sources["count"] / sources.groupby("selection")["count"].transform("sum")
+    jaccard = len(common) / (len(one) + len(other) - len(common))
     scores = rows.loc[rows["score"].notna(), ["selection", "score"]].reset_index(drop=True)
-    spread = [
-        [name, len(values), *np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), values.mean()]
-        for name, values in scores.groupby("selection")["score"]
-    ]
-    return Compared(
-        (
-            Side(a, first_method, len(first), len(one), mean[0]),
-            Side(b, second_method, len(second), len(other), mean[1]),
-        ),
-        len(common),
-        len(common) / (len(one) + len(other) - len(common)),
-        sources,
-        scores,
-        pd.DataFrame(spread, columns=["selection", "n", *SPREAD, "mean"]),
-    )
+    return Compared(sides, len(common), jaccard, sources, scores)
 
 
 def _read(path: Path, form: str | None) -> tuple[str | None, pd.DataFrame]:
     """The method that a selection's record names, and of each row a hash of the text, source, rank, score."""
-    record = record_of(path) if path.is_file() else None
-    if record is None or not record.exists():
-        return None, _rows(path, form, False)
-    request = read_record(path)["request"]
-    method, made_with = request.method, request.format
-    if form is None and made_with is not None:
-        # The pool's form, unless the rows were given another with `--as messages`.
-        first = next(read_rows(path, on_error="quarantine"))
-        form = form_of(first.record) if isinstance(first, Row) else made_with
-    return method, _rows(path, form, True)
-
-
-def _rows(path: Path, form: str | None, selection: bool) -> pd.DataFrame:
+    method, selected = None, path.is_file() and record_of(path).exists()
+    if selected:
+        request = read_record(path)["request"]
+        method = request.method
+        if form is None and request.format is not None:
+            # The pool's form, unless the rows were given another with `--as messages`.
+            first = next(read_rows(path, on_error="quarantine"))
+            form = form_of(first.record) if isinstance(first, Row) else request.format
     rows = []
     for row in read_rows(path, form):
         assert isinstance(row, Row)  # a bad one is an error
-        named = row.record.get("source") or row.record.get("dataset") or not selection
-        text = repr(text_key(row.sample)).encode()
-        rows.append(
-            {
-                "text": hashlib.blake2b(text, digest_size=16).digest(),
-                "source": row.source if named else UNNAMED,
-                "rank": _number(row, "rds_rank"),
-                "score": _number(row, "rds_score"),
-            }
-        )
-    return pd.DataFrame(rows)
+        # In the pool, the source of rows that name none was the name of their file.
+        named = row.record.get("source") or row.record.get("dataset") or not selected
+        text = hashlib.blake2b(repr(text_key(row.sample)).encode(), digest_size=16).digest()
+        source = row.source if named else UNNAMED
+        rows.append((text, source, _number(row, "rds_rank"), _number(row, "rds_score")))
+    return method, pd.DataFrame(rows, columns=["text", "source", "rank", "score"])
 
 
 def _number(row: Row, name: str) -> float:
@@ -223,25 +186,25 @@ def shown(compared: Compared) -> list[RenderableType]:
     """A comparison for a terminal."""
     c = compared
     parts = []
-    for name, side in zip(NAMES, c.sides, strict=True):
-        texts = "" if side.texts == side.samples else f", {side.texts:,} different texts"
-        parts.append(line(f"{name}: {side.path}{side.made_by}, {side.samples:,} samples{texts}"))
+    for name, side in c.sides.to_dict("index").items():
+        texts = "" if side["texts"] == side["samples"] else f", {side['texts']:,} different texts"
+        parts.append(line(f"{name}: {c.names[str(name)]}, {side['samples']:,} samples{texts}"))
     parts += ["", line(f"{_texts(c.common)} in both, which is a Jaccard index of {c.jaccard:.4f}.")]
-    first, second = (side.common_rank for side in c.sides)
-    if first is not None and second is not None:
+    first, second = c.sides["common_rank"]
+    if not math.isnan(first):
         ranks = f"{first:,.1f} in A and {second:,.1f} in B"
         parts.append(line(f"The mean rank of what is ranked in both is {ranks}."))
     rows = layers(c.sources)
-    counts = rows.set_index(["source", "selection"])[["count", "share"]].unstack()
-    counts = counts.loc[rows["source"].drop_duplicates().tolist()]
     columns: dict[str, pd.Series | pd.Index] = {}
     for name in NAMES:
-        columns[f"in {name}"] = counts["count", name].map("{:,}".format)
-        columns[f"of {name}"] = counts["share", name].map("{:.1%}".format)
-    parts += ["", "Samples of each source", table({**columns, "source": counts.index}, ["source"])]
-    if len(c.spread):
-        columns = {"selection": c.spread["selection"], "n": c.spread["n"].map("{:,}".format)}
-        columns |= {name: c.spread[name].map("{:.4f}".format) for name in (*SPREAD, "mean")}
+        mix = rows[rows["selection"] == name]
+        columns[f"in {name}"] = mix["count"].map("{:,}".format)
+        columns[f"of {name}"] = mix["share"].map("{:.1%}".format)
+    columns["source"] = rows["source"].drop_duplicates()
+    parts += ["", "Samples of each source", table(columns, ["source"])]
+    if len(c.scores):
+        columns = {"selection": c.spread.index, "n": c.spread["count"].map("{:,.0f}".format)}
+        columns |= {name: c.spread[name].map("{:.4f}".format) for name in c.spread.columns.drop("count")}
         parts += ["", "Scores", table(columns)]
     return [*parts, *(["", *map(line, c.notes)] if c.notes else [])]
 
@@ -255,9 +218,7 @@ def compare_figure(compared: Compared) -> Figure:
     from rdslib.figures import style
 
     c = compared
-    methods = {side.method for side in c.sides}
-    one_scale = len(methods) == 1 and None not in methods and len(c.scores) > 0
-    files = [f"{name}: {side.path}{side.made_by}" for name, side in zip(NAMES, c.sides, strict=True)]
+    one_scale = c.sides["method"].nunique(dropna=False) == 1 and None not in set(c.sides["method"])
 
     @style.styled
     def draw() -> Figure:
@@ -265,71 +226,58 @@ def compare_figure(compared: Compared) -> Figure:
         grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.1))
         _draw_sources(figure.add_subplot(grid[:, 0]), c)
         upper = None
-        for row, (name, side, colour) in enumerate(zip(NAMES, c.sides, COLOURS, strict=True)):
+        for row, name in enumerate(NAMES):
             values = c.scores.loc[c.scores["selection"] == name, "score"]
             axes = figure.add_subplot(grid[row, 1], sharex=upper)
-            binned = c.scores["score"] if one_scale else values
-            _draw_scores(axes, f"Scores in {name}{side.made_by}", values, binned, colour)
-            upper = axes if one_scale else None
-        style.footnotes(figure, [style.literal(text) for text in (*files, *c.notes)])
+            details = ""
+            if len(values):
+                binned = c.scores["score"] if one_scale else values
+                edges = np.histogram_bin_edges(binned, style.bins(len(binned))).tolist()
+                axes.hist(values, edges, color=COLOURS[row], alpha=0.6, edgecolor="white", linewidth=0.5)
+                axes.axvline(values.mean(), color=COLOURS[row], linestyle="--", linewidth=1.3)
+                details = f"n = {len(values):,}, mean {values.mean():.3f} (dashed)"
+                upper = axes if one_scale else None
+            else:
+                axes.text(0.5, 0.5, "No scores", transform=axes.transAxes, ha="center", color=style.GREY)
+                axes.set(xticks=[], yticks=[])
+            axes.set(ylabel="Samples")
+            style.title(axes, f"Scores in {name}", details)
+        lines = [f"{name}: {file}" for name, file in c.names.items()]
+        style.footnotes(figure, map(style.literal, [*lines, *c.notes]))
         return figure
 
     return draw()
 
 
 def _draw_sources(axes: Axes, c: Compared) -> None:
-    from matplotlib.patches import Patch
-
     from rdslib.figures import style
 
     rows = layers(c.sources)
     names = rows["source"].drop_duplicates().tolist()
     colours = style.source_colours(names[:LAYERS]) | dict.fromkeys(names[LAYERS:], style.OTHERS)
     style.stacked(axes, rows, "selection", colours, "Share of the samples")
-    # In place of matplotlib's key, for names of any length and any characters.
-    keys = [Patch(color=colours[name]) for name in reversed(names)]
-    words = [style.literal(_shortened(name)) for name in reversed(names)]
-    axes.legend(keys, words, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    legend = axes.get_legend()
+    assert legend is not None
+    for text, name in zip(legend.get_texts(), reversed(names), strict=True):
+        # Without its middle, if it is long: paths differ at their ends.
+        half = LONGEST // 2
+        text.set_text(style.literal(name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"))
     style.title(axes, "Sources", f"{_texts(c.common)} in both (Jaccard index {c.jaccard:.3f})")
-
-
-def _draw_scores(axes: Axes, title: str, values: pd.Series, binned: pd.Series, colour: str) -> None:
-    from rdslib.figures import style
-
-    details = ""
-    if len(values):
-        edges = np.histogram_bin_edges(binned, style.bins(len(binned))).tolist()
-        axes.hist(values, edges, color=colour, alpha=0.6, edgecolor="white", linewidth=0.5)
-        axes.axvline(values.mean(), color=colour, linestyle="--", linewidth=1.3)
-        details = f"n = {len(values):,}, mean {values.mean():.3f} (dashed)"
-    else:
-        axes.text(0.5, 0.5, "No scores", transform=axes.transAxes, ha="center", color=style.GREY)
-        axes.set(xticks=[], yticks=[])
-    axes.set(ylabel="Samples")
-    style.title(axes, style.literal(title), details)
-
-
-def _shortened(name: str) -> str:
-    """A name without its middle, if it is long: paths differ at their ends."""
-    half = LONGEST // 2
-    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def check_figure(path: Path) -> None:
     """Raise UserError unless a figure can be written to `path`, by its name and folder."""
     if path.suffix.lower() not in FIGURES:
         raise UserError(f"--figure {path}: is of no known kind; end its name with {' or '.join(FIGURES)}")
+    if path.is_dir():
+        raise UserError(f"--figure {path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"--figure {path}: there is no folder {path.parent}; create it first")
+    needs("study", "matplotlib", "seaborn", "sklearn")
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG or SVG; raises UserError as `check_figure` does, or if it cannot be written."""
+    """Write a figure as PNG or SVG, by the ending of the name."""
     from rdslib.figures import style
 
-    check_figure(path)
-    form = style.png if path.suffix.lower() == ".png" else style.svg
-    try:
-        path.write_bytes(form(figure))
-    except OSError as error:
-        raise UserError(f"--figure {path}: cannot be written ({error.strerror}); give another") from error
+    path.write_bytes(style.png(figure) if path.suffix.lower() == ".png" else style.svg(figure))

@@ -14,19 +14,22 @@ from rich.console import RenderableType
 
 from rdslib.commands.run import ProfileOption
 from rdslib.commands.text import show, table
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.evaluation.bootstrap import estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
 from rdslib.params import Model, profile_path
 
 if TYPE_CHECKING:
+    from rdslib.pipeline.step import Step
     from rdslib.pipeline.study import Study
 
 BITS = "bits per byte"
 
 # Of each test sample, a numerator (NaN where there is no score) and a denominator, whose sums make the score.
 Parts = tuple[np.ndarray, np.ndarray]
+# A metric, the step that measured it, and its parts.
+Scored = tuple[str, "Step", Parts]
 
 
 def evaluate_command(
@@ -54,9 +57,12 @@ def evaluate_command(
     Each score has its 95% interval, and each further model its difference from the first on the same test
     samples. What was measured is kept: a run that was stopped goes on with the next task.
     """
+    needs("study", "lm_eval")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UserError(f"--out {out}: cannot be written there; give a file in a folder that exists")
     scores = evaluate(profile, model or (), task or (), limit, max_response, judge, judge_url)
     if out is not None:
-        write(scores, out)
+        scores.to_csv(out, index=False)
     show([shown(scores)])
 
 
@@ -72,7 +78,7 @@ def evaluate(
     """Score models on a profile's tasks, and take each model's differences from the first.
 
     Args:
-        profile: The profile.
+        profile: Its name or file.
         models: Folders or hub names, in place of the profile's model.
         tasks: Some of the profile's.
         limit: At most so many test samples of each, drawn with the profile's seed and evenly over subtasks.
@@ -94,39 +100,26 @@ def evaluate(
         for task in study.task_names:
             run = study.untuned()
             study.compute([study.evaluation(run, task), study.measurement(run, task)])
-    scores = [
-        {task: _scores(study, task, judge, judge_url) for task in study.task_names} for study in studies
-    ]
-    rows = []
-    for study, by_task in zip(studies, scores, strict=True):
-        for task, found in by_task.items():
-            e = study.experiment.evaluate
-            first = scores[0][task]
-            for metric, parts in found.items():
-                known = ~np.isnan(parts[0])
+    rows, first = [], dict[tuple[str, str], Parts]()
+    for study in studies:
+        for task in study.task_names:
+            for metric, step, (tops, bottoms) in _scores(study, task, judge, judge_url):
+                known = ~np.isnan(tops)
                 if not known.any():
                     continue
-                estimate = estimate_mean({task: [_of(parts, known)]}, e.bootstrap, study.experiment.seed)
+                how = study.experiment.evaluate.bootstrap, study.experiment.seed
+                score = estimate_mean({task: [(tops[known], bottoms[known])]}, *how)
                 row: dict[str, Any] = {"model": study.experiment.model.title, "task": task, "metric": metric}
-                row |= {"score": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
-                run = study.untuned()
-                step = study.evaluation(run, task) if metric == BITS else study.measurement(run, task)
+                row |= {"score": score.value, "low": score.low, "high": score.high, "n": score.n}
                 row["seconds"] = float(study.store.manifest(step)["seconds"])
-                both = known & ~np.isnan(first[metric][0])
+                base_tops, base_bottoms = first.setdefault((task, metric), (tops, bottoms))
+                both = known & ~np.isnan(base_tops)
                 if study is not studies[0] and both.any():
-                    diff = estimate_difference(
-                        {task: [_of(parts, both)]},
-                        {task: [_of(first[metric], both)]},
-                        e.bootstrap,
-                        study.experiment.seed,
-                    )
+                    ours = {task: [(tops[both], bottoms[both])]}
+                    diff = estimate_difference(ours, {task: [(base_tops[both], base_bottoms[both])]}, *how)
                     row |= {"diff": diff.value, "diff_low": diff.low, "diff_high": diff.high}
                 rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _of(parts: Parts, which: np.ndarray) -> Parts:
-    return parts[0][which], parts[1][which]
 
 
 def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_response: int) -> Study:
@@ -141,71 +134,53 @@ def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_respo
     chosen = tuple(known[name] for name in tasks) or e.tasks
     for task in chosen:
         if task.protocol is None:
-            raise UserError(
-                f"--task {task.name}: has no protocol in profile {profile}; leave it out with --task"
-            )
+            raise UserError(f"--task {task.name}: has no protocol in profile {profile}; leave it out")
         path_of(task.protocol)
     if limit:
         chosen = tuple(task.model_copy(update={"test": min(limit, task.test)}) for task in chosen)
-    changes: dict[str, Any] = {
-        "tasks": chosen,
-        "evaluate": e.evaluate.model_copy(update={"max_response": max_response}),
-    }
+    evaluate = e.evaluate.model_copy(update={"max_response": max_response})
+    changes: dict[str, Any] = {"tasks": chosen, "evaluate": evaluate}
     if model:
         changes["model"] = Model(title=model, path=model)
     changed = study.profile.model_copy(update={"experiment": e.model_copy(update=changes)})
     return Study(changed, folder=profile_path(profile).resolve().parent)
 
 
-def _scores(study: Study, task: str, judge: str | None, judge_url: str | None) -> dict[str, Parts]:
+def _scores(study: Study, task: str, judge: str | None, judge_url: str | None) -> list[Scored]:
+    """What a model's responses score by the protocol, which may leave that to a judge, and in bits."""
     run = study.untuned()
-    step, bits = study.measurement(run, task), study.scores(run, task)
-    scores = study.measured(run, task)["score"].to_numpy()
+    step, measured, bits = study.measurement(run, task), study.measured(run, task), study.scores(run, task)
+    scores = measured["score"].to_numpy()
     if np.isnan(scores).all():
         folder = study.store.folder.parent / "judged" / step.hash
         folder.mkdir(parents=True, exist_ok=True)
-        responses, references = _for_judge(study, task)
+        samples = study.task_data(task).test
+        asked = [sample.messages[0]["content"] for sample in samples]
+        texts = [str(each[0]).strip() for each in measured["responses"]]
+        responses = outputs(asked, texts, study.experiment.model.title)
+        references = outputs(asked, [(each.references or [""])[0] for each in samples], "reference")
         for name, rows in (("responses", responses), ("references", references)):
             (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1))
         study.store.progress.note(f"{task}: what is for a judge to compare is in {folder}")
         if judge is not None:
             scores = win_rates(responses, references, judge, judge_url, folder / "annotations.json")
-    return {
-        study.store.manifest(step)["counts"]["metric"]: (scores, np.ones(len(scores))),
-        BITS: (bits["bits"].to_numpy(), bits["bytes"].to_numpy(dtype=float)),
-    }
-
-
-def _for_judge(study: Study, task: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The model's responses to a task's test samples, and the references, as the package reads them."""
-    samples = study.task_data(task).test
-    asked = [sample.messages[0]["content"] for sample in samples]
-    responses = [str(each[0]).strip() for each in study.measured(study.untuned(), task)["responses"]]
-    references = [(sample.references or [""])[0] for sample in samples]
-    return outputs(asked, responses, study.experiment.model.title), outputs(asked, references, "reference")
+    return [
+        (study.store.manifest(step)["counts"]["metric"], step, (scores, np.ones(len(scores)))),
+        (BITS, study.evaluation(run, task), (bits["bits"].to_numpy(), bits["bytes"].to_numpy(dtype=float))),
+    ]
 
 
 def shown(scores: pd.DataFrame) -> RenderableType:
     """The scores as people read them."""
     columns: dict[str, Iterable[object]] = {name: scores[name] for name in ("model", "task", "metric")}
-    columns["score"] = _intervals(scores, "score", "low", "high", ".3f")
+    columns["score"] = _intervals(scores[["score", "low", "high"]], ".3f")
     columns |= {"n": scores["n"], "seconds": scores["seconds"].map("{:.0f}".format)}
     if "diff" in scores:
-        columns["diff from the first"] = _intervals(scores, "diff", "diff_low", "diff_high", "+.3f")
+        columns["diff from the first"] = _intervals(scores[["diff", "diff_low", "diff_high"]], "+.3f")
     return table(columns, ["model", "task"])
 
 
-def _intervals(scores: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:
+def _intervals(rows: pd.DataFrame, form: str) -> list[str]:
     """Values with their intervals, empty where there is none."""
-    rows = scores[[value, low, high]].to_numpy(dtype=float)
-    return [
-        "" if np.isnan(row).any() else "{} [{}, {}]".format(*(f"{x:{form}}" for x in row)) for row in rows
-    ]
-
-
-def write(scores: pd.DataFrame, out: Path) -> None:
-    """Write scores as CSV; raises UserError if that cannot be done."""
-    try:
-        scores.to_csv(out, index=False)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+    texts = rows.map(f"{{:{form}}}".format).agg("{0[0]} [{0[1]}, {0[2]}]".format, axis=1, raw=True)
+    return texts.where(rows.notna().all(axis=1), "").tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import typer
 from rich.console import RenderableType
 
-from rdslib.commands.select import counts_of, reopen
+from rdslib.commands.select import counts_of, reopen, scores_at
 from rdslib.commands.text import MARGIN, line, show, table
 from rdslib.commands.user_data import LEFT_OUT, RECORDS
 from rdslib.data.chat import WIDTH, shortened
@@ -31,8 +31,8 @@ NEIGHBOURS, SHOWN = 5, 10
 # Columns that are cut where a table is too wide.
 CUT = ("task", "id", "source", "text")
 
-_QUERY = ["task", "query", "text", "score", "rank"]
-_TURN = [*_QUERY, "picks", "last_score", "last_rank"]
+_QUERY = ["task", "query", "score", "rank", "text"]
+_TURN = ["task", "query", "score", "rank", "picks", "last_score", "last_rank", "text"]
 _RANK = re.compile(r"#(\d{1,15})")
 
 
@@ -42,9 +42,12 @@ def explain_command(
         str,
         typer.Option(help="Its id (its row number in the pool, if it has none), or --sample=#3, its rank."),
     ],
+    profile: Annotated[
+        str | None, typer.Option(help="The profile it was made with, where that has plug-ins.")
+    ] = None,
 ) -> None:
     """Say why a sample was picked, or why not: its rank under each query, what picked it, what is like it."""
-    show(shown(explain(selection, sample)))
+    show(shown(explain(selection, sample, profile)))
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,10 @@ class Explanation:
     query for the sample, or what a method without queries goes by.
 
     Attributes:
-        id: The sample's.
         where: Its place in the input.
-        source: Its source.
         text: Its first messages.
         state: picked, not picked, or of what was left out of the pool rejected, contaminated or duplicate;
             then the fields after `why` say nothing of the row.
-        why: The reason.
-        method: The method.
-        pool_size: How many samples the pool has.
-        budget: How many were picked.
         rank: Of a pick, from 0.
         score: Of a pick.
         reach: How deep the walk went to the last pick.
@@ -82,47 +79,29 @@ class Explanation:
     text: str
     state: str
     why: str
-    method: str
-    pool_size: int
-    budget: int
     rank: int | None = None
     score: float | None = None
     reach: int | None = None
-    turns: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_TURN))
-    queries: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_QUERY))
+    turns: pd.DataFrame = field(default_factory=pd.DataFrame)
+    queries: pd.DataFrame = field(default_factory=pd.DataFrame)
     neighbours: pd.DataFrame | None = None
 
 
 class _Opened:
     """A selection that `rds select` has written, with all that it was made from."""
 
-    def __init__(self, path: Path) -> None:
-        self.selection, self.asked = reopen(path)
+    def __init__(self, path: Path, profile: str | None) -> None:
+        self.selection, self.asked = reopen(path, profile)
         self.pipeline = self.selection.pipeline
         self.data = self.selection.store.path(self.pipeline.pool)
         self.picks = self.pipeline.picks(self.asked).to_pandas()
         self.pool = self.pipeline.pool_file()
         self.scorer = get_scorer(self.asked.method)
-
-    @property
-    def several(self) -> bool:
-        """Whether it is tasks that take turns, each by its best query."""
-        return len(self.asked.targets) > 1
-
-    def position(self, sample: str) -> int | None:
-        """Where in the pool a sample is, by its id or "#" and its rank; None if there is no such id."""
-        at = pc.index(self.pool.ids, sample).as_py()
-        rank = _RANK.fullmatch(sample)
-        if at >= 0 or rank is None:
-            return at if at >= 0 else None
-        if int(rank[1]) >= len(self.picks):
-            raise UserError(
-                f"--sample {sample}: the picks are #0 to #{len(self.picks) - 1}; give one of them"
-            )
-        return int(self.picks["position"].iloc[int(rank[1])])
+        # Whether it is tasks that take turns, each by its best query.
+        self.several = len(self.asked.targets) > 1
 
 
-def explain(selection: Path, sample: str) -> Explanation:
+def explain(selection: Path, sample: str, profile: str | None = None) -> Explanation:
     """Explain a sample of a selection that `rds select` has written.
 
     Scores are made anew, a tile at a time: at most twice, and features are read once or twice more for
@@ -131,15 +110,20 @@ def explain(selection: Path, sample: str) -> Explanation:
     Args:
         selection: The file.
         sample: Its id in the pool, or "#3" for the pick of rank 3, where no sample has that for an id.
+        profile: As `reopen` takes it.
 
     Raises:
         UserError: As of `reopen`, or there is no such sample.
     """
-    opened = _Opened(selection)
-    position = opened.position(sample)
-    if position is None:
+    opened = _Opened(selection, profile)
+    picks, several = opened.picks, opened.several
+    position = pc.index(opened.pool.ids, sample).as_py()
+    if position < 0 and (given := _RANK.fullmatch(sample)):
+        if int(given[1]) >= len(picks):
+            raise UserError(f"--sample {sample}: the picks are #0 to #{len(picks) - 1}; give one of them")
+        position = int(picks["position"].iloc[int(given[1])])
+    if position < 0:
         return _left_out(opened, sample)
-    pool, picks, several = opened.pool, opened.picks, opened.several
     tables = [_lists(opened, target, position) for target in opened.asked.targets or (None,)]
     turns = pd.concat([table.tail(1) if several else table for table in tables], ignore_index=True)
     last = _list_of(opened, picks["picked_by"].iloc[-1])
@@ -147,60 +131,55 @@ def explain(selection: Path, sample: str) -> Explanation:
     # Lists that come after the one that picked last have offered one sample less.
     offered = turns["rank"] <= reach - (np.arange(len(turns)) > last)
     ranks = np.flatnonzero(picks["position"] == position)
-    rank = int(ranks[0]) if ranks.size else None
-    if rank is None:
-        why = _why_not(opened, turns, offered.fillna(False).to_numpy(dtype=bool))
-    else:
+    rank = score = None
+    if ranks.size:
+        rank, score = int(ranks[0]), float(picks["score"].iloc[ranks[0]])
         row = turns.iloc[_list_of(opened, picks["picked_by"].iloc[rank])]
-        why = f"Picked by {_name(opened, row)}, which has it at rank {row['rank']:,}."
-    (found,), (kept,) = pool.take([position]), rows_at(opened.data / RECORDS, [position])
+        least = ", the least of the tasks that offered it" if several else ""
+        why = (
+            f"Pick #{rank} of {opened.asked.method}. Picked by {_name(opened, row)}, which has it at rank "
+            f"{row['rank']:,}. Its score is {score:.4f}{least}."
+        )
+    else:
+        reason = _why_not(opened, turns, offered.fillna(False).to_numpy(dtype=bool))
+        why = f"Not picked by {opened.asked.method}. {reason}"
+    (found,), (kept,) = opened.pool.take([position]), rows_at(opened.data / RECORDS, [position])
     return Explanation(
-        found.id, kept["where"], found.source, shortened(found.messages),
-        "not picked" if rank is None else "picked", why, opened.asked.method, len(pool), len(picks),
-        rank, None if rank is None else float(picks["score"].iloc[rank]), reach,
+        found.id,
+        kept["where"],
+        found.source,
+        shortened(found.messages),
+        "not picked" if rank is None else "picked",
+        f"{why} {len(picks):,} of {len(opened.pool):,} samples were picked, and the walk ended at rank "
+        f"{reach:,}.",
+        rank,
+        score,
+        reach,
         # What a method without queries goes by may be of some of the pool alone, such as a source.
         turns if opened.asked.targets else turns[turns["rank"].notna()],
         pd.concat([table[_QUERY].iloc[:-1] if several else table[_QUERY].head(0) for table in tables]),
         _neighbours(opened, position),
-    )  # fmt: skip
+    )
 
 
-def ranks_at(
-    blocks: Callable[[], Iterable[Block]], position: int, others: Mapping[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score and rank (1 is the best, ties go to the smaller position) of a sample in each list of a pool.
-
-    Goes through the blocks twice.
+def ranks_of(blocks: Iterable[Block], scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Ranks of samples in each list of a pool: 1 is the best, ties go to the smaller position.
 
     Args:
-        blocks: What gives the score blocks.
-        position: The sample's.
-        others: The position of another sample, by list (-1 is the last).
+        blocks: The score blocks.
+        scores: Of some samples in each list: float [lists, samples].
+        places: Their positions: int64 [lists, samples].
 
     Returns:
-        Scores (float [lists, 2]) and ranks (int64 [lists, 2]): the sample's, and those of the list's other
-        one. What is never offered has rank 0, and so has what is not asked for, whose score is NaN.
+        int64 [lists, samples]; 0 for what has no finite score, and is never offered.
     """
-    scores, places = np.empty(0), np.empty(0, dtype=np.int64)
-    found = 0
-    for start, block in blocks():
-        if not scores.size:
-            scores = np.full((len(block), 2), np.nan, dtype=block.dtype)
-            places = np.full((len(block), 2), -1, dtype=np.int64)
-            places[:, 0] = position
-            places[list(others), 1] = list(others.values())
-        rows, columns = np.nonzero((places >= start) & (places < start + block.shape[1]))
-        scores[rows, columns] = block[rows, places[rows, columns] - start]
-        found += len(rows)
-        if found == (places >= 0).sum():
-            break
     ranks = np.ones(scores.shape, dtype=np.int64)
-    for start, block in blocks():
-        place = np.arange(start, start + block.shape[1])
-        for which in (0, 1):
+    for start, block in blocks:
+        columns = np.arange(start, start + block.shape[1])
+        for which in range(scores.shape[1]):
             score, at = scores[:, which, None], places[:, which, None]
-            ranks[:, which] += ((block > score) | ((block == score) & (place < at))).sum(axis=1)
-    return scores, np.where(np.isfinite(scores), ranks, 0)
+            ranks[:, which] += ((block > score) | ((block == score) & (columns < at))).sum(axis=1)
+    return np.where(np.isfinite(scores), ranks, 0)
 
 
 def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
@@ -208,38 +187,30 @@ def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
 
     Of several tasks, the last row is what the task goes by: the best query for each sample.
     """
-    inputs = opened.pipeline.scoring_inputs(opened.asked, target)
 
-    def blocks() -> Iterator[Block]:
-        for start, block in opened.scorer.blocks(inputs):
-            yield start, np.vstack([block, block.max(axis=0)]) if opened.several else block
+    def with_best(scores: np.ndarray) -> np.ndarray:
+        return np.vstack([scores, scores.max(axis=0)]) if opened.several else scores
 
     picks = opened.picks[opened.picks["picked_by"] == target] if opened.several else opened.picks
-    rows = picks["picked_by"].map(lambda each: -1 if opened.several else _list_of(opened, each))
-    scores, ranks = ranks_at(blocks, position, picks["position"].groupby(rows).last().to_dict())
-    counts = np.zeros(len(scores), dtype=np.int64)
-    np.add.at(counts, rows.to_numpy(dtype=np.int64), 1)
+    lists = picks["picked_by"].map(lambda each: -1 if opened.several else _list_of(opened, each))
+    lasts = picks["position"].groupby(lists).last()
+    found = with_best(scores_at(opened.selection, opened.asked, target, [position, *lasts]))
+    # The sample's score in each list, and that of the list's last pick.
+    scores, places = np.full((len(found), 2), np.nan), np.full((len(found), 2), position)
+    scores[:, 0] = found[:, 0]
+    scores[lasts.index, 1], places[lasts.index, 1] = found[lasts.index, range(1, found.shape[1])], lasts
+    inputs = opened.pipeline.scoring_inputs(opened.asked, target)
+    blocks = ((start, with_best(block)) for start, block in opened.scorer.blocks(inputs))
+    ranks = pd.DataFrame(ranks_of(blocks, scores, places), dtype="Int64").replace(0, pd.NA)
     names = [(number, "") for number in range(len(scores))]
     if target is not None:
         names = [(row.number, shortened(row.messages)) for row in opened.selection.queries[target]]
     if opened.several:
         names.append(names[int(scores[:-1, 0].argmax())])
-    return pd.DataFrame(
-        {
-            "task": target or "",
-            "query": [number for number, _ in names],
-            "text": [text for _, text in names],
-            "score": scores[:, 0],
-            "rank": _known(ranks[:, 0]),
-            "picks": counts,
-            "last_score": scores[:, 1],
-            "last_rank": _known(ranks[:, 1]),
-        }
-    )
-
-
-def _known(ranks: np.ndarray) -> pd.api.extensions.ExtensionArray:
-    return pd.array([int(rank) or None for rank in ranks], dtype="Int64")
+    made = np.bincount(lists % len(scores), minlength=len(scores))
+    table = pd.DataFrame(names, columns=["query", "text"]).assign(task=target or "", picks=made)
+    table[["score", "last_score"]], table[["rank", "last_rank"]] = scores, ranks
+    return table[_TURN]
 
 
 def _list_of(opened: _Opened, picked_by: str) -> int:
@@ -278,22 +249,22 @@ def _neighbours(opened: _Opened, position: int) -> pd.DataFrame | None:
         return None
     (feature,) = opened.scorer.features
     inputs = opened.pipeline.scoring_inputs(opened.asked, opened.asked.targets[0])
-    its = next(
-        shard[position - start].astype(np.float32)
-        for start, shard in inputs.pool(feature)
-        if start <= position < start + len(shard)
-    )
+
+    def tiles() -> Iterator[Block]:
+        for start, shard in inputs.pool(feature):
+            for at in range(0, len(shard), TILE):
+                yield start + at, shard[at : at + TILE].astype(np.float32)
+
+    its = next(rows[position - start] for start, rows in tiles() if start <= position < start + len(rows))
     if its.ndim != 1:
         return None
     ranking = Ranking(NEIGHBOURS)
-    for shard_start, shard in inputs.pool(feature):
-        for start in range(shard_start, shard_start + len(shard), TILE):
-            rows = shard[start - shard_start :][:TILE].astype(np.float32)
-            lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(its)
-            # Row by row: BLAS may give equal rows different sums, and ties would go astray.
-            cosines = (rows * its).sum(axis=1) / np.where(lengths > 0, lengths, 1)
-            there = (lengths > 0) & (np.arange(start, start + len(rows)) != position)
-            ranking.add(start, np.where(there, cosines, -np.inf)[None])
+    for start, rows in tiles():
+        lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(its)
+        # Row by row: BLAS may give equal rows different sums, and ties would go astray.
+        cosines = (rows * its).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+        there = (lengths > 0) & (np.arange(start, start + len(rows)) != position)
+        ranking.add(start, np.where(there, cosines, -np.inf)[None])
     (best,) = ranking.lists()
     samples = opened.pool.take(best.positions)
     ranks = dict(zip(opened.picks["position"], opened.picks.index, strict=True))
@@ -310,32 +281,21 @@ def _neighbours(opened: _Opened, position: int) -> pd.DataFrame | None:
 
 def _left_out(opened: _Opened, sample: str) -> Explanation:
     """What is known of a row that is not in the pool; raises UserError if there is no such row either."""
-    request, pool = opened.selection.request, opened.selection.pool
-    size, budget = len(opened.pool), len(opened.picks)
-    if counts_of(opened.selection)["read"] > size:
+    pool = opened.selection.pool
+    if counts_of(opened.selection)["read"] > len(opened.pool):
         # What was left out is listed by its place; ids are the input's.
-        rows = enumerate(pool.rows(request.format, "quarantine"))
+        rows = enumerate(pool.rows(opened.selection.request.format, "quarantine"))
         row = next((row for number, row in rows if sample in _ids(row, number)), None)
         if row is not None:
             with (opened.data / LEFT_OUT).open(encoding="utf-8") as lines:
                 found = next(each for each in map(json.loads, lines) if each["where"] == row.where)
             text = (row.raw or "")[:WIDTH] if isinstance(row, Rejected) else shortened(row.messages)
             source = "" if isinstance(row, Rejected) else row.source
-            return Explanation(
-                sample,
-                row.where,
-                source,
-                text,
-                found["kind"],
-                found["reason"],
-                opened.asked.method,
-                size,
-                budget,
-            )
+            return Explanation(sample, row.where, source, text, found["kind"], found["reason"])
     known = ", ".join(repr(each[:30]) for each in opened.pool.ids[:3].to_pylist())
     raise UserError(
         f"--sample {sample[:60]!r}: {pool.name} has no sample of that id; its ids are such as "
-        f"{known}, and the picks are #0 to #{budget - 1}"
+        f"{known}, and the picks are #0 to #{len(opened.picks) - 1}"
     )
 
 
@@ -356,50 +316,38 @@ def shown(explanation: Explanation) -> list[RenderableType]:
     """An explanation for a terminal."""
     e = explanation
     source = f", of the source {e.source}" if e.source else ""
-    head = [line(f"Sample {e.id}{source}, from {e.where}")]
-    head += [line(each, MARGIN) for each in e.text.splitlines()]
+    parts = [line(f"Sample {e.id}{source}, from {e.where}")]
+    parts += [*(line(each, MARGIN) for each in e.text.splitlines()), ""]
     if e.reach is None:
-        return [*head, "", line(f"Left out as {e.state}: {e.why}")]
-    verdict = f"Not picked by {e.method}." if e.rank is None else f"Pick #{e.rank} of {e.method}."
-    least = ", the least of the tasks that offered it" if len(e.queries) else ""
-    score = "" if e.score is None else f" Its score is {_number(e.score)}{least}."
-    of = f"{e.budget:,} of {e.pool_size:,} samples were picked, and the walk ended at rank {e.reach:,}."
+        return [*parts, line(f"Left out as {e.state}: {e.why}")]
     by = "for each task by its best query" if len(e.queries) else "for each query"
     by = by if e.turns["task"].any() else "for the method"
-    parts = [*head, "", line(f"{verdict} {e.why}{score} {of}")]
-    parts += _listing(e.turns, f"Score and rank in the pool {by}, its picks, and the last of them")
+    parts += [line(e.why), *_listing(e.turns, f"Score and rank in the pool {by}, and the list's last pick")]
     for task, rows in e.queries.groupby("task", sort=False):
         parts += _listing(rows, f"Score and rank in the pool for each query of the task {task}")
     if e.neighbours is None:
         return [*parts, "", "No neighbours: the method looks at no vectors."]
     if e.neighbours.empty:
         return [*parts, "", "No neighbours: it has no vector, or no other sample has one."]
-    columns: dict[str, Iterable[object]] = {
-        "cosine": e.neighbours["cosine"].map(_number),
-        "picked": ["" if pd.isna(rank) else f"#{rank}" for rank in e.neighbours["picked"]],
-        **{name: e.neighbours[name] for name in ("id", "source", "text")},
-    }
-    return [*parts, "", "Nearest in the pool, by cosine", table(columns, CUT)]
+    picked = ["" if pd.isna(rank) else f"#{rank}" for rank in e.neighbours["picked"]]
+    return [*parts, "", "Nearest in the pool, by cosine", _table(e.neighbours.assign(picked=picked))]
 
 
 def _listing(rows: pd.DataFrame, title: str) -> list[RenderableType]:
     """The best ranks of some lists, under a title that says of how many."""
-    best = rows.sort_values("rank", kind="stable").head(SHOWN)
-    queries = rows["task"].any()
-    columns: dict[str, Iterable[object]] = {"task": best["task"]} if rows["task"].nunique() > 1 else {}
-    columns |= {"query": best["query"]} if queries else {}
-    columns |= {"score": best["score"].map(_number), "rank": best["rank"].map(_count)}
-    if "picks" in best:
-        columns |= {"picks": best["picks"].map(_count), "last score": best["last_score"].map(_number)}
-        columns["last rank"] = best["last_rank"].map(_count)
-    columns |= {"text": best["text"]} if queries else {}
     more = f" (the best {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
-    return ["", line(title + more), table(columns, CUT)]
+    best = rows.sort_values("rank", kind="stable").head(SHOWN)
+    empty = ["task"] if rows["task"].any() else ["task", "query", "text"]
+    return ["", line(title + more), _table(best if rows["task"].nunique() > 1 else best.drop(columns=empty))]
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}" if np.isfinite(value) else "-"
+def _table(rows: pd.DataFrame) -> RenderableType:
+    return table({str(name).replace("_", " "): rows[name].map(_cell) for name in rows}, CUT)
 
 
-def _count(value: Any) -> str:
-    return "-" if value is pd.NA else f"{value:,}"
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value) or not np.isfinite(value):
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

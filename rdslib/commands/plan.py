@@ -6,22 +6,21 @@ of the method's extractors on some of these. FLOPs are counted as a study counts
 
 from __future__ import annotations
 
-import functools
-import math
-import operator
-import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import RenderableType
+from rich.filesize import decimal
 
 from rdslib.commands.request import SelectRequest, use_device, with_options
-from rdslib.commands.speed import NOTHING, UNKNOWN, Costs, Part, PoolSample, Total, exactly, passes
+from rdslib.commands.speed import FLOPS, UNKNOWN, Costs, Total, exactly, passes, sample_pool
 from rdslib.commands.text import line, show, table
 from rdslib.commands.user_data import UserSelection, check_kept, sort_out
 from rdslib.data.chat import Sample
@@ -37,6 +36,8 @@ from rdslib.tasks.base import QUERIES, TEST, read_task
 # Dense bf16 TFLOP/s by the data sheets, and the share of it that is assumed to be made use of.
 GPUS = {"A100 80GB": 312, "H100 SXM": 989, "L40S": 362, "RTX 4090": 165}
 UTILISATION = 0.4
+# Bytes that `NearDuplicates` holds for each row that stays.
+NEAR_DUPLICATE = 7_000
 
 
 @with_options(optional=("pool", "model", "k"), without=("as_", "resume"))
@@ -55,14 +56,19 @@ def plan_command(options: Mapping[str, Any]) -> None:
         show(shown(plan_request(SelectRequest.of(options))))
 
 
+class Part(NamedTuple):
+    """A piece of the work and what it costs (see `Costs.costs`), or has cost if it is there."""
+
+    name: str
+    there: bool
+    costs: np.ndarray
+
+
 @dataclass(frozen=True)
 class Plan:
     """What work costs.
 
     Attributes:
-        title: What it is a plan of.
-        facts: Counts and estimates by name.
-        parts: The work.
         notes: What the numbers rest on.
         memory: Bytes of the largest things in memory, not all of them at once.
         alternatives: Whether the parts are alternatives, which have no sum.
@@ -78,8 +84,8 @@ class Plan:
     @property
     def left(self) -> Part:
         """All parts that are not there yet."""
-        nothing = Part("still to do", False, NOTHING, NOTHING, NOTHING, NOTHING)
-        return functools.reduce(operator.add, [part for part in self.parts if not part.there], nothing)
+        costs = sum((part.costs for part in self.parts if not part.there), np.zeros((4, 3)))
+        return Part("still to do", False, costs)
 
 
 def plan_request(request: SelectRequest) -> Plan:
@@ -96,10 +102,10 @@ def plan_request(request: SelectRequest) -> Plan:
         for kind, row, _ in rows:
             counts.update(["read", kind])
             if kind == "kept" and isinstance(row, Row):
-                sources.append(sys.intern(row.source))
+                sources.append(row.source)
                 yield row.sample
 
-    pool = PoolSample(kept(), request.seed)
+    pool = sample_pool(kept(), request.seed)
     reading = time.monotonic() - started
     check_kept(selection.pool.name, counts)
     asked = selection.asked(counts["kept"], sources)
@@ -119,7 +125,12 @@ def plan_request(request: SelectRequest) -> Plan:
             model = Path(folder) / "model"
             convert_gguf(Path(request.model), model)
         costs = Costs(pipeline, steps, model, pool, samples, Path(folder))
-        return _plan(title, pipeline.store, steps, costs, facts, lambda step: step.label)
+        plan = _plan(title, pipeline.store, steps, costs, facts, lambda step: step.label)
+    if request.dedup != "near":
+        return plan
+    memory = {**plan.memory, "near duplicates": float(NEAR_DUPLICATE * counts["kept"])}
+    note = f"near duplicates: {NEAR_DUPLICATE:,} bytes a row that stays; their time is in that of the pool"
+    return replace(plan, memory=memory, notes=[*plan.notes, note])
 
 
 def plan_profile(profile: str) -> Plan:
@@ -139,11 +150,11 @@ def plan_profile(profile: str) -> Plan:
     title, costs = f"profile {study.profile.name}", None
     with tempfile.TemporaryDirectory(prefix="rds-plan-") as folder:
         if all(map(store.has, [pipeline.model, *study.data_steps])):
-            tasks = {each.hash: read_task(store.path(each)) for each in study.tasks.values()}
             samples: dict[tuple[str, str], Sequence[Sample]] = {}
-            for each, data in tasks.items():
-                samples |= {(each, QUERIES): data.queries, (each, TEST): data.test}
-            pool = PoolSample(pipeline.pool_file(), study.experiment.seed)
+            for each in study.tasks.values():
+                data = read_task(store.path(each))
+                samples |= {(each.hash, QUERIES): data.queries, (each.hash, TEST): data.test}
+            pool = sample_pool(pipeline.pool_file(), study.experiment.seed)
             model = model_folder(store.path(pipeline.model))
             costs = Costs(pipeline, steps, model, pool, samples, Path(folder))
         return _plan(title, store, steps, costs, {}, lambda step: step.name)
@@ -160,34 +171,33 @@ def _plan(
     """Plan steps, those of one name together; without `costs`, which need the model and the data, count."""
     from rdslib.models.device import device_kind
 
-    found: dict[tuple[str, bool], list[Part]] = defaultdict(list)
+    found: dict[tuple[str, bool], list[np.ndarray]] = {}
     for group in passes(steps):
         todo = [each for each in group if not store.has(each)]
-        part = _taken(store, group) if not todo else costs.part(todo) if costs else Part("", False)
-        found[name_of(group[0]), part.there].append(part)
-    parts = []
-    for (name, _), some in found.items():
-        name = name if len(some) == 1 else f"{name} ({len(some)})"
-        parts.append(replace(functools.reduce(operator.add, some), name=name))
-    missing = len(store.missing(steps))
-    facts = {**facts, "steps": exactly(len(steps)), "steps that exist": exactly(len(steps) - missing)}
+        unknown = np.array([UNKNOWN] * 4)
+        cost = _taken(store, group) if not todo else costs.costs(todo) if costs else unknown
+        found.setdefault((name_of(group[0]), not todo), []).append(cost)
+    parts = [
+        Part(name if len(some) == 1 else f"{name} ({len(some)})", there, np.sum(some, axis=0))
+        for (name, there), some in found.items()
+    ]
+    there = len(steps) - len(store.missing(steps))
+    facts = {**facts, "steps": exactly(len(steps)), "steps that exist": exactly(there)}
     title = f"{title} on {device_kind()}"
     if costs is None:
-        note = (
-            "what is missing is not known before the model and the data are there; `rds run` gets them first"
-        )
+        note = "what is missing is not known before the model and the data are there; `rds run` gets them"
         return Plan(title, facts, parts, [note])
     return Plan(title, {**facts, **costs.facts}, parts, costs.notes, costs.memory)
 
 
-def _taken(store: Store, group: Sequence[Step]) -> Part:
+def _taken(store: Store, group: Sequence[Step]) -> np.ndarray:
     """What steps that exist took; those of one pass have the same tokens and seconds."""
     found = [store.manifest(each) for each in group]
     counts = [each["counts"] for each in found]
     tokens = max(each.get("tokens", each.get("training_tokens", 0)) for each in counts)
     disk = sum(file["bytes"] for each in found for file in each["files"].values())
     seconds = max(each["seconds"] for each in found)
-    return Part("", True, exactly(tokens), UNKNOWN, exactly(seconds), exactly(disk))
+    return np.array([exactly(tokens), UNKNOWN, exactly(seconds), exactly(disk)])
 
 
 def _plan_paper(profile: Profile) -> Plan:
@@ -196,14 +206,15 @@ def _plan_paper(profile: Profile) -> Plan:
     from rdslib.methods import get_scorer
     from rdslib.pipeline.study import Study
 
+    def part(name: str, tokens: float, flops: float) -> Part:
+        return Part(name, False, np.array([exactly(tokens), exactly(flops), UNKNOWN, UNKNOWN]))
+
     rows = figures.table(Study(profile), "fig1_pareto", "published")
     budget, tokens = int(rows["budget"].iloc[0]), PAPER.tokens_per_sample
-    training = exactly(tokens * budget * PAPER.epochs), exactly(training_flops(budget))
-    parts = [Part(f"train on {budget:,}, any method", False, *training)]
+    parts = [part(f"train on {budget:,}, any method", tokens * budget * PAPER.epochs, training_flops(budget))]
     for method, size, note in zip(rows["method"], rows["pool_size"], rows["note"], strict=True):
         name = f"select {method} from {size:,}" + (f" ({note} in the paper)" if note else "")
-        flops = get_scorer(method).paper_flops(size, budget, PAPER)
-        parts.append(Part(name, False, flops=exactly(flops)))
+        parts.append(part(name, np.nan, get_scorer(method).paper_flops(size, budget, PAPER)))
     facts = {"parameters": exactly(PAPER.parameters), "tokens a sample": exactly(tokens)}
     note = (
         f"by the paper's formulas: Llama-2-7B counted as {PAPER.parameters:.0e} parameters, each sample as "
@@ -217,25 +228,26 @@ def _plan_paper(profile: Profile) -> Plan:
 # --- for a terminal
 
 
-def gpu_hours(flops: float, gpu: str) -> float:
-    """Hours that FLOPs take on one of `GPUS`, at the assumed utilisation."""
-    return flops / (GPUS[gpu] * 1e12 * UTILISATION) / 3600
-
-
 def shown(plan: Plan) -> list[RenderableType]:
     """The plan for a terminal."""
     rows = [*plan.parts, *([] if plan.alternatives else [plan.left])]
-    work = {
-        "work": [part.name for part in rows],
-        "": ["exists" if part.there else "to do" for part in rows],
-        "tokens": [_text(part.tokens, _count, False) for part in rows],
-        "FLOPs": [_text(part.flops, "{:.3g}".format) for part in rows],
-        "on this device": [_text(part.seconds, _time, none="not counted") for part in rows],
-        "disk": [_text(part.disk, _bytes, none="little") for part in rows],
+    work: dict[str, Any] = {"work": [part.name for part in rows]}
+    work[""] = ["exists" if part.there else "to do" for part in rows]
+    written: dict[str, Callable[[Any], str]] = {
+        "tokens": _count,
+        "FLOPs": "{:.3g}".format,
+        "h:min:s here": _time,
+        "disk": _bytes,
     }
-    left = {part.name: part.flops.value for part in rows if not part.there and part.flops.value > 0}
-    hours = {gpu: [_count(gpu_hours(each, gpu)) for each in left.values()] for gpu in GPUS}
-    tables: list[Mapping[str, Iterable[object]]] = [
+    for at, (name, write) in enumerate(written.items()):
+        # The interval of tokens is that of the pool's, which is shown above.
+        work[name] = [_text(part.costs[at], write, ends=name != "tokens") for part in rows]
+    left = {part.name: part.costs[FLOPS, 0] for part in rows if not part.there and part.costs[FLOPS, 0] > 0}
+    hours = {
+        gpu: [_count(flops / (peak * 1e12 * UTILISATION) / 3600) for flops in left.values()]
+        for gpu, peak in GPUS.items()
+    }
+    tables: list[Mapping[str, Any]] = [
         {"": plan.facts, " ": [_text(each, _count) for each in plan.facts.values()]},
         work,
         {"GPU-hours": left, **hours},
@@ -252,11 +264,11 @@ def shown(plan: Plan) -> list[RenderableType]:
     return [each for block in blocks for each in (block, "")][:-1]
 
 
-def _text(total: Total, write: Callable[[float], str], ends: bool = True, none: str = "0") -> str:
-    """A number, with its ends if they differ; "-" where it is not known, and `none` for 0."""
-    if math.isnan(total.value) or total == NOTHING:
-        return none if total == NOTHING else "-"
-    value, low, high = map(write, (total.value, total.low, total.high))
+def _text(total: Total, write: Callable[[float], str], ends: bool = True) -> str:
+    """A number, with its ends if they differ; "-" where it is not known."""
+    if np.isnan(total[0]):
+        return "-"
+    value, low, high = map(write, total)
     return f"{value} ({low} to {high})" if ends and low != high else value
 
 
@@ -265,10 +277,8 @@ def _count(value: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= 2 * u)
-    return f"{_count(seconds / (unit or 1))} {name}"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _bytes(size: float) -> str:
-    power = min(4, max(0, int(math.log(max(size, 1), 1024))))
-    return f"{_count(size / 1024**power)} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+    return decimal(round(size))

@@ -11,6 +11,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from rdslib.commands.text import plain
+from rdslib.errors import needs
+
+# What a study imports, sooner or later.
+STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
+
 ProfileOption = Annotated[
     str, typer.Option(help="A profile: tiny, mini, paper, or the path of a YAML file of your own.")
 ]
@@ -38,6 +44,7 @@ def run_command(
     What is there already is checked and kept, so a second run is quick, and a run that was stopped goes on
     where it was.
     """
+    needs("study", *STUDY)
     from rdslib import figures
     from rdslib.figures import publish
     from rdslib.figures.report import run_notebook
@@ -58,27 +65,33 @@ def run_command(
     workers = workers or (1 if alone else device.PROCESSES)
     workers = max(1, min(workers, os.cpu_count() or 1, missing))
     study.store.progress.workers = workers
-    arguments = ["--profile", profile, "--show", show]
+    arguments = ["--profile", profile, "--show", show, "--engine", study.profile.engine]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
-    draw = functools.partial(run_notebook, profile=profile, show=show, out=out.resolve() if out else None)
+    folder = publish.folder_of(study.profile.name, out).resolve()
+    draw = functools.partial(run_notebook, profile=profile, show=show, out=folder)
     # Spawned, not forked: this process has a model's threads.
     with ProcessPoolExecutor(min(2, len(names)), multiprocessing.get_context("spawn")) as processes:
         for number, (name, seconds) in enumerate(zip(names, processes.map(draw, names), strict=True), 1):
             typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and study.profile.experiment is not None:
-        publish.write_records(study, out)
-    typer.echo(f"figures are in {publish.folder_of(study, out)}")
+        publish.write_records(study, folder)
+    typer.echo(f"figures are in {out or publish.folder_of(study.profile.name)}")
 
 
-def help_command(profile: str = "mini", only: list[str] = [], show: str = "both") -> None:  # noqa: B006
+def help_command(
+    profile: str = "mini",
+    only: list[str] = [],  # noqa: B006
+    show: str = "both",
+    engine: str | None = None,
+) -> None:
     """Compute steps beside an `rds run`, for as long as it lasts."""
     from rdslib import figures
     from rdslib.pipeline.executors import end_with_parent
     from rdslib.pipeline.study import Study
 
     end_with_parent()
-    study = Study.load(profile)
+    study = Study.load(profile, engine=engine)
     study.compute([step for name in only for step in figures.steps(study, name, figures.checked(show))])
 
 
@@ -94,10 +107,10 @@ def status_command(profile: ProfileOption = "mini") -> None:
     steps = in_order([step for found in of_figures.values() for step in found])
     for step in steps:
         state = "exists " if study.store.has(step) else "missing"
-        typer.echo(f"{state}  {step.name:<9} {step.hash}  {step.label}")
+        typer.echo(f"{state}  {step.name:<9} {step.hash}  {plain(step.label)}")
     for name, found in of_figures.items():
         missing = len(study.missing(found))
-        drawn = (publish.folder_of(study) / f"{name}.json").is_file()
+        drawn = (publish.folder_of(study.profile.name) / f"{name}.json").is_file()
         left = f"{missing} steps missing" if missing else "nothing missing"
         typer.echo(f"{name}: {'drawn' if drawn else 'not drawn'}; {left}")
     there = len(steps) - len(study.missing(steps))
@@ -114,8 +127,10 @@ def report_command(
     ] = None,
 ) -> None:
     """Write a profile's figures, tables, parameters and provenance as one HTML page that opens from disk."""
+    needs("study", *STUDY)
+    from rdslib.figures.publish import folder_of
     from rdslib.figures.report import write_report
-    from rdslib.params import ROOT, load_profile
+    from rdslib.params import load_profile
 
-    folder = figures or ROOT / "figures" / load_profile(profile).name
+    folder = folder_of(load_profile(profile).name, figures)
     typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")

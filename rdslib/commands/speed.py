@@ -5,22 +5,22 @@ from __future__ import annotations
 import heapq
 import math
 import os
+import shutil
 import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.data.download import cache_dir
-from rdslib.errors import UserError
-from rdslib.methods import COST, Extract, Extraction, Extractor, Preparation, get_extractor
+from rdslib.errors import UserError, reason_of
+from rdslib.methods import COST, Extract, Extracted, Extraction, Extractor, Preparation, get_extractor
 from rdslib.methods.base import ModelUse, token_counts
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import Train
@@ -34,167 +34,81 @@ if TYPE_CHECKING:
 
 # Rows of the pool that are looked at.
 SAMPLE = 512
-# What is measured: for how many seconds, in how many parts, after a warm-up on how many samples.
-SECONDS, PARTS, WARM_UP = 5.0, 3, 8
+# Samples that are measured first, and the seconds that a measurement takes at least.
+WARM_UP, SECONDS = 8, 2.0
 
-
-@dataclass(frozen=True)
-class Total:
-    """A number between two others: an estimate in its 95% interval, or a measurement in its range.
-
-    The ends of a sum are the sums of the ends, which is wider than independence would give.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def __add__(self, other: Total) -> Total:
-        return Total(self.value + other.value, self.low + other.low, self.high + other.high)
-
-    def __mul__(self, factor: float) -> Total:
-        return Total(self.value * factor, self.low * factor, self.high * factor)
+# A number and its two ends (float64 [3]): an estimate in its 95% interval, or a measurement in its range.
+# The ends of a sum are the sums of the ends, which is wider than independence would give.
+Total = np.ndarray
 
 
 def exactly(value: float) -> Total:
     """A number that is known."""
-    return Total(float(value), float(value), float(value))
+    return np.full(3, float(value))
 
 
-NOTHING, UNKNOWN = exactly(0), exactly(float("nan"))
+NOTHING, UNKNOWN = exactly(0), exactly(math.nan)
+# The rows of what steps cost: FLOPs, seconds on this device and bytes on disk beside tokens.
+TOKENS, FLOPS, TIME, DISK = range(4)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A piece of the work. `there`: it is done, its seconds are what it took, and its disk what it takes."""
+class PoolSample(NamedTuple):
+    """A random sample of a pool in random order, its characters, and those of every row: float64 [n], [N]."""
 
-    name: str
-    there: bool
-    tokens: Total = UNKNOWN
-    flops: Total = UNKNOWN
-    seconds: Total = UNKNOWN
-    disk: Total = UNKNOWN
-
-    def __add__(self, other: Part) -> Part:
-        return Part(
-            self.name,
-            self.there,
-            self.tokens + other.tokens,
-            self.flops + other.flops,
-            self.seconds + other.seconds,
-            self.disk + other.disk,
-        )
+    samples: list[Sample]
+    sizes: np.ndarray
+    all_sizes: np.ndarray
 
 
-class PoolSample:
-    """A random sample of a pool, in random order, and the characters of all of it.
+def sample_pool(samples: Iterable[Sample], seed: int) -> PoolSample:
+    """Draw a sample from a pool, which is gone through once."""
+    rng, found = generator(seed, "plan"), array("I")
 
-    Args:
-        samples: The pool, which is gone through once.
-        seed: What it is drawn with.
-    """
+    def drawn() -> Iterator[tuple[float, int, Sample]]:
+        for sample in samples:
+            found.append(len(format_chat(sample.messages, "")))
+            yield rng.random(), len(found) - 1, sample
 
-    def __init__(self, samples: Iterable[Sample], seed: int) -> None:
-        rng, found = generator(seed, "plan"), array("I")
-
-        def drawn() -> Iterator[tuple[float, int, Sample]]:
-            for sample in samples:
-                found.append(len(format_chat(sample.messages, "")))
-                yield rng.random(), len(found) - 1, sample
-
-        kept = heapq.nlargest(SAMPLE, drawn())
-        self.samples = [sample for _, _, sample in kept]
-        self.all_sizes = np.array(found, dtype=np.float64)
-        self.sizes = self.all_sizes[[at for _, at, _ in kept]]
+    kept = heapq.nlargest(SAMPLE, drawn())
+    sizes = np.array(found, dtype=np.float64)
+    return PoolSample([sample for _, _, sample in kept], sizes[[at for _, at, _ in kept]], sizes)
 
 
 def estimate_total(found: np.ndarray, counted: np.ndarray, all_counted: np.ndarray) -> Total:
-    """Estimate the total over a pool of what is known of a random sample, by its ratio to what is counted.
+    """Estimate the total of what is `found` of a random sample, by its ratio to what is `counted` of all.
 
-    Args:
-        found: What is known of each sampled row: float64 [n].
-        counted: Their characters: [n].
-        all_counted: The characters of all rows: [N].
-
-    Returns:
-        The total. Its 95% interval is that of the residuals, with Student's t, and is empty if all rows are
-        in the sample.
+    The interval is that of the residuals, with Student's t to first order; nothing if all rows are sampled.
     """
     n, rows = len(found), len(all_counted)
     if n == rows:
         return exactly(found.sum())
-    from scipy.stats import t
-
     ratio = found.sum() / counted.sum()
-    value = float(ratio * all_counted.sum())
     spread = np.std(found - ratio * counted, ddof=1) * np.sqrt((1 - n / rows) / n)
-    error = float(t.ppf(0.975, n - 1) * rows * spread)
-    return Total(value, max(0.0, value - error), value + error)
+    error = (1.96 + 2.37 / (n - 1)) * rows * spread
+    return ratio * all_counted.sum() + np.array([0, -error, error])
 
 
-@dataclass(frozen=True)
-class Speed:
-    """What an extractor does on this device.
+def measure(extract: Extract, samples: Sequence[Sample]) -> tuple[Extracted, float]:
+    """Make features of ever more samples, until that takes long enough; return the last and its seconds.
 
-    Attributes:
-        rates: FLOPs a second, of each part.
-        cost: FLOPs of each measured row, the first of the sample: float64 [m].
-        tokens: How many tokens these rows had.
-        row_bytes: Bytes of features that a row takes, without `COST`.
+    Samples are read before, as another thread does in a selection.
     """
-
-    rates: np.ndarray
-    cost: np.ndarray
-    tokens: int
-    row_bytes: float
-
-    def seconds(self, flops: Total) -> Total:
-        """How long some FLOPs take: at the mean of all parts, the fastest and the slowest."""
-        mean = len(self.rates) / (1 / self.rates).sum()
-        return Total(flops.value / mean, flops.low / self.rates.max(), flops.high / self.rates.min())
-
-
-def measure(extract: Extract, samples: Sequence[Sample]) -> Speed:
-    """Make features of as many samples as fit in `SECONDS`, in `PARTS`, after a warm-up.
-
-    Where the warm-up takes longer than that, it is the measurement. Samples are read before, as another
-    thread does in a selection.
-    """
-
-    def timed(some: Sequence[Sample]) -> tuple[float, Any]:
-        read, started = extract.read(some), time.monotonic()
+    size = WARM_UP
+    while True:
+        read, started = extract.read(samples[:size]), time.monotonic()
         made = extract.make(read, lambda batch: None)
-        return max(time.monotonic() - started, 1e-9), made
-
-    parts = [timed(samples[:WARM_UP])]
-    if parts[0][0] < SECONDS:
-        fitting = int(WARM_UP * SECONDS / PARTS / timed(samples[:WARM_UP])[0])
-        size = min(max(fitting, 1), -(-len(samples) // PARTS))
-        parts = [timed(samples[i : i + size]) for i in range(0, min(PARTS * size, len(samples)), size)]
-    costs = [made.rows[COST] for _, made in parts]
-    rates = [cost.sum() / seconds for cost, (seconds, _) in zip(costs, parts, strict=True)]
-    tokens = sum(made.counts.get("tokens", 0) for _, made in parts)
-    rows = [rows for _, made in parts for name, rows in made.rows.items() if name != COST]
-    cost = np.concatenate(costs)
-    return Speed(np.array(rates), cost, tokens, sum(each.nbytes for each in rows) / len(cost))
-
-
-def passes(steps: Iterable[Step]) -> list[list[Step]]:
-    """The steps, those together that are made in one call, such as features of one pass."""
-    groups: dict[str, list[Step]] = {}
-    for each in steps:
-        groups.setdefault(each.group, []).append(each)
-    return list(groups.values())
+        seconds = time.monotonic() - started
+        if seconds >= SECONDS or size >= len(samples):
+            return made, max(seconds, 1e-9)
+        size *= 4
 
 
 class Costs:
     """What the steps of a pipeline cost, from a sample of its pool.
 
     Args:
-        pipeline: The pipeline.
         steps: All that may be asked about.
         model: The folder of the language model.
-        pool: The sample of the pool.
         samples: Query and test samples, by the hash of their step and the file.
         scratch: An empty folder.
 
@@ -219,20 +133,20 @@ class Costs:
 
         self.pipeline, self.settings, self.steps, self.model = pipeline, pipeline.settings, steps, model
         self.pool, self.samples, self.scratch = pool, samples, scratch
-        self.features = passes(each for each in steps if each.name == "features")
         self.tokenizer = load_tokenizer(model)
         try:
             self.config = AutoConfig.from_pretrained(str(model))
             with torch.device("meta"):
                 bare = AutoModelForCausalLM.from_config(self.config)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"model {model}: cannot be planned for ({reason}); give a causal LM") from error
+            raise UserError(
+                f"model {model}: cannot be planned for ({reason_of(error)}); give a causal LM"
+            ) from error
         self.parameters = non_embedding_parameters(bare)
         self.weights = sum(each.numel() for each in bare.parameters())
         self.bytes_a_number = compute_dtype().itemsize
         self.why_not: dict[str, str] = {}
-        self._speeds: dict[str, Speed | None] = {}
+        self._measured: dict[str, tuple[Extracted, float] | None] = {}
 
     @property
     def facts(self) -> dict[str, Total]:
@@ -260,16 +174,17 @@ class Costs:
         sizes, all_sizes = (np.minimum(e, self._limit) for e in (self.pool.sizes, self.pool.all_sizes))
         return estimate_total(found, sizes[: len(found)], all_sizes)
 
-    def part(self, steps: Sequence[Step]) -> Part:
-        """What steps that are made together cost."""
+    def costs(self, steps: Sequence[Step]) -> np.ndarray:
+        """What steps that are made together cost: a total of each of `TOKENS` and so on, float64 [4, 3]."""
         first = steps[0]
-        tokens, flops = self._features(steps) if first.name == "features" else self._work(first)
+        features = first.name == "features"
+        tokens, flops = self._features(steps) if features else self._work(first)
         seconds = NOTHING
-        if flops != NOTHING:
+        if flops.any():
             # Training and evaluation are taken to be as fast as a forward pass.
-            speed = self.speed(first.arguments["extractor"] if first.name == "features" else "lm")
-            seconds = speed.seconds(flops) if speed else UNKNOWN
-        return Part(first.label, False, tokens, flops, seconds, exactly(self._disk(steps)))
+            measured = self.measured(first.arguments["extractor"] if features else "lm")
+            seconds = flops * measured[1] / measured[0].rows[COST].sum() if measured else UNKNOWN
+        return np.array([tokens, flops, seconds, exactly(self._disk(steps))])
 
     def _features(self, steps: Sequence[Step]) -> tuple[Total, Total]:
         given, use = steps[0].arguments, self._use(steps)
@@ -281,27 +196,27 @@ class Costs:
             found = maker.tokens(self.settings, self.tokenizer, samples, asked is not None)
             tokens = self.over_pool(found) * share if asked is None else exactly(found.sum())
             return tokens, tokens * (use.operations * self.parameters)
-        speed = self.speed(maker.name)
-        if speed is None:
+        measured = self.measured(maker.name)
+        if measured is None:
             return UNKNOWN, UNKNOWN
-        flops = self.over_pool(speed.cost) * share
+        cost = measured[0].rows[COST]
+        flops = self.over_pool(cost) * share
         if asked is not None:  # as rows of the pool of as many characters
             sizes, known = [len(format_chat(each.messages, "")) for each in asked], self.pool.sizes
-            order = np.argsort(known[: len(speed.cost)])
-            flops = exactly(np.interp(sizes, known[order], speed.cost[order]).sum())
-        return flops * (speed.tokens / (speed.cost.sum() or 1)), flops
+            order = np.argsort(known[: len(cost)])
+            flops = exactly(np.interp(sizes, known[order], cost[order]).sum())
+        return flops * measured[0].counts.get("tokens", 0) / (cost.sum() or 1), flops
 
     def _work(self, step: Step) -> tuple[Total, Total]:
         """Tokens and FLOPs of a step other than features."""
         if trained := self._training(step):
             samples, params = trained
-            tokens = self.over_pool(self._tokens(self.pool.samples, params.max_length))
-            tokens *= params.epochs * samples / len(self.pool.all_sizes)
+            share = params.epochs * samples / len(self.pool.all_sizes)
+            tokens = self.over_pool(self._tokens(self.pool.samples, params.max_length)) * share
             return tokens, tokens * (TRAINING * self.parameters)
         if step.name == "evaluate":
-            given = step.arguments
-            tests = self.samples[_key(given["task"])]
-            tokens = exactly(self._tokens(tests, given["max_length"], queries=True).sum())
+            tests, cut = self.samples[_key(step.arguments["task"])], step.arguments["max_length"]
+            tokens = exactly(self._tokens(tests, cut, queries=True).sum())
             return tokens, tokens * (FORWARD * self.parameters)
         return NOTHING, NOTHING
 
@@ -314,6 +229,10 @@ class Costs:
             return get_extractor(given["extractor"]).trains_on(self.settings, self._rows(given))
         return None
 
+    def _trains_whole(self, step: Step) -> bool:
+        trained = self._training(step)
+        return trained is not None and trained[1].method == "full"
+
     def _disk(self, steps: Sequence[Step]) -> float:
         """Bytes that steps leave; 0 for the little that is neither features nor a model nor a copy."""
         first = steps[0]
@@ -322,13 +241,15 @@ class Costs:
         if first.name == "model":
             return 2.0 * self.weights if self.scratch in self.model.parents else 0
         if first.name == "features":
-            use, speed = self._use(steps), self._speeds.get(first.arguments["extractor"])
-            row_bytes = use.row_bytes if use else speed.row_bytes if speed else math.nan
-            # Beside each feature are the FLOPs of each sample.
-            return float(self._rows(first.arguments) * (row_bytes + 8 * len(steps)))
-        if trains_whole(self._training(first)):
+            use, row_bytes = self._use(steps), math.nan
+            if use:  # beside each feature are the FLOPs of each sample
+                row_bytes = use.row_bytes + 8 * len(steps)
+            elif measured := self.measured(first.arguments["extractor"]):
+                row_bytes = sum(rows[:1].nbytes for rows in measured[0].rows.values())
+            return float(self._rows(first.arguments) * row_bytes)
+        if self._trains_whole(first):
             return 4.0 * self.weights
-        if first.name == "prepare" and self.speed(first.arguments["extractor"]):
+        if first.name == "prepare" and self.measured(first.arguments["extractor"]):
             files = (self.scratch / first.arguments["extractor"]).rglob("*")
             return float(sum(file.stat().st_size for file in files if file.is_file()))
         return 0
@@ -346,7 +267,7 @@ class Costs:
             lists = len(queries) if len(queries) > 1 else max(asked, default=1)
             held = 24.0 * lists * min(k, HELD // lists)
             memory["ranking, at most"] = max(held, memory.get("ranking, at most", 0))
-        uses = [use for use in map(self._use, self.features) if use]
+        uses = [use for use in map(self._use, self._extractions) if use]
         if uses:
             tokens = max(encode.token_budget, encode.max_length)
             width = 4 * c.hidden_size + 2 * getattr(c, "intermediate_size", 4 * c.hidden_size)
@@ -357,7 +278,7 @@ class Costs:
             layers = max(use.layers for use in uses)
             memory["weights"] = float(self.weights * size)
             memory["one batch, roughly"] = float(layers * (tokens * width * size + scores) + logits)
-        if any(trains_whole(self._training(step)) for step in self.steps):
+        if any(map(self._trains_whole, self.steps)):
             memory["training: weights, gradients, Adam's moments"] = 16.0 * self.weights
         return memory
 
@@ -368,11 +289,11 @@ class Costs:
             f"pool tokens: estimated from {len(self.pool.samples):,} rows at random by tokens a character, "
             "with the 95% interval; all else of the pool is counted"
         ]
-        if made := [name for name, speed in self._speeds.items() if speed]:
+        if made := [name for name, measured in self._measured.items() if measured]:
             notes.append(
-                f"times: at the speed of {', '.join(made)} on sampled rows on this device, slowest to "
-                f"fastest of {PARTS} parts; training and evaluation go at the speed of a forward pass; "
-                "loading models, ranking and writing are not counted"
+                f"times: at the speed of {', '.join(made)} on sampled rows on this device; training and "
+                "evaluation go at the speed of a forward pass; loading models, ranking and writing are not "
+                "counted"
             )
         return notes + [f"not measured: {name} ({why})" for name, why in self.why_not.items()]
 
@@ -382,29 +303,31 @@ class Costs:
             return len(self.samples[_key(given["samples"])])
         return given["draw"][0] if given["draw"] else len(self.pool.all_sizes)
 
+    @property
+    def _extractions(self) -> list[list[Step]]:
+        return passes(each for each in self.steps if each.name == "features")
+
     def _use(self, steps: Sequence[Step]) -> ModelUse | None:
         """How features that are made together use the language model."""
         wanted = [each.arguments["feature"] for each in steps]
         return get_extractor(steps[0].arguments["extractor"]).model_use(self.settings, wanted, self.config)
 
-    def speed(self, name: str) -> Speed | None:
-        """What an extractor does on this device; None if that cannot be had, and `why_not`."""
-        if name not in self._speeds:
+    def measured(self, name: str) -> tuple[Extracted, float] | None:
+        """What an extractor makes on this device in how many seconds; None if it cannot, and `why_not`."""
+        if name not in self._measured:
             try:
-                self._speeds[name] = self._measure(get_extractor(name))
+                self._measured[name] = self._measure(get_extractor(name))
             except (UserError, ValueError, RuntimeError, MemoryError) as error:
-                self.why_not[name] = " ".join(str(error).split())[:200]
-                self._speeds[name] = None
-        return self._speeds[name]
+                self._measured[name], self.why_not[name] = None, reason_of(error)
+        return self._measured[name]
 
-    def _measure(self, maker: Extractor) -> Speed:
+    def _measure(self, maker: Extractor) -> tuple[Extracted, float]:
         """Measure an extractor; the language model, if no step asks for its features, as if RDS+ did."""
-        made = next((e for e in self.features if e[0].arguments["extractor"] == maker.name), [])
+        made = next((e for e in self._extractions if e[0].arguments["extractor"] == maker.name), [])
         needed, there = self.weights * self.bytes_a_number, memory_of_device()
         if (not made or self._use(made)) and needed > there:
-            raise UserError(
-                f"the weights take {needed / 2**30:.1f} GiB, and this device has {there / 2**30:.1f} GiB"
-            )
+            gib = [f"{size / 2**30:.1f} GiB" for size in (needed, there)]
+            raise UserError(f"the weights take {gib[0]}, and this device has {gib[1]}")
         prepared = self._prepared(maker, made[0].arguments["prepared"]) if made else None
         wanted = tuple(each.arguments["feature"] for each in made) or ("weighted_all",)
         given = Extraction(self.settings, self.model, prepared, wanted, queries=False)
@@ -414,14 +337,13 @@ class Costs:
         """What the extractor has prepared, or something as fast, made from one short sample."""
         if step is None or self.pipeline.store.has(step):
             return None if step is None else self.pipeline.store.path(step)
-        if trains_whole(self._training(step)):
+        if self._trains_whole(step):
             return self.model  # a model of which all is trained is as fast as it was
         out, downloads = self.scratch / maker.name, Path(tempfile.mkdtemp(dir=self.scratch))
         out.mkdir()
-        # What was downloaded before is used, and more is kept for now.
-        for file in cache_dir().glob("*"):
-            if file.suffix != ".lock":
-                (downloads / file.name).symlink_to(file)
+        if cache_dir().is_dir():  # what was downloaded before is used, and more is kept for now
+            no_locks = shutil.ignore_patterns("*.lock")
+            shutil.copytree(cache_dir(), downloads, False, no_locks, os.symlink, dirs_exist_ok=True)
         sample = Sample("", "", user_assistant("Yes?", "Yes."))
         rows = {feature: np.ones((1, 1)) for feature in maker.prepare_features}
         bar: tqdm[Any] = tqdm(disable=True)
@@ -429,13 +351,16 @@ class Costs:
         return out
 
 
+def passes(steps: Iterable[Step]) -> list[list[Step]]:
+    """The steps, those together that are made in one call, such as features of one pass."""
+    groups: dict[str, list[Step]] = {}
+    for each in steps:
+        groups.setdefault(each.group, []).append(each)
+    return list(groups.values())
+
+
 def _key(file: File) -> tuple[str, str]:
     return file.step.hash, file.name
-
-
-def trains_whole(training: tuple[int, Train] | None) -> bool:
-    """Whether all parameters of a model are trained."""
-    return training is not None and training[1].method == "full"
 
 
 def memory_of_device() -> int:

@@ -1,7 +1,8 @@
 """The messages schema, the Tulu chat format, and tokenising with a loss mask (paper, section 4).
 
-A *message* is ``{"role": "system" | "user" | "assistant", "content": str}``; a *sample* is an id, the
-source it came from, and a list of messages. Everything that enters the library becomes a `Sample`.
+A *message* is ``{"role": str, "content": str}``, with one of `ROLES`; a *sample* is an id, the source it came
+from, and a list of messages. Everything that enters the library becomes a `Sample`. What a tool gives back is
+no turn of Tulu's: it has a header like the others, ``<|tool|>``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 HEADER = len("<|assistant|>\n")
 # A shortened conversation: characters of a message, and messages.
 WIDTH, TURNS = 240, 4

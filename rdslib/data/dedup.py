@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rdslib.data.chat import Sample
+from rdslib.errors import needs
 
 # A sample that shares this many words in a row with a test sample is taken to contain it.
 NGRAM = 13
@@ -84,6 +85,7 @@ class NearDuplicates:
     """
 
     def __init__(self) -> None:
+        needs("dedup", "datasketch")
         from datasketch import MinHash, MinHashLSH  # loads scipy
 
         self._positions = count()

@@ -9,18 +9,26 @@ A *record* is one row of a user's data as a dict. Its fields show its form:
 - ``prompt_completion``: ``prompt``, ``question`` or ``query``, with ``completion``, ``response`` or
   ``answer``; either side may be a list of messages.
 
-In any form, ``system`` or ``system_prompt`` beside the conversation is its system turn. Null is as absent.
+In any form, ``system`` or ``system_prompt`` beside the conversation is its system turn, and ``tools`` or
+``functions`` are those that it may call. Null is as absent.
+
+What is no plain text is shown to the model as most chat templates of models that call tools do: tools at the
+end of the system turn in ``<tools>``, a call at the end of its turn in ``<tool_call>``, both as JSON; what a
+tool gives back as a turn of the role ``tool``; reasoning at the start of its turn in ``<think>``.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rdslib.data.chat import ROLES, Message, user_assistant
 
 Record = Mapping[str, Any]
+# A turn in the form of messages: one of `ROLES`, `content` in any of its kinds, and whatever else it has.
+Turn = dict[str, Any]
 
 # The fields that show a form; a record has one of one form.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -30,14 +38,20 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "question", "query"),
 }
 FORMS = tuple(FIELDS)
-SYSTEM = ("system", "system_prompt")
+INPUTS, OUTPUTS, HISTORY = ("input", "context"), ("output", "response"), ("history",)
 COMPLETIONS = ("completion", "response", "answer")
+SYSTEM, TOOLS = ("system", "system_prompt"), ("tools", "functions")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+# What else holds the conversation.
+_OTHERS = {"alpaca": (*INPUTS, *OUTPUTS, *HISTORY), "prompt_completion": COMPLETIONS}
 
-# OpenAI's newer models call the system the developer.
-MESSAGE_ROLES = {role: role for role in ROLES} | {"developer": "system"}
-SPEAKERS = MESSAGE_ROLES | {
+# A turn of these is a call of a tool.
+_CALLS = ("function_call", "tool_call")
+SPEAKERS = {role: role for role in ROLES} | {
+    "developer": "system",
     "human": "user",
-    **dict.fromkeys(("gpt", "chatgpt", "bard", "bing", "model"), "assistant"),
+    **dict.fromkeys(("gpt", "chatgpt", "bard", "bing", "model", *_CALLS), "assistant"),
+    **dict.fromkeys(("function", "observation", "ipython", "environment", "tool_response"), "tool"),
 }
 
 # Characters of all turns of a sample: several books, and far more than any model reads.
@@ -61,72 +75,75 @@ def form_of(record: Record) -> str:
 def to_messages(
     record: Record, form: str | None = None, prompts: bool = False, check: bool = True
 ) -> list[Message]:
-    """Return the messages of a record: at most one system turn, then user and assistant in turns, none empty.
+    """Return what the model is shown of a record: messages of `ROLES`, the last of them a response.
 
-    Without one of `FORMS`, its fields show its form. With `prompts`, its last turn may be the user's. Without
-    `check`, any order, any text and empty turns but not only these will do, as in the paper's pools.
+    Without one of `FORMS`, its fields show its form. With `prompts`, the last one need not be a response.
+    Without `check` whatever has a text will do, as in the paper's pools.
 
     Raises:
         ValueError: It is of no form, or no usable conversation; the reason completes "this sample ...".
     """
-    form = form_of(record) if form is None else form
-    if not _given(record, FIELDS[form]):
-        raise ValueError(f"has no field {' or '.join(FIELDS[form])}, as the form {form} does")
-    messages = _check_kinds(_TURNS[form](record))
-    if not check:
-        return messages
-    _check_turns(messages)
-    if messages[-1]["role"] != "assistant" and not prompts:
-        raise ValueError("has no response; end it with an assistant turn")
-    if _blank(messages[0]["content"]):  # only a system turn may be
-        del messages[0]
-    system = _text(record, SYSTEM) or ""
-    if not _blank(system):
-        if messages[0]["role"] == "system":
+    turns = _turns(record, form)
+    messages: list[Message] = [
+        {"role": turn["role"], "content": _shown(turn, f"message {at}")} for at, turn in enumerate(turns)
+    ]
+    if all(_blank(message["content"]) for message in messages):
+        raise ValueError("has only empty messages")
+    if check:
+        _check(messages, prompts)
+        if messages[0]["role"] == "system" and _blank(messages[0]["content"]):
+            del messages[0]
+    system, tools = _text(record, SYSTEM) or "", _shown_tools(record)
+    if tools or not _blank(system):
+        there = messages[0]["role"] == "system"
+        first = messages[0]["content"] if there else ""
+        if not _blank(first) and not _blank(system):
             raise ValueError("has a system field and a system turn; keep one of them")
-        _check_text(system, "the system field")
-        messages.insert(0, {"role": "system", "content": system})
+        text = "\n\n".join(part for part in (first, system, tools) if not _blank(part))
+        messages[:there] = [{"role": "system", "content": text}]
+        if check:
+            _check_text(text, "the system or tools field")
     size = sum(len(message["content"]) for message in messages)
-    if size > MAX_CHARS:
+    if check and size > MAX_CHARS:
         raise ValueError(f"is too large ({size} characters, at most {MAX_CHARS}); split it")
     return messages
 
 
-def _check_kinds(turns: Any) -> list[Message]:
-    """Raise ValueError unless these are turns of known roles with text, of which one is not blank."""
-    if not isinstance(turns, list):
-        raise ValueError(f"has messages of type {type(turns).__name__}; they must be a list")
-    if not turns:
-        raise ValueError("has no messages")
-    for position, turn in enumerate(turns):
-        if not isinstance(turn, dict):
-            raise ValueError(f"has a message {position} that is not an object with role and content")
-        if turn["role"] not in ROLES:
-            known = ", ".join(ROLES)
-            raise ValueError(f"has the unknown role {turn['role']!r} in message {position}; use {known}")
-        if not isinstance(turn["content"], str):
-            raise ValueError(f"has no text in message {position}; content must be a string")
-    if all(_blank(turn["content"]) for turn in turns):
-        raise ValueError("has only empty messages")
-    return turns
+def as_messages(record: Record, form: str | None = None) -> dict[str, Any]:
+    """Return a record in the form of messages, with all that it and its turns have beside the conversation.
+
+    Roles have the names of `ROLES`, parts of text are one text, and the system field is a turn.
+
+    Raises:
+        ValueError: It is of no form, or no usable conversation.
+    """
+    form = form or form_of(record)
+    turns = _turns(record, form)
+    for turn in turns:
+        if isinstance(turn.get("content"), list) and turn["role"] != "tool":
+            turn["content"] = _joined(turn["content"], "a message")
+    system = _text(record, SYSTEM) or ""
+    if not _blank(system):
+        if turns[0]["role"] == "system":  # a blank one, as the field is no other
+            del turns[0]
+        turns.insert(0, {"role": "system", "content": system})
+    held = {*FIELDS[form], *_OTHERS.get(form, ()), *SYSTEM}
+    for other in FORMS:  # whose fields are null in a table of several forms
+        held |= {name for name in (*FIELDS[other], *_OTHERS.get(other, ())) if record.get(name) is None}
+    return {**{name: value for name, value in record.items() if name not in held}, "messages": turns}
 
 
-def _check_turns(messages: Sequence[Message]) -> None:
-    """Raise ValueError unless user and assistant turns alternate after at most one system turn."""
-    first = int(messages[0]["role"] == "system")
-    if len(messages) == first:
-        raise ValueError("has no user turn")
+def _check(messages: Sequence[Message], prompts: bool) -> None:
+    """Raise ValueError for text that no model can be shown, and unless the last message is a response."""
     for position, message in enumerate(messages):
-        role, content = message["role"], message["content"]
-        expected = ("user", "assistant")[(position - first) % 2]
-        if position >= first and role != expected:
-            raise ValueError(
-                f"has the role {role} in message {position}, where {expected} belongs; after at most one "
-                f"system turn, user and assistant take turns, user first"
-            )
-        if role != "system" and _blank(content):
-            raise ValueError(f"has an empty {role} turn in message {position}")
-        _check_text(content, f"message {position}")
+        _check_text(message["content"], f"message {position}")
+    last = messages[-1]
+    if last["role"] == "assistant" and _blank(last["content"]):
+        raise ValueError(f"has an empty response in message {len(messages) - 1}")
+    if last["role"] != "assistant" and not prompts:
+        raise ValueError("has no response; end it with an assistant turn")
+    if all(message["role"] == "system" or _blank(message["content"]) for message in messages):
+        raise ValueError("has no user turn with text")
 
 
 def _check_text(text: str, where: str) -> None:
@@ -148,77 +165,144 @@ def _check_text(text: str, where: str) -> None:
         )
 
 
-def _sharegpt(record: Record) -> Any:
-    turns = _one(record, FIELDS["sharegpt"])
-    if isinstance(turns, list):
-        turns = [_sharegpt_turn(turn) if isinstance(turn, dict) else turn for turn in turns]
-    return _turns(turns, SPEAKERS)
+# --- the turns of a record
 
 
-def _sharegpt_turn(turn: Record) -> dict[str, Any]:
-    role = _one(turn, ("from", "role"))
-    role = role.lower() if isinstance(role, str) else role
-    return {"role": role, "content": _one(turn, ("value", "content"))}
+def _turns(record: Record, form: str | None) -> list[Turn]:
+    """The turns of a record, in any form, as those of messages; new dicts."""
+    form = form or form_of(record)
+    if not _given(record, FIELDS[form]):
+        raise ValueError(f"has no field {' or '.join(FIELDS[form])}, as the form {form} does")
+    value = _one(record, FIELDS[form])
+    if form == "alpaca":
+        value = _alpaca(record)
+    elif form == "prompt_completion":
+        value = []
+        for role, fields in (("user", FIELDS[form]), ("assistant", COMPLETIONS)):
+            side = _one(record, fields)
+            if side is not None and not isinstance(side, list):
+                side = [{"role": role, "content": _text(record, fields)}]
+            value += side or []
+    if not isinstance(value, list):
+        raise ValueError(f"has messages of type {type(value).__name__}; they must be a list")
+    if not value:
+        raise ValueError("has no messages")
+    return [_turn(turn, position) for position, turn in enumerate(value)]
 
 
-def _alpaca(record: Record) -> Any:
-    pairs = [] if record.get("history") is None else record["history"]
+def _alpaca(record: Record) -> list[Any]:
+    pairs = _one(record, HISTORY) or []
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ValueError("has a history that is not a list of [prompt, response] pairs")
-    turns = [turn for prompt, response in pairs for turn in user_assistant(prompt, response)]
-    parts = [_text(record, fields) or "" for fields in (FIELDS["alpaca"], ("input", "context"))]
+    turns: list[Any] = [turn for prompt, response in pairs for turn in user_assistant(prompt, response)]
+    parts = [_text(record, fields) or "" for fields in (FIELDS["alpaca"], INPUTS)]
     prompt = "\n\n".join(part for part in parts if not _blank(part))
-    response = _text(record, ("output", "response"))
+    response = _text(record, OUTPUTS)
     asked = user_assistant(prompt, response or "")
     return turns + (asked[:1] if response is None else asked)
 
 
-def _prompt_completion(record: Record) -> Any:
-    turns = []
-    for role, fields in (("user", FIELDS["prompt_completion"]), ("assistant", COMPLETIONS)):
-        value = _one(record, fields)
-        if isinstance(value, list):
-            turns += _turns(value, MESSAGE_ROLES)
-        elif value is not None:
-            turns.append({"role": role, "content": _text(record, fields)})
-    return turns
+def _turn(turn: Any, position: int) -> Turn:
+    if not isinstance(turn, dict):
+        raise ValueError(f"has a message {position} that is not an object with role and content")
+    name, content = _one(turn, ("role", "from")), _one(turn, ("content", "value"))
+    speaker = name.lower() if isinstance(name, str) else ""
+    if speaker not in SPEAKERS:
+        unknown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
+        raise ValueError(f"has the unknown role {unknown} in message {position}; use {', '.join(ROLES)}")
+    others = {key: value for key, value in turn.items() if key not in ("role", "from", "content", "value")}
+    calls = _calls_in(content) if speaker in _CALLS else []
+    if calls:
+        content, others["tool_calls"] = "", [{"type": "function", "function": call} for call in calls]
+    return {"role": SPEAKERS[speaker], "content": content, **others}
 
 
-_TURNS: dict[str, Callable[[Record], Any]] = {
-    "messages": lambda record: _turns(_one(record, FIELDS["messages"]), MESSAGE_ROLES),
-    "sharegpt": _sharegpt,
-    "alpaca": _alpaca,
-    "prompt_completion": _prompt_completion,
-}
+def _calls_in(text: Any) -> list[Any]:
+    """The calls that a turn's text holds as JSON; none if it does not."""
+    value = _parsed(text)
+    calls = value if isinstance(value, list) else [value]
+    named = all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls)
+    return calls if named else []
 
 
-def _turns(value: Any, roles: Mapping[str, str]) -> Any:
-    """A list of turns with the roles' usual names and content in one piece; what is no turn, as it is."""
-    if not isinstance(value, list):
-        return value
-    return [
-        {"role": _role(turn.get("role"), roles), "content": _joined(turn.get("content"))}
-        if isinstance(turn, dict)
-        else turn
-        for turn in value
-    ]
+# --- what the model is shown
 
 
-def _role(role: Any, roles: Mapping[str, str]) -> str:
-    if not isinstance(role, str):
-        raise ValueError(f"has a role of type {type(role).__name__}; use {', '.join(ROLES)}")
-    return roles.get(role, role[:40])  # cut, since an error shows it
-
-
-def _joined(content: Any) -> Any:
-    """The parts of OpenAI's content in parts as one text, if all are text; anything else as it is."""
-    if not isinstance(content, list):
+def _shown(turn: Turn, where: str) -> str:
+    """A turn as text: its reasoning, its content and its calls."""
+    content = turn["content"]
+    if len(turn) == 2 and isinstance(content, str):  # most are no more than their text
         return content
-    texts: list[Any] = [
-        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-        for part in content
-    ]
-    return "\n".join(texts) if all(isinstance(text, str) for text in texts) else content
+    reasoning, calls = _one(turn, REASONING), _calls(turn, where)
+    if isinstance(content, list) and not (turn["role"] == "tool" and _data(content)):
+        content = _joined(content, where)
+    elif turn["role"] == "tool" and isinstance(content, dict | list):
+        content = _json(content)
+    elif content is None and (calls or reasoning):
+        content = ""
+    if not isinstance(content, str):
+        raise ValueError(f"has no text in {where}; content must be a string")
+    if reasoning and not isinstance(reasoning, str):
+        raise ValueError(f"has reasoning of type {type(reasoning).__name__} in {where}; it must be text")
+    if not calls and not reasoning:
+        return content
+    thought = f"<think>\n{reasoning.strip()}\n</think>" if reasoning else ""
+    return "\n".join(part for part in (thought, content, *calls) if not _blank(part))
+
+
+def _calls(turn: Turn, where: str) -> list[str]:
+    """The calls of a turn, each as text."""
+    calls = turn.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise ValueError(f"has tool_calls of type {type(calls).__name__} in {where}; they must be a list")
+    calls = [call.get("function") or call if isinstance(call, dict) else call for call in calls]
+    if turn.get("function_call"):  # OpenAI's earlier name
+        calls.append(turn["function_call"])
+    for call in calls:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            raise ValueError(f"has a tool call without a name in {where}; give it name and arguments")
+    shown = [{"name": call["name"], "arguments": _parsed(call.get("arguments"))} for call in calls]
+    return [f"<tool_call>\n{_json(call)}\n</tool_call>" for call in shown]
+
+
+def _shown_tools(record: Record) -> str:
+    """The tools of a record as text; empty if it has none."""
+    tools = _parsed(_one(record, TOOLS))
+    listed = tools if isinstance(tools, list) else [tools] if tools else []
+    lines = [tool if isinstance(tool, str) else _json(tool) for tool in listed]
+    return "\n".join(["<tools>", *lines, "</tools>"]) if lines else ""
+
+
+def _data(content: Sequence[Any]) -> bool:
+    """Whether a list is what a tool gave back, not parts of a text."""
+    return not all(isinstance(part, dict) and "type" in part for part in content)
+
+
+def _joined(content: Sequence[Any], where: str) -> str:
+    """The parts of OpenAI's content in parts as one text."""
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        text = part.get("text") if isinstance(part, dict) else part
+        if kind not in ("text", "input_text", "output_text", "str") or not isinstance(text, str):
+            raise ValueError(f"has a part {str(kind)[:40]!r} without text in {where}; keep its text alone")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _parsed(value: Any) -> Any:
+    """JSON within text as what it says; anything else as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
+# --- fields
 
 
 def _given(record: Record, fields: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from rdslib.seeds import generator
 Runs = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A value with its 95% bootstrap interval and the number of test samples."""
 
     value: float
@@ -29,23 +28,15 @@ def resample(task: str, n: int, times: int, seed: int) -> np.ndarray:
     return generator(seed, "bootstrap", task).integers(0, n, size=(times, n))
 
 
-def estimate_mean(runs: Runs, times: int, seed: int, base: Runs | None = None) -> Estimate:
-    """Estimate the mean over tasks of the mean over runs of a ratio of sums.
-
-    Test samples are resampled within each task, alike for all that is compared. Where `base` is given, each
-    task's ratio is taken relative to that of `base`, so that tasks whose ratios differ in size weigh alike.
-    """
-    return _estimate(runs, None, times, seed, base)
-
-
-def estimate_difference(
-    ours: Runs, theirs: Runs, times: int, seed: int, base: Runs | None = None
+def estimate_mean(
+    ours: Runs, times: int, seed: int, base: Runs | None = None, theirs: Runs | None = None
 ) -> Estimate:
-    """Estimate ours minus theirs, mean over tasks, paired by test sample: the same resamples for both."""
-    return _estimate(ours, theirs, times, seed, base)
+    """Estimate the mean over tasks of the mean over runs of a ratio of sums, minus that of `theirs`.
 
-
-def _estimate(ours: Runs, theirs: Runs | None, times: int, seed: int, base: Runs | None) -> Estimate:
+    Test samples are resampled within each task, alike for all that is compared, so that a difference is
+    paired. Where `base` is given, each task's ratio is taken relative to that of `base`, so that tasks whose
+    ratios differ in size weigh alike.
+    """
     values: list[np.ndarray] = []
     draws: list[np.ndarray] = []
     n = 0
@@ -59,6 +50,13 @@ def _estimate(ours: Runs, theirs: Runs | None, times: int, seed: int, base: Runs
             found.append(mean if base is None else mean / _mean(base[task], at))
     low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
     return Estimate(float(np.mean(values)), float(low), float(high), n)
+
+
+def estimate_difference(
+    ours: Runs, theirs: Runs, times: int, seed: int, base: Runs | None = None
+) -> Estimate:
+    """Estimate ours minus theirs, mean over tasks, as `estimate_mean` does."""
+    return estimate_mean(ours, times, seed, base, theirs)
 
 
 def _mean(runs: Sequence[tuple[np.ndarray, np.ndarray]], at: np.ndarray | slice) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdslib import tasks
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
@@ -57,10 +57,9 @@ def names() -> list[str]:
 
 def path_of(name: str) -> Path:
     """Return the file of a protocol; raise UserError where there is none."""
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    if name not in names():  # no name is taken for a path
         raise UserError(f"unknown protocol {name!r}; protocols: {', '.join(names())}")
-    return path
+    return FOLDER / f"{name}.yaml"
 
 
 def digest(name: str) -> str:
@@ -85,8 +84,10 @@ def measure(
     seed is for responses that are sampled; they have at most `longest` tokens, or what the protocol says.
 
     Raises:
-        UserError: The protocol is unknown, or a sample lacks a field that it needs.
+        UserError: The protocol is unknown, a sample lacks a field that it needs, or the protocol's check of
+            the samples fails.
     """
+    needs("study", "lm_eval")
     import datasets
     from lm_eval import evaluate
     from lm_eval.api.task import ConfigurableTask
@@ -101,6 +102,8 @@ def measure(
         generation["max_gen_toks"] = min(longest, generation["max_gen_toks"])
     rows = [_row(sample, tokenizer, about.get("context_tokens")) for sample in samples]
     _check(name, config, rows)
+    if "check" in about:
+        about["check"](rows)
     for noisy in ("lm_eval", "lm-eval"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     task = ConfigurableTask(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rdslib.errors import UserError, reason_of
+from rdslib.errors import UserError, needs, reason_of
 from rdslib.files import write_json
 
 # The package's judge of version 1: its prompt, and how it reads the answer.
@@ -47,12 +47,12 @@ def win_rates(
     Raises:
         UserError: The package is missing, or the judge cannot be asked or answered nothing at all.
     """
-    try:
-        import yaml
-        from alpaca_eval.annotators import PairwiseAnnotator
-        from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
-    except ImportError as error:
-        raise UserError("a judge needs the alpaca_eval package; run `pip install rdslib[judge]`") from error
+    # alpaca-eval imports pkg_resources.
+    needs("judge", "alpaca_eval", "pkg_resources")
+    import yaml
+    from alpaca_eval.annotators import PairwiseAnnotator
+    from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
+
     logging.getLogger().setLevel(logging.WARNING)  # the package sets the root logger to INFO
     config: dict[str, Any] = yaml.safe_load((EVALUATORS_CONFIG_DIR / ANNOTATOR / "configs.yaml").read_text())
     client = {"api_key": os.environ.get("OPENAI_API_KEY", "none")} | ({"base_url": url} if url else {})

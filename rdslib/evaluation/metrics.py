@@ -13,6 +13,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rdslib.errors import UserError
 from rdslib.evaluation.sandbox import Trial, pass_all
 
 Row = Mapping[str, Any]
@@ -68,6 +69,22 @@ def normalised(text: str) -> str:
     """
     text = "".join(character for character in text.lower() if character not in set(string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def check_programs(rows: Sequence[Row]) -> None:
+    """Run the reference program of each row, which is right, as those of a model are run.
+
+    Raises:
+        UserError: One fails its test: here, right programs of a model would be counted as wrong.
+    """
+    trials = [Trial(row["references"][0], row["entry_point"], row["test"]) for row in rows]
+    failed = [row["id"] for row, right in zip(rows, pass_all(trials), strict=True) if not right]
+    if failed:
+        raise UserError(
+            f"in the sandbox {len(failed)} of {len(rows)} reference programs, which are right, fail their "
+            f"tests ({failed[0]} is the first); let other work end, raise the limits of this shell (ulimit), "
+            f"or leave Codex out"
+        )
 
 
 def pass_at_10(row: Row, responses: Sequence[Sequence[str]]) -> dict[str, float]:

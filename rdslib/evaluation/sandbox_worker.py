@@ -57,9 +57,24 @@ REFUSED = {
     "truncate": (76, 45), "memfd_create": (319, 279), "memfd_secret": (447, 447),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "msgget": (68, 186), "msgsnd": (69, 189), "msgctl": (71, 187),
-    "mq_open": (240, 180), "inotify_init1": (294, 26), "fanotify_init": (300, 262), "syslog": (103, 116),
+    "semtimedop": (220, 192), "msgrcv": (70, 188), "mq_unlink": (241, 181), "creat": (85, -1),
+    "openat2": (437, 437), "ioprio_set": (251, 30), "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "migrate_pages": (256, 238),
+    "move_pages": (279, 239), "mq_open": (240, 180), "inotify_init1": (294, 26), "fanotify_init": (300, 262),
+    "syslog": (103, 116),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "iopl": (172, -1), "ioperm": (173, -1),
 }  # fmt: skip
+# Refused where an argument, by its place, is one of the values.
+REFUSED_WITH = {
+    # Who gets a signal when a file is ready, and which: SETOWN, SETOWN_EX, SETSIG, and the same by ioctl.
+    "fcntl": ((72, 25), 1, (8, 15, 10)),
+    "ioctl": ((16, 29), 1, (0x8901, 0x8902, 0x5452)),
+    # To outlive the parent.
+    "prctl": ((157, 167), 0, (1,)),
+}
+# To open for more than reading: Landlock before version 3 lets a file that may be read be cut.
+OPENS = {"open": ((2, -1), 1), "openat": ((257, 56), 2)}
+MORE_THAN_READING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 CLONE_THREAD = 0x10000
@@ -70,13 +85,14 @@ def lock(limits: dict[str, int]) -> None:
     if sys.platform != "linux" or platform.machine() not in ARCHITECTURES:
         raise OSError("programs can be held in on Linux alone, on x86_64 and arm64")
     libc = ctypes.CDLL(None, use_errno=True)
-    seconds, size = limits["seconds"], limits["bytes"]
     for limit, value in (
-        (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, size), (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, 64), (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_CPU, limits["seconds"]), (resource.RLIMIT_AS, limits["bytes"]),
+        (resource.RLIMIT_NPROC, limits["threads"]), (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_MSGQUEUE, 0),
     ):  # fmt: skip
-        resource.setrlimit(limit, (value, value))
+        highest = resource.getrlimit(limit)[1]
+        allowed = value if highest == resource.RLIM_INFINITY else min(value, highest)
+        resource.setrlimit(limit, (allowed, allowed))
     _prctl(libc, 1, signal.SIGKILL)  # end with the parent, if it has not ended before
     if os.getppid() != limits["parent"]:
         raise OSError("the parent has ended")
@@ -119,6 +135,14 @@ def _seccomp(libc: ctypes.CDLL) -> None:
     for numbers in REFUSED.values():
         if numbers[column] >= 0:
             filters += [(equal, 0, 1, numbers[column]), (end, 0, 0, refuse)]
+    rules = [(*rule, equal) for rule in REFUSED_WITH.values()]
+    rules += [(numbers, at, (MORE_THAN_READING,), some) for numbers, at in OPENS.values()]
+    for numbers, at, values, test in rules:
+        if numbers[column] >= 0:
+            filters += [(equal, 0, 2 * len(values) + 2, numbers[column]), (load, 0, 0, 16 + 8 * at)]
+            for value in values:
+                filters += [(test, 0, 1, value), (end, 0, 0, refuse)]
+            filters += [(load, 0, 0, 0)]
     filters += [(equal, 0, 1, CLONE3[column]), (end, 0, 0, 0x00050000 | ENOSYS)]  # libc then takes clone
     # Threads may be started, processes not; limits may be read, not set.
     filters += [(equal, 0, 4, CLONE[column]), (load, 0, 0, 16), (some, 0, 1, CLONE_THREAD)]
@@ -258,7 +282,7 @@ def main() -> NoReturn:
         os.dup2(null, place)
     try:
         lock(json.loads(limits))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         os.write(verdict, f"open: {error}".encode())
         os._exit(0)
     try:

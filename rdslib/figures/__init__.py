@@ -10,7 +10,7 @@ from typing import cast
 
 import pandas as pd
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.figures import scores, sources, tables
 from rdslib.figures.base import Drawn, Figure, key_numbers
 from rdslib.params import Show
@@ -61,6 +61,7 @@ def draw(name: str, table: pd.DataFrame) -> Drawn:
             "the paper has it as a picture without numbers" if figure.published is None else "nothing was run"
         )
         raise UserError(f"{figure.title}: {why}; use a profile that measures it, such as mini")
+    needs("study", "matplotlib", "seaborn", "sklearn", "tabulate")
     return figure.draw(table)
 
 

@@ -15,13 +15,18 @@ from rdslib import figures
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures.base import Drawn
 from rdslib.files import write_json
+from rdslib.params import ROOT
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Run, Study
 
 
-def folder_of(study: Study, out: str | Path | None = None) -> Path:
-    """Return where a profile's figures go: `out`, or `figures/<profile>`."""
-    return Path(out) if out else study.root / "figures" / study.profile.name
+def folder_of(profile: str, out: str | Path | None = None) -> Path:
+    """Return where a profile's figures go: `out`, or `figures/<profile>` of the working folder."""
+    if out:
+        return Path(out)
+    here = Path.cwd()
+    # A notebook that is opened in the checkout works in the folder of notebooks.
+    return (here.parent if here == ROOT / "notebooks" else here) / "figures" / profile
 
 
 def publish(
@@ -38,7 +43,7 @@ def publish(
     parameters, records, artifacts and versions behind them. The same table gives the same bytes. `out` is the
     folder, by default `figures/<profile>`.
     """
-    folder = folder_of(study, out)
+    folder = folder_of(study.profile.name, out)
     folder.mkdir(parents=True, exist_ok=True)
     drawn.save(folder, name)
     _write(folder / f"{name}.csv", as_csv(table))
@@ -100,7 +105,7 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
 
 def write_records(study: Study, out: str | Path | None = None) -> None:
     """Write `records.csv` beside the figures."""
-    _write(folder_of(study, out) / "records.csv", records_csv(study))
+    _write(folder_of(study.profile.name, out) / "records.csv", records_csv(study))
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from traitlets.config import Config
 
 from rdslib.errors import UserError
 from rdslib.figures import FIGURES
-from rdslib.params import ROOT, load_profile
+from rdslib.params import ROOT
 
 _CSS = """
 :root{color-scheme:light}
@@ -41,15 +41,14 @@ _EXPORTER = HTMLExporter(
 )
 
 
-def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Path = ROOT) -> float:
+def run_notebook(name: str, profile: str, show: str, out: Path) -> float:
     """Execute a notebook with its parameters, and keep the executed copy beside what it draws.
 
     Args:
         name: The notebook, such as `fig1_pareto`.
         profile: A profile's name, or the path of one.
         show: `measured`, `published` or `both`.
-        out: Where figures go, with the copy in its folder `notebooks`; by default `figures/<profile>`.
-        root: The folder of `notebooks` and `figures`.
+        out: Where figures go, in full, with the copy in its folder `notebooks`.
 
     Returns:
         Seconds that it took.
@@ -58,7 +57,7 @@ def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Pat
         UserError: If a cell fails, with the notebook's message.
     """
     started = time.monotonic()
-    executed = (out or root / "figures" / load_profile(profile).name) / "notebooks" / f"{name}.ipynb"
+    executed = out / "notebooks" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,10 +65,10 @@ def run_notebook(name: str, profile: str, show: str, out: Path | None, root: Pat
         sockets = {"transport": "ipc", "ip": str(Path(scratch, "kernel"))} if os.name == "posix" else {}
         try:
             papermill.execute_notebook(
-                str(root / "notebooks" / f"{name}.ipynb"),
+                str(ROOT / "notebooks" / f"{name}.ipynb"),
                 str(executed),
-                parameters={"profile": profile, "show": show, "out": None if out is None else str(out)},
-                cwd=str(root / "notebooks"),
+                parameters={"profile": profile, "show": show, "out": str(out)},
+                cwd=str(ROOT / "notebooks"),
                 progress_bar=False,
                 config=Config(KernelManager=sockets),
                 log_output=False,

@@ -13,7 +13,7 @@ import numpy as np
 
 from rdslib.data.chat import Sample, format_chat
 from rdslib.data.download import Archives
-from rdslib.errors import UserError, reason_of
+from rdslib.errors import UserError, needs, reason_of
 from rdslib.files import write_json
 from rdslib.methods.base import (
     COST,
@@ -43,6 +43,7 @@ class SentenceEmbedding(Extractor):
     text stands the model's instruction, if it has one.
     """
 
+    sees = ("messages",)
     prepares = True
 
     def __init__(self, name: str, default: Embedder, end: bool = False, runs_code: bool = False) -> None:
@@ -122,6 +123,7 @@ class SentenceEmbedding(Extractor):
         The transformer's weights are read as safetensors alone; what the layers after it have in another form
         is read without running pickled code.
         """
+        needs("embed", "sentence_transformers")
         import torch
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from rdslib.errors import UserError, reason_of
+from rdslib.files import read_manifest
 
 
 def split_feature(feature: str) -> tuple[str, str]:
@@ -25,10 +29,21 @@ def read_shards(
     """Yield (start, rows) of each shard in order, memory-mapped: [samples of the shard, ...].
 
     The feature goes without its extractor's name. With a `part` (i, n): of every n shards the i-th, from 0.
+    Of an artifact, those are read that its manifest lists; raises UserError if one is gone.
     """
     index, parts = part
-    for path in sorted(folder.glob(f"{feature}-*.npy"))[index::parts]:
-        yield int(path.stem.rpartition("-")[2]), np.load(path, mmap_mode="r", allow_pickle=False)
+    manifest = read_manifest(folder)
+    names = [path.name for path in folder.iterdir()] if manifest is None else manifest["files"]
+    found = [re.fullmatch(re.escape(feature) + r"-(\d{9,})\.npy", name) for name in names]
+    for start in sorted(int(each[1]) for each in found if each)[index::parts]:
+        path = folder / shard_name(feature, start)
+        try:
+            yield start, np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: cannot be read any more ({reason_of(error)}); start the command again, which makes "
+                "it again"
+            ) from error
 
 
 def read_all(folder: Path, feature: str) -> np.ndarray:

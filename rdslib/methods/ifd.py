@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat
+from rdslib.errors import needs
 from rdslib.methods.base import (
     COST,
     Extract,
@@ -60,6 +61,7 @@ class PreExperienced(Extractor):
     """
 
     name = "ifd"
+    sees = ("messages",)
     prepares = True
     # The prompts to cluster: means of the base model's last hidden states, float16, of length 1.
     prepare_features = ("lm.uniform_prompt",)
@@ -70,6 +72,7 @@ class PreExperienced(Extractor):
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Name one pool for all: the model is the same wherever it is used."""
+        needs("study", "sklearn")
         return _params(settings).pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:

@@ -58,6 +58,7 @@ class LessGradients(Extractor):
     """
 
     name = "less"
+    sees = ("messages",)
     prepares = True
     per_pool = True
 

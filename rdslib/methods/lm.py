@@ -23,6 +23,7 @@ class LanguageModel(Extractor):
     """
 
     name = "lm"
+    sees = ("messages",)
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return how samples are cut and batched."""

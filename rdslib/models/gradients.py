@@ -143,7 +143,8 @@ def per_sample_gradients(
         weights = 1 / torch.bincount(rows, minlength=len(batch))[rows].float()
         with layers.over(base):
             for place, adapter in enumerate(adapters):
-                model.set_adapter(adapter, inference_mode=True)
+                # The method of the base, which took this argument before the model's took it.
+                model.base_model.set_adapter(adapter, inference_mode=True)  # type: ignore[operator]
                 yield place, batch, _gradients(model, adapter, ids, rows, places - 1, targets, weights)
         done(batch)
 

@@ -17,6 +17,7 @@ from rdslib.errors import UserError
 from rdslib.files import write_json
 from rdslib.models.device import compute_dtype, device
 from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.models.optimizer import MasterAdamW
 from rdslib.params import Train
 from rdslib.seeds import generator
 
@@ -39,10 +40,11 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune the model on samples and save what was trained.
 
-    The loss is on assistant tokens only. What is trained is float32, with bfloat16 autocast for the
-    arithmetic where the device has it: either all weights (`full`) or LoRA matrices. Linear decay, warm-up,
-    no weight decay. The seed is for the order of samples, new weights and dropout. `base` is the model, where
-    it is loaded already and LoRA matrices are trained; it is left as it was.
+    The loss is on assistant tokens only. Where the device has bfloat16, the arithmetic is in it: all weights
+    (`full`) are bfloat16 with float32 copies that take the updates, LoRA matrices are float32 under autocast.
+    Linear decay, warm-up, no weight decay. The seed is for the order of samples, new weights, dropout and
+    where float32 copies begin. `base` is the model, where it is loaded already and LoRA matrices are trained;
+    it is left as it was.
 
     Returns:
         Counts for a manifest: samples, those without a response, tokens, updates, mean loss.
@@ -76,7 +78,7 @@ def train(
         lr_scheduler_type="linear",
         warmup_steps=round(params.warmup_ratio * updates),
         weight_decay=0.0,
-        bf16=compute_dtype() == torch.bfloat16,
+        bf16=params.method == "lora" and compute_dtype() == torch.bfloat16,
         seed=seed,
         use_cpu=device().type == "cpu",
         dataloader_pin_memory=device().type == "cuda",
@@ -87,8 +89,14 @@ def train(
         disable_tqdm=True,
     )
     logging.getLogger("accelerate").setLevel(logging.ERROR)
+    optimizer = None
+    if params.method == "full" and model.dtype == torch.bfloat16:
+        optimizer = MasterAdamW(
+            model.parameters(), arguments.max_grad_norm, seed, lr=params.learning_rate, weight_decay=0.0
+        )
     trainer = Trainer(
         model=model,
+        optimizers=(optimizer, None),
         args=arguments,
         train_dataset=rows,  # a list of rows is a map-style data set
         data_collator=_ResponseCollator(tokenizer, label_pad_token_id=IGNORE),
@@ -131,7 +139,7 @@ def is_adapter(trained: Path) -> bool:
 
 def _trainable(model_path: Path, params: Train, base: PreTrainedModel | None) -> torch.nn.Module:
     if params.method == "full":
-        return load_causal_lm(model_path, dtype=torch.float32).train()
+        return load_causal_lm(model_path).train()
     base = base or load_causal_lm(model_path)
     lora = LoraConfig(
         r=params.lora_rank,

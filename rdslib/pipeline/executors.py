@@ -11,6 +11,7 @@ step.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -51,14 +52,9 @@ class Local:
         """Features in order of shards; a shard is read while the model is busy with the one before."""
         extract = extractor.open(given)
         with ThreadPoolExecutor(1) as reader:
-            before: tuple[int, Future[Any]] | None = None
-            for start, samples in shards:
-                now = (start, reader.submit(extract.read, samples))
-                if before:
-                    yield before[0], extract.make(before[1].result(), lambda batch: done(len(batch)))
-                before = now
-            if before:
-                yield before[0], extract.make(before[1].result(), lambda batch: done(len(batch)))
+            read = ((start, reader.submit(extract.read, samples)) for start, samples in shards)
+            for (start, tokens), _ in itertools.pairwise(itertools.chain(read, [(0, Future[Any]())])):
+                yield start, extract.make(tokens.result(), lambda batch: done(len(batch)))
 
     def ranker(self, scorer: Scorer, inputs: ScoringInputs) -> Ranker:
         """Ranks blocks as they are made."""

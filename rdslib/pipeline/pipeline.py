@@ -28,15 +28,10 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Request:
-    """One selection: `method` picks `k` samples of a pool for some tasks.
+    """One selection: `method` picks `k` samples of a pool for some tasks (none if it looks at no queries).
 
-    Args:
-        method: The method's name.
-        k: How many samples.
-        targets: The tasks, by name; none for methods without queries.
-        pool: The whole pool ("all"), or the name of a smaller one.
-        seed: For what is random in the method.
-        limits: What `rdslib.selection.quota.per_source` takes, where sources are limited.
+    `pool` is the whole pool ("all"), or the name of a smaller one; `limits` is what
+    `rdslib.selection.quota.per_source` takes, where sources are limited.
     """
 
     method: str
@@ -87,7 +82,8 @@ class Pipeline:
             marks={"files": _files(given.path)},
             settings=given.model_copy(update={"title": "", "note": ""}),
             pinned={given.download: downloads[given.download]} if given.download else {},
-            seed=self.settings.seed,
+            # Of a model that is there, nothing is random, and its features serve every seed.
+            seed=None if given.path is not None else self.settings.seed,
         )
 
     def features(self, feature: str, task: str | None = None, pool: str = ALL) -> Step:
@@ -98,7 +94,7 @@ class Pipeline:
         extractor, name = split_feature(feature)
         maker = get_extractor(feature)
         pool = pool if maker.per_pool else ALL
-        of = self.pool_name(pool) if task is None else f"{task} queries"
+        of = _pool_name(pool) if task is None else f"{task} queries"
         samples = self.pool if task is None else self.queries[task]
         return steps.features.step(
             label=f"{extractor} features of {of}",
@@ -117,11 +113,11 @@ class Pipeline:
 
     def preparation(self, feature: str, pool: str = ALL) -> Step:
         """What the extractor of a feature prepares before it makes features of samples of `pool`."""
-        extractor, _ = split_feature(feature)
+        extractor = split_feature(feature)[0]
         maker = get_extractor(feature)
         on = maker.prepare_pool(self.settings, pool)
         return steps.prepare.step(
-            label=f"prepare {extractor}{f' on {self.pool_name(on)}' if on else ''}",
+            label=f"prepare {extractor}{f' on {_pool_name(on)}' if on else ''}",
             weight=100,
             marks=self._marks(extractor),
             given={"settings": self.settings},
@@ -179,17 +175,14 @@ class Pipeline:
         late = ("select", "train", "evaluate", "measure")
         left = sorted(in_order(laid_out), key=lambda step: step.name in late)
         self.store.progress.plan(self.store.missing(left))
-        while left:
-            before, left = len(left), self._go_round(left)
-            if len(left) == before:
-                time.sleep(0.2)
-
-    def _go_round(self, wanted: Sequence[Step]) -> list[Step]:
-        """Make what nobody else is making, a group in one pass; return what is left."""
         groups: dict[str, list[Step]] = {}
-        for each in wanted:
+        for each in left:
             groups.setdefault(each.group, []).append(each)
-        return [each for group in groups.values() if not self.store.try_make(group) for each in group]
+        passes = list(groups.values())
+        while passes:
+            before, passes = len(passes), [group for group in passes if not self.store.try_make(group)]
+            if len(passes) == before:
+                time.sleep(0.2)
 
     # Reading.
 
@@ -217,9 +210,9 @@ class Pipeline:
         samples = self.pool_file(request.pool)
         return steps.scoring_inputs(request.method, samples, pool, queries, request.seed)
 
-    def pool_name(self, name: str) -> str:
-        """A pool, as people read it."""
-        return "the pool" if name == ALL else f"the {name} pool"
+
+def _pool_name(name: str) -> str:
+    return "the pool" if name == ALL else f"the {name} pool"
 
 
 def executor(name: str, plugins: Sequence[Path] = ()) -> Executor:

@@ -7,27 +7,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
 from rdslib.errors import plain
-
-
-class Planned(Protocol):
-    """What progress needs of a step."""
-
-    @property
-    def name(self) -> str:
-        """What steps of its kind have in common."""
-
-    @property
-    def hash(self) -> str:
-        """What it goes by."""
-
-    @property
-    def weight(self) -> float:
-        """Its expected share of the time of its name."""
+from rdslib.pipeline.step import Step
 
 
 class Progress:
@@ -40,7 +25,7 @@ class Progress:
     def __init__(self) -> None:
         # How many processes work on the same steps.
         self.workers = 1
-        self._todo: dict[str, Planned] = {}
+        self._todo: dict[str, Step] = {}
         self._total = 0
         self._seconds: dict[str, float] = defaultdict(float)
         self._weight: dict[str, float] = defaultdict(float)
@@ -50,17 +35,17 @@ class Progress:
         """Print one line that stays."""
         tqdm.write(plain(text), file=sys.stderr)
 
-    def plan(self, steps: Sequence[Planned]) -> None:
+    def plan(self, steps: Sequence[Step]) -> None:
         """Tell which steps will be computed, in order."""
         self._todo = {step.hash: step for step in steps}
         self._total = len(steps)
 
-    def drop(self, step: Planned) -> None:
+    def drop(self, step: Step) -> None:
         """Tell that a step is there, made by another process."""
         self._todo.pop(step.hash, None)
 
     @contextmanager
-    def step(self, steps: Sequence[Planned]) -> Iterator[None]:
+    def step(self, steps: Sequence[Step]) -> Iterator[None]:
         """Time what is within, in which steps of one name are computed together."""
         started = time.monotonic()
         yield
@@ -71,10 +56,7 @@ class Progress:
 
     def bar(self, label: str, total: int, unit: str, initial: int = 0) -> tqdm[Any]:
         """A progress bar: `unit` per second and the time left of this step, then of all steps."""
-        done = self._total - len(self._todo)
-        prefix = f"[{done + 1}/{self._total}] " if self._todo else ""
-        left = self._left()
-        suffix = f", all steps {left}" if left else ""
+        prefix = f"[{self._total - len(self._todo) + 1}/{self._total}] " if self._todo else ""
         return tqdm(
             total=total,
             initial=initial,
@@ -84,12 +66,12 @@ class Progress:
             file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
             bar_format="{desc}: {percentage:3.0f}% |{bar:12}| "
-            "{n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left" + suffix,
+            "{n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left" + self._left(),
             leave=True,
         )
 
     def _left(self) -> str:
-        """The time left for all planned steps, this one included, as text; empty while it is unknown."""
+        """The time left for all planned steps, this one included; empty while it is unknown."""
         seconds, weight = sum(self._seconds.values()), sum(self._weight.values())
         if not self._todo or weight == 0:
             return ""
@@ -98,4 +80,4 @@ class Progress:
             known = self._weight[step.name] > 0
             rate = self._seconds[step.name] / self._weight[step.name] if known else seconds / weight
             total += step.weight * rate / self.workers
-        return f"about {total / 60:.1f} min" if total >= 60 else f"about {total:.0f} s"
+        return ", all steps about " + (f"{total / 60:.1f} min" if total >= 60 else f"{total:.0f} s")

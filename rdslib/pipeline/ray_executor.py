@@ -10,15 +10,15 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import tempfile
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rdslib.data.chat import Sample
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs, reason_of
 from rdslib.methods import (
     Extracted,
     Extraction,
@@ -44,10 +44,9 @@ class RayExecutor:
 
     def __init__(self, plugins: Sequence[Path] = ()) -> None:
         """`plugins`: files with methods of the user's, which workers load too."""
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("engine ray: Ray is not installed; run `pip install rdslib[ray]`") from error
+        needs("ray", "ray")
+        import ray
+
         self.ray = ray
         self.plugins = [str(path.resolve()) for path in plugins]
         if not ray.is_initialized():
@@ -59,9 +58,8 @@ class RayExecutor:
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:200]
                 raise UserError(
-                    f"RAY_ADDRESS={address}: the Ray cluster cannot be joined ({reason})"
+                    f"RAY_ADDRESS={address}: the Ray cluster cannot be joined ({reason_of(error)})"
                 ) from error
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
@@ -105,11 +103,9 @@ class RayExecutor:
         parts = [replace(inputs, sources=(), part=(index, self.workers)) for index in range(self.workers)]
 
         def ranker(k: int, maximum: bool, after: Sequence[Ranked] | None) -> Ranking:
-            ranked = [
-                remote.remote(scorer.name, self.plugins, part, k, maximum, after, self.workers)
-                for part in parts
-            ]
-            total, *others = (self._get(each) for each in ranked)
+            asked = (k, maximum, after, self.workers)
+            ranked = [remote.remote(scorer.name, self.plugins, part, *asked) for part in parts]
+            total, *others = map(self._get, ranked)
             for each in others:
                 total.merge(each)
             return total
@@ -167,7 +163,7 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise UserError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error.strerror or error}); start it, or "
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason_of(error)}); start it, or "
             "unset RAY_ADDRESS to use this machine alone"
         ) from error
 

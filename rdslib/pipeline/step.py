@@ -12,12 +12,13 @@ alone, so a whole study can be laid out, looked up and counted before anything i
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
+
+from rdslib.files import canonical
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class Step:
         It may change for as long as a file that the step is keyed by has not been made.
         """
         if "hash" not in self._known:
-            found = hashlib.sha256(canonical(self.key).encode()).hexdigest()[:16]
+            found = hash_of(self.key)
             if self.unsettled:
                 return found
             self._known["hash"] = found
@@ -91,6 +92,10 @@ class Step:
                 found += each.unsettled
         return found
 
+    def known(self, name: str) -> str | None:
+        """The checksum of a file of its artifact, if another step is keyed by it; None if it is not."""
+        return self._known.get(name)
+
     def upstream(self) -> Iterator[Step]:
         """This step and all it rests on, inputs first; a step may come more than once."""
         for each in self.inputs:
@@ -118,12 +123,13 @@ class File:
         return known.get(self.name)
 
 
+@dataclass(frozen=True)
 class Kind:
     """A function that makes artifacts, with its version, to be raised when it makes others."""
 
-    def __init__(self, function: Callable[..., Any], version: int, joined_by: str | None) -> None:
-        self.function, self.version, self.joined_by = function, version, joined_by
-        self.__doc__ = function.__doc__
+    function: Callable[..., Any]
+    version: int
+    joined_by: str | None
 
     def step(
         self,
@@ -134,10 +140,8 @@ class Kind:
         **arguments: Any,
     ) -> Step:
         """Lay out a step that calls the function with these arguments (see `Step`)."""
-        name, joined = self.function.__name__, self.joined_by
-        return Step(
-            name, self.version, self.function, arguments, marks or {}, given or {}, label, weight, joined
-        )
+        call = self.function.__name__, self.version, self.function
+        return Step(*call, arguments, marks or {}, given or {}, label, weight, self.joined_by)
 
 
 def step(version: int, joined_by: str | None = None) -> Callable[[Callable[..., Any]], Kind]:
@@ -188,6 +192,7 @@ def _inputs(value: Any) -> list[Step | File]:
     return found
 
 
-def canonical(value: Any) -> str:
-    """A value as JSON, the same text for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+def hash_of(key: Mapping[str, Any]) -> str:
+    """The hash of a step's key, or of what a manifest says of it."""
+    parts = {name: key.get(name) for name in ("step", "version", "arguments", "marks")}
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]

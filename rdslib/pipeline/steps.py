@@ -27,18 +27,11 @@ from rdslib.data.download import Archives, cache_dir
 from rdslib.data.pool import PoolFile, build_pool, subset, wanted_members, write_pool
 from rdslib.errors import UserError
 from rdslib.files import write_json
-from rdslib.methods import (
-    COST,
-    Extracted,
-    Extraction,
-    Preparation,
-    ScoringInputs,
-    get_extractor,
-    get_scorer,
-)
+from rdslib.methods import COST, Extracted, Extraction, Preparation, ScoringInputs, get_extractor, get_scorer
 from rdslib.methods import features as shards
 from rdslib.params import Download, Model, Pool, Settings, Task
 from rdslib.pipeline.executors import Executor
+from rdslib.pipeline.reuse import DIGEST, Part, Todo
 from rdslib.pipeline.step import step
 from rdslib.pipeline.store import Work
 from rdslib.selection import quota, round_robin
@@ -54,7 +47,7 @@ POOL = "pool.parquet"
 
 
 @step(version=1)
-def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int) -> dict[str, Any]:
+def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int | None) -> dict[str, Any]:
     """Make a plain model folder: converted from a download, random, or a pointer to the user's model.
 
     `pinned` has the download, if the model is in one.
@@ -66,6 +59,7 @@ def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int
     elif settings.path is not None:
         write_json(work.path / "pointer.json", {"path": settings.path})
     elif settings.random is not None:
+        assert seed is not None
         loading.make_random(settings.random, seed, work.path)
     else:
         assert settings.download is not None
@@ -153,43 +147,51 @@ def features(
 ) -> dict[str, dict[str, Any]]:
     """Make features of a pool's samples or of a task's queries, shard by shard, all in one pass.
 
-    Each feature is an artifact with the FLOPs of every sample (`COST`) beside it.
+    Each feature is an artifact with the FLOPs of every sample (`COST`) beside it, and a digest of what the
+    extractor saw of it. Samples that another artifact has are not passed through the model again: the counts
+    say how many were `encoded`, and how many `reused`.
     """
     rows: Sequence[Sample]
     rows = tasks.read_queries(samples) if queries else pool_file(samples, draw)
+    maker = get_extractor(extractor)
     given = Extraction(settings, model_folder(model), prepared, tuple(works), queries)
-    # A shard that any feature lacks is passed through the model again.
+    # A shard that any feature lacks is made again, of all.
     starts = [
         start
         for start in range(0, len(rows), shard_size)
         if any(_shard_key(start) not in work.shards for work in works.values())
     ]
-    there = len(rows) - sum(min(shard_size, len(rows) - start) for start in starts)
+    todo = Todo(works, rows, starts, shard_size, maker.sees)
     first = next(iter(works.values()))
-    with first.progress.bar(first.label, len(rows), "sample", there) as bar:
+    with first.progress.bar(first.label, len(rows), "sample", len(rows) - todo.new) as bar:
+        for part in todo.known:
+            _write_shard(works, part, None)
         # Nothing is loaded where nothing is left to make.
-        todo = ((start, rows[start : start + shard_size]) for start in starts)
-        maker = get_extractor(extractor)
-        for start, made in executor.extract(maker, given, todo, bar.update) if starts else ():
-            for feature, work in works.items():
-                if _shard_key(start) not in work.shards:
-                    _write_shard(work, feature, start, made)
-    return {feature: _totals(work) for feature, work in works.items()}
+        asked = ((number, todo.samples(number)) for number in range(len(todo.passes)))
+        for number, made in executor.extract(maker, given, asked, bar.update) if todo.passes else ():
+            for part in todo.passes[number]:
+                _write_shard(works, part, made)
+    counts: dict[str, Counter[str]] = {feature: Counter() for feature in works}
+    for feature, work in works.items():
+        for shard in work.shards.values():
+            counts[feature].update(shard["counts"])
+    return {feature: dict(total) for feature, total in counts.items()}
 
 
-def _write_shard(work: Work, feature: str, start: int, made: Extracted) -> None:
-    def write(folder: Path) -> None:
-        for name in (feature, COST):
-            shards.write(folder / shards.shard_name(name, start), made.rows[name])
+def _write_shard(works: Mapping[str, Work], part: Part, made: Extracted | None) -> None:
+    """Keep one shard of each feature that lacks it, of what was `made` in its pass and of what was known."""
+    for feature, work in works.items():
 
-    work.shard(_shard_key(start), {"samples": len(made.rows[COST]), **made.counts}, write)
+        def write(folder: Path, feature: str = feature) -> None:
+            for name in (feature, COST, DIGEST):
+                rows = part.digests if name == DIGEST else part.rows(feature, name, made)
+                shards.write(folder / shards.shard_name(name, part.start), rows)
 
-
-def _totals(work: Work) -> dict[str, Any]:
-    totals: Counter[str] = Counter()
-    for shard in work.shards.values():
-        totals.update(shard["counts"])
-    return dict(totals)
+        if _shard_key(part.start) not in work.shards:
+            # What was counted of a pass goes with its first shard.
+            counted = made.counts if made is not None and part.offset == 0 else {}
+            counts = {"samples": len(part.digests), "encoded": len(part.new), "reused": len(part.old)}
+            work.shard(_shard_key(part.start), {**counts, **counted}, write)
 
 
 def _shard_key(start: int) -> str:

@@ -4,14 +4,16 @@
 
 - it works in `<hash>.part`, and renames that to `<hash>` when the artifact is whole;
 - a long step writes shard by shard (`Work.shard`), and a killed one goes on after its last shard;
-- every file's checksum is in `manifest.json`. A damaged or missing file is named and recomputed, and
-  the shards that are sound are kept.
+- every file's checksum is in `manifest.json`. What is damaged, missing, out of its place or no part of an
+  artifact is named and made again (or removed), and the shards that are sound are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -22,29 +24,41 @@ from typing import Any
 
 import filelock
 
-from rdslib.files import sha256_of, write_json
+from rdslib.errors import UserError, reason_of
+from rdslib.files import MANIFEST, canonical, read_manifest, sha256_of, write_manifest
 from rdslib.pipeline.progress import Progress
-from rdslib.pipeline.step import File, Step, canonical, in_order, map_arguments
+from rdslib.pipeline.step import File, Step, hash_of, in_order, map_arguments
 
-MANIFEST = "manifest.json"
 # Of an artifact in the making: one line a shard that is whole, so that a shard costs a line, not a list.
 SHARDS = "shards.jsonl"
 
 
 class Work:
-    """The folder in which a step's artifact is being made."""
+    """The folder in which a step's artifact is being made, with what an earlier run has left of it."""
 
     def __init__(self, store: Store, step: Step, path: Path) -> None:
         self.path = path
         self.progress = store.progress
         self.label = step.label or step.name
-        # What an earlier run has left; the last line may be half written.
+        self._store, self._step = store, step
+        self._since = time.monotonic()
+        if not path.is_dir():
+            _remove(path)
+            path.mkdir()
+        written, damaged = _read_journal(path / SHARDS, step.hash)
         self.shards = {
             key: shard
-            for key, shard in _read_shards(path / SHARDS).items()
-            if all(_sound(path / name, entry) for name, entry in shard["files"].items())
+            for key, shard in written.items()
+            if all(sound(path / name, entry) for name, entry in shard["files"].items())
         }
-        self._since = time.monotonic()
+        lost = damaged + len(written) - len(self.shards)
+        if lost:
+            store.progress.note(f"{step.name}/{step.hash}: {lost} shards are damaged; making them again")
+        # Nothing else that lies here is of use, and it must not end in the artifact.
+        known = {SHARDS, *(name for shard in self.shards.values() for name in shard["files"])}
+        for each in path.iterdir():
+            if each.name not in known or not each.is_file():
+                _remove(each)
 
     def shard(self, key: str, counts: Mapping[str, Any], write: Callable[[Path], object]) -> None:
         """Keep one shard, which is then not made again: `self.shards` has it, with its counts.
@@ -64,9 +78,23 @@ class Work:
         self._since = now
         self.shards[key] = shard
         with (self.path / SHARDS).open("a", encoding="utf-8") as stream:
-            stream.write(canonical({key: shard}) + "\n")
+            stream.write(_journal_line(self._step.hash, key, shard))
             stream.flush()
             os.fsync(stream.fileno())
+
+    def siblings(self, but: Sequence[str]) -> list[Path]:
+        """Artifacts that are there whose keys differ from this one's in some arguments, the newest first."""
+
+        def fixed(key: Mapping[str, Any]) -> str:
+            arguments = {name: value for name, value in key["arguments"].items() if name not in but}
+            return canonical([key["version"], key["marks"], arguments])
+
+        path, found = self._store.path(self._step), []
+        for each in path.parent.iterdir():
+            manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
+            if manifest is not None and fixed(manifest) == fixed(self._step.key):
+                found.append(each)
+        return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
 
     @property
     def shard_seconds(self) -> float:
@@ -88,11 +116,14 @@ class Store:
 
     def has(self, step: Step) -> bool:
         """Whether the artifact is there. Its bytes are checked when it is made use of, by `make`."""
-        return (self.path(step) / MANIFEST).is_file()
+        return _manifest_of(self.path(step)) is not None
 
     def manifest(self, step: Step) -> dict[str, Any]:
         """What made an artifact that exists: key, files, counts and seconds."""
-        manifest: dict[str, Any] = json.loads((self.path(step) / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _manifest_of(self.path(step))
+        if manifest is None:
+            problem = damage(self.path(step))[0]
+            raise UserError(f"{self.path(step)}: {problem}; start the command again, which makes it again")
         return manifest
 
     def file(self, step: Step, name: str) -> File:
@@ -100,7 +131,7 @@ class Store:
         return File(step, name, self._checksum)
 
     def _checksum(self, step: Step, name: str) -> str | None:
-        manifest = _read_manifest(self.path(step))
+        manifest = _manifest_of(self.path(step))
         return None if manifest is None else manifest["files"][name]["sha256"]
 
     def missing(self, steps: Iterable[Step]) -> list[Step]:
@@ -110,10 +141,9 @@ class Store:
     def forget(self, *steps: Step) -> None:
         """Remove the artifacts of some steps, whole or in the making; `make` then starts from nothing."""
         for each in steps:
-            path = self.path(each)
             with self._locked([each], wait=True):
-                for place in (path, path.with_name(f"{each.hash}.part")):
-                    shutil.rmtree(place, ignore_errors=True)
+                for place in (self.path(each), self._part(each)):
+                    _remove(place)
             self._verified.discard(each.hash)
 
     def make(self, step: Step) -> Path:
@@ -150,47 +180,69 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, steps: Sequence[Step], wait: bool) -> Iterator[None]:
-        # In one order everywhere, so that no two processes wait for each other.
+        # In one order everywhere, so that no two processes wait for each other. As the umask says, whatever
+        # the version of filelock, since a group may share the store.
         with contextlib.ExitStack() as locks:
             for path in sorted(self.path(each) for each in steps):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                locks.enter_context(filelock.FileLock(path.with_name(f"{path.name}.lock"), blocking=wait))
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    lock = filelock.FileLock(f"{path}.lock", blocking=wait, mode=0o666 & ~_umask())
+                    locks.enter_context(lock)
+                except PermissionError as error:
+                    raise UserError(
+                        f"{path.parent}: cannot be written to ({reason_of(error)}); make it writable, or set "
+                        "RDSLIB_HOME to a folder of yours"
+                    ) from error
             yield
 
     def _is_there(self, step: Step) -> bool:
-        """Whether a step's artifact is whole; a damaged one is named and taken apart."""
+        """Whether a step's artifact is whole; what is wrong with it is named, and it is taken apart."""
         path, part = self.path(step), self._part(step)
         # A run that was killed at the very end has left it whole, but for its name.
-        place = path if path.exists() else part
+        place = path if os.path.lexists(path) else part
         if place is part and not (part / MANIFEST).exists():
             return False
+        if (manifest := _manifest_of(place)) is not None:
+            for each in _strange(place, manifest):
+                self.progress.note(f"{step.name}/{step.hash}: {each.name} is no part of it; removed")
+                _remove(each)
         problems = damage(place)
         if problems:
             self.progress.note(f"{step.name}/{step.hash}: {'; '.join(problems)}; recomputing")
             if place is path:
-                shutil.rmtree(part, ignore_errors=True)
+                _remove(part)
                 os.replace(path, part)
             _take_apart(part)
             return False
         if place is part:
-            _give_name(part, path)
+            (part / SHARDS).unlink(missing_ok=True)
+            os.replace(part, path)
         self.progress.drop(step)
         return True
 
     def _call(self, steps: Sequence[Step]) -> None:
         """Call the function of one group's steps, and keep what it made of each."""
         started = time.monotonic()
-        works = [self._work(each) for each in steps]
+        works = [Work(self, each, self._part(each)) for each in steps]
         before = [work.shard_seconds for work in works]
         first = steps[0]
         arguments = {**map_arguments(first.arguments, self._folder), **first.given}
-        if first.joined_by is None:
-            all_counts = [first.function(works[0], **arguments)]
-        else:
-            values = [each.arguments[first.joined_by] for each in steps]
-            del arguments[first.joined_by]
-            found = first.function(dict(zip(values, works, strict=True)), **arguments)
-            all_counts = [found[value] for value in values]
+        try:
+            if first.joined_by is None:
+                all_counts = [first.function(works[0], **arguments)]
+            else:
+                values = [each.arguments[first.joined_by] for each in steps]
+                del arguments[first.joined_by]
+                found = first.function(dict(zip(values, works, strict=True)), **arguments)
+                all_counts = [found[value] for value in values]
+        except Exception as error:
+            for each in first.inputs:
+                if problems := damage(self.path(each)):
+                    raise UserError(
+                        f"{self.path(each)}: {problems[0]}, since it was checked; start the command again, "
+                        "which makes it again"
+                    ) from error
+            raise
         seconds = time.monotonic() - started
         for each, work, counts, shards in zip(steps, works, all_counts, before, strict=True):
             self._finish(each, work, counts, seconds + shards)
@@ -200,116 +252,133 @@ class Store:
             return self.path(value.step)
         return self.path(value) if isinstance(value, Step) else value
 
-    def _work(self, step: Step) -> Work:
-        part = self._part(step)
-        part.mkdir(exist_ok=True)
-        for leftover in part.glob("tmp-*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        return Work(self, step, part)
-
     def _finish(self, step: Step, work: Work, counts: Mapping[str, Any], seconds: float) -> None:
-        """Write the manifest, and give the folder its name."""
+        """Write the manifest, and give the folder its name; the journal goes only after the manifest."""
         part = work.path
-        names = sorted(str(f.relative_to(part)) for f in part.rglob("*") if f.is_file() and f.name != SHARDS)
-        manifest = {
-            **step.key,
-            "label": step.label,
-            "shards": {
-                key: {"files": sorted(entry["files"]), "counts": entry["counts"]}
-                for key, entry in work.shards.items()
-            },
-            "files": {name: _describe(part / name) for name in names},
-            "counts": dict(counts),
-            "seconds": round(seconds, 3),
+        files = {str(f.relative_to(part)): _describe(f) for f in _files(part) if f != part / SHARDS}
+        if changed := [
+            name for name, entry in files.items() if step.known(name) not in (None, entry["sha256"])
+        ]:
+            raise UserError(
+                f"{self.path(step)}: {changed[0]} came out otherwise than before; start the command again"
+            )
+        shards = {
+            key: {"files": sorted(shard["files"]), "counts": shard["counts"]}
+            for key, shard in work.shards.items()
         }
-        manifest["checksum"] = _checksum(manifest)
-        write_json(part / MANIFEST, manifest)
-        _give_name(part, self.path(step))
+        about = {"label": step.label, "shards": shards, "files": files, "counts": dict(counts)}
+        made = {"seconds": round(seconds, 3), "versions": _versions()}
+        write_manifest(part, {**step.key, **about, **made})
+        (part / SHARDS).unlink(missing_ok=True)
+        os.replace(part, self.path(step))
 
     def _part(self, step: Step) -> Path:
         """Where the step's artifact is while it is being made."""
         return self.path(step).with_name(f"{step.hash}.part")
 
 
-def _give_name(part: Path, path: Path) -> None:
-    """Make an artifact of work that has a manifest; the journal goes only after the manifest has come."""
-    (part / SHARDS).unlink(missing_ok=True)
-    os.replace(part, path)
-
-
-def _take_apart(part: Path) -> None:
-    """Turn a damaged artifact back into work in progress that keeps its sound files."""
-    manifest = _read_manifest(part)
-    if manifest is None:
-        shutil.rmtree(part)  # without a manifest to trust, no file can be trusted
-        return
-    sound = {name: entry for name, entry in manifest["files"].items() if _sound(part / name, entry)}
-    for file in [f for f in part.rglob("*") if f.is_file()]:
-        if str(file.relative_to(part)) not in sound and file.name != MANIFEST:
-            file.unlink()
-    kept = {
-        key: {
-            "files": {name: sound[name] for name in shard["files"]},
-            "counts": shard["counts"],
-            "seconds": 0.0,
-        }
-        for key, shard in manifest["shards"].items()
-        if all(name in sound for name in shard["files"])
-    }
-    (part / SHARDS).write_text("".join(f"{canonical({key: shard})}\n" for key, shard in kept.items()))
-    # Last, so that a kill before leaves it to be taken apart again.
-    (part / MANIFEST).unlink()
-
-
 def damage(path: Path) -> list[str]:
-    """What is wrong with an artifact's files, one phrase each; empty if all is as the manifest says."""
-    manifest = _read_manifest(path)
+    """What is wrong with an artifact, one phrase each; empty if all is as the manifest says."""
+    manifest = read_manifest(path)
     if manifest is None:
         return [f"{MANIFEST} is missing or damaged"]
+    if not _in_its_place(path, manifest):
+        return [f"it is another artifact, {manifest.get('step')}/{hash_of(manifest)}, in this one's place"]
     problems = []
     for name, entry in manifest["files"].items():
         if not (path / name).is_file():
             problems.append(f"{name} is missing")
-        elif not _sound(path / name, entry):
+        elif not sound(path / name, entry):
             problems.append(f"{name} is damaged (its checksum differs)")
-    return problems
+    return problems + [f"{each.relative_to(path)} is no part of it" for each in _strange(path, manifest)]
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of an artifact; None if it is missing or damaged."""
-    try:
-        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    sound = isinstance(value, dict) and value.get("checksum") == _checksum(value)
-    return value if sound else None
+def _manifest_of(path: Path) -> dict[str, Any] | None:
+    """The manifest of the artifact that a path is for; None if it is missing, damaged or another's."""
+    manifest = read_manifest(path)
+    return manifest if manifest is not None and _in_its_place(path, manifest) else None
 
 
-def _read_shards(path: Path) -> dict[str, Any]:
-    """The shards of a journal; what a kill has left half written at its end is cut off."""
+def _in_its_place(path: Path, manifest: Mapping[str, Any]) -> bool:
+    return (path.parent.name, path.name.removesuffix(".part")) == (manifest.get("step"), hash_of(manifest))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.rglob("*") if each.is_symlink() or not each.is_dir())
+
+
+def _strange(path: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Files that an artifact does not list, but for the journal of one in the making."""
+    listed = {MANIFEST, SHARDS, *manifest["files"]}
+    return [each for each in _files(path) if str(each.relative_to(path)) not in listed]
+
+
+def _take_apart(part: Path) -> None:
+    """Turn a damaged artifact back into work in progress that keeps its sound shards."""
+    manifest = _manifest_of(part)
+    if manifest is None:
+        _remove(part)  # without a manifest to trust, no file can be trusted
+        return
+    files = manifest["files"]
+    kept = {
+        key: {**shard, "files": {name: files[name] for name in shard["files"]}, "seconds": 0.0}
+        for key, shard in manifest["shards"].items()
+        if all(sound(part / name, files[name]) for name in shard["files"])
+    }
+    lines = [_journal_line(hash_of(manifest), key, shard) for key, shard in kept.items()]
+    (part / SHARDS).write_text("".join(lines), encoding="utf-8")
+    # Last, so that a kill before leaves it to be taken apart again.
+    (part / MANIFEST).unlink()
+
+
+def _journal_line(step_hash: str, key: str, shard: Mapping[str, Any]) -> str:
+    """A line of a journal: a checksum of it, which only the step's journal can have, and the shard."""
+    text = canonical([key, shard])
+    return f"{hashlib.sha256((step_hash + text).encode()).hexdigest()[:16]} {text}\n"
+
+
+def _read_journal(path: Path, step_hash: str) -> tuple[dict[str, Any], int]:
+    """The shards of a journal, and how many lines are damaged; a kill's half line at the end is cut off."""
     if not path.is_file():
-        return {}
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
+        return {}, 0
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
         os.truncate(path, len(whole))
     shards: dict[str, Any] = {}
-    for line in whole.splitlines():
-        try:
-            shards |= json.loads(line)
-        except ValueError:  # damaged: the shard is made again
-            continue
-    return shards
+    lines = whole.split(b"\n")[:-1]
+    for line in lines:
+        checksum, _, text = line.partition(b" ")
+        if hashlib.sha256(step_hash.encode() + text).hexdigest()[:16].encode() == checksum:
+            key, shard = json.loads(text)
+            shards[key] = shard
+    return shards, len(lines) - len(shards)
 
 
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    body = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(canonical(body).encode()).hexdigest()
+def _remove(path: Path) -> None:
+    """Remove whatever is there, if anything."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _sound(path: Path, entry: Mapping[str, Any]) -> bool:
+def sound(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a file is as the entry of a manifest says."""
     return path.is_file() and path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
+
+
+@functools.cache
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}

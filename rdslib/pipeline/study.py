@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,44 +59,31 @@ class Run:
 class Study:
     """A profile's runs: a pipeline up to their selections, and the training and evaluation of each.
 
-    Args:
-        profile: The profile.
-        home: The folder of downloads and artifacts; by default `RDSLIB_HOME`.
-        root: Where notebooks and figures are.
-        folder: That of the profile's file, to which the paths of its plug-ins are relative.
+    `home` is the folder of downloads and artifacts, by default `RDSLIB_HOME`; `folder` that of the profile's
+    file, to which the paths of its plug-ins are relative.
     """
 
-    def __init__(
-        self, profile: Profile, home: Path | None = None, root: Path = ROOT, folder: Path | None = None
-    ) -> None:
-        self.profile, self.root = profile, root
+    def __init__(self, profile: Profile, home: Path | None = None, folder: Path | None = None) -> None:
+        self.profile = profile
         self.store = Store((home or download.home()) / "artifacts", Progress())
         self.plugins: list[Path] = []
         if profile.experiment is not None:
-            self.plugins = [(folder or root / "params") / each for each in profile.experiment.plugins]
+            self.plugins = [(folder or ROOT / "params") / each for each in profile.experiment.plugins]
             load_plugins(self.plugins)
 
     @classmethod
-    def load(
-        cls, profile: str, home: Path | None = None, root: Path = ROOT, engine: str | None = None
-    ) -> Study:
-        """The study of a profile, by its name or the path of a YAML file.
-
-        Args:
-            profile: Its name or path.
-            home: As of the class.
-            root: As of the class.
-            engine: `local` or `ray`, in place of the profile's.
+    def load(cls, profile: str, home: Path | None = None, engine: str | None = None) -> Study:
+        """The study of a profile, by its name or the path of a YAML file; `engine` in place of its own.
 
         Raises:
             UserError: There is no such profile, or it has a mistake.
         """
         share_threads()
-        folder = profile_path(profile, root).resolve().parent
-        loaded = load_profile(profile, root)
+        folder = profile_path(profile).resolve().parent
+        loaded = load_profile(profile)
         if engine is not None:
             loaded = loaded.model_copy(update={"engine": engine})
-        return cls(loaded, home, root, folder)
+        return cls(loaded, home, folder)
 
     @property
     def experiment(self) -> Experiment:
@@ -165,8 +153,8 @@ class Study:
     def methods(self) -> tuple[str, ...]:
         """The methods of the study, each once: those of its grid, and RDS+, which figures 5 and 6 show."""
         grid = self.experiment.grid
-        named = [("rds",), *grid.single_task.values(), grid.ablation_methods, grid.multi_task_methods]
-        return tuple(dict.fromkeys(name for group in named for name in group))
+        named = [*grid.single_task.values(), grid.ablation_methods, grid.multi_task_methods]
+        return tuple(dict.fromkeys(["rds", *(name for group in named for name in group)]))
 
     def task(self, name: str) -> Task:
         """A task's parameters."""
@@ -180,50 +168,37 @@ class Study:
         return [
             run
             for pool_name, methods in grid.single_task.items()
-            for method in methods
-            for run in self.runs_of(method, pool_name, grid.single_task_budget, multi=False)
+            for run in self._runs(methods, pool_name, [grid.single_task_budget], multi=False)
         ]
 
     def ablation_runs(self) -> list[Run]:
         """Table 6: RDS+ and its variants, from one pool, one selection a task."""
         grid = self.experiment.grid
-        return [
-            run
-            for method in ("rds", *grid.ablation_methods)
-            for run in self.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False)
-        ]
+        methods = ("rds", *grid.ablation_methods)
+        return self._runs(methods, grid.ablation_pool, [grid.single_task_budget], multi=False)
 
     def multi_task_runs(self) -> list[Run]:
         """Figures 3 and 4: each method at each budget, one selection for all tasks."""
         grid = self.experiment.grid
-        return [
-            run
-            for budget in grid.multi_task_budgets
-            for method in grid.multi_task_methods
-            for run in self.runs_of(method, ALL, budget, multi=True)
-        ]
+        return self._runs(grid.multi_task_methods, ALL, grid.multi_task_budgets, multi=True)
 
     def second_pool_runs(self) -> list[Run]:
         """Table 3: each method at the largest budget from the second pool, one selection for all tasks."""
         grid = self.experiment.grid
         if grid.second_pool is None:
             return []
-        return [
-            run
-            for method in grid.multi_task_methods
-            for run in self.runs_of(method, grid.second_pool, max(grid.multi_task_budgets), multi=True)
-        ]
+        budgets = [max(grid.multi_task_budgets)]
+        return self._runs(grid.multi_task_methods, grid.second_pool, budgets, multi=True)
 
     def all_runs(self) -> list[Run]:
         """Every run, each once, the model before fine-tuning first."""
-        runs = [
-            self.untuned(),
-            *self.single_task_runs(),
-            *self.ablation_runs(),
-            *self.multi_task_runs(),
-            *self.second_pool_runs(),
-        ]
-        return list(dict.fromkeys(runs))
+        of_task = self.single_task_runs() + self.ablation_runs()
+        of_all = self.multi_task_runs() + self.second_pool_runs()
+        return list(dict.fromkeys([self.untuned(), *of_task, *of_all]))
+
+    def _runs(self, methods: Sequence[str], pool_name: str, budgets: Sequence[int], multi: bool) -> list[Run]:
+        pairs = [(budget, method) for budget in budgets for method in methods]
+        return [run for budget, each in pairs for run in self.runs_of(each, pool_name, budget, multi)]
 
     def runs_of(self, method: str, pool_name: str, budget: int, multi: bool) -> list[Run]:
         """A method's runs at one budget, over targets and seeds."""
@@ -272,12 +247,18 @@ class Study:
             label=f"evaluate {run} on {task}",
             weight=2.0 * self.task(task).test,
             marks={"device": device_kind()},
-            model=self.pipeline.model,
-            trained=self.training(run),
-            task=self.store.file(self.tasks[task], TEST),
-            max_length=self.experiment.evaluate.max_length,
-            token_budget=self.experiment.evaluate.token_budget or token_budget(),
+            **self._tested(run, task),
         )
+
+    def _tested(self, run: Run, task: str) -> dict[str, Any]:
+        """What is evaluated, on what, and in which batches."""
+        return {
+            "model": self.pipeline.model,
+            "trained": self.training(run),
+            "task": self.store.file(self.tasks[task], TEST),
+            "max_length": self.experiment.evaluate.max_length,
+            "token_budget": self.experiment.evaluate.token_budget or token_budget(),
+        }
 
     def evaluations(self, runs: Iterable[Run]) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
@@ -294,14 +275,10 @@ class Study:
             label=f"{protocol} protocol: {run} on {task}",
             weight=20.0 * self.task(task).test,
             marks={"digest": harness.digest(protocol), "device": device_kind()},
-            model=self.pipeline.model,
-            trained=self.training(run),
-            task=self.store.file(self.tasks[task], TEST),
             protocol=protocol,
-            max_length=e.evaluate.max_length,
-            token_budget=e.evaluate.token_budget or token_budget(),
             max_response=e.evaluate.max_response,
             seed=e.seed,
+            **self._tested(run, task),
         )
 
     # Computing and reading.
@@ -374,47 +351,44 @@ class Study:
 
     def bits_per_byte(self, run: Run, task: str) -> Estimate:
         """Bits per byte of the reference answers of a task, with its 95% interval."""
-        e = self.experiment
-        return estimate_mean({task: [self._bits(run, task)]}, e.evaluate.bootstrap, e.seed)
+        return estimate_mean({task: [self._bits(run, task)]}, *self._bootstrap)
 
     def relative(self, runs: Sequence[Run], task: str | None = None) -> Estimate:
         """Bits per byte relative to the untuned model's, mean over tasks and runs; below 1 is better.
 
-        Of the tasks that the runs are for, or of `task` alone.
-
-        A plain mean over tasks would be that of the tasks with the shortest answers, whose bits per byte
-        are several times those of the others.
+        Of the tasks that the runs are for, or of `task` alone. A plain mean over tasks would be that of the
+        tasks with the shortest answers, whose bits per byte are several times those of the others.
         """
-        e = self.experiment
         base = self._bits_by_task([self.untuned()])
-        return estimate_mean(self._bits_by_task(runs, task), e.evaluate.bootstrap, e.seed, base)
+        return estimate_mean(self._bits_by_task(runs, task), *self._bootstrap, base)
 
     def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
         """`relative` of ours minus that of theirs, paired by test sample."""
-        e = self.experiment
         base = self._bits_by_task([self.untuned()])
-        return estimate_difference(
-            self._bits_by_task(ours), self._bits_by_task(theirs), e.evaluate.bootstrap, e.seed, base
-        )
+        both = self._bits_by_task(ours), self._bits_by_task(theirs)
+        return estimate_difference(*both, *self._bootstrap, base)
 
     def accuracy(self, run: Run, task: str) -> Estimate | None:
         """Accuracy by likelihood on a task that has choices, with its 95% interval; else None."""
         correct = self.scores(run, task)["correct"].to_numpy()
         if np.isnan(correct).any():
             return None
-        e = self.experiment
-        return estimate_mean({task: [(correct, np.ones_like(correct))]}, e.evaluate.bootstrap, e.seed)
+        return estimate_mean({task: [(correct, np.ones_like(correct))]}, *self._bootstrap)
+
+    @property
+    def _bootstrap(self) -> tuple[int, int]:
+        """How many resamples an interval takes, and the seed of them."""
+        return self.experiment.evaluate.bootstrap, self.experiment.seed
 
     def _bits_by_task(
         self, runs: Sequence[Run], only: str | None = None
     ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         """Bits and bytes by test sample, of each run of a task, for the tasks that the runs are for."""
-        found = {
-            task: [self._bits(run, task) for run in runs if task in self.tasks_of(run)]
+        return {
+            task: [self._bits(run, task) for run in those]
             for task in self.task_names
-            if only in (None, task)
+            if only in (None, task) and (those := [run for run in runs if task in self.tasks_of(run)])
         }
-        return {task: each for task, each in found.items() if each}
 
     def _bits(self, run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
         scores = self.scores(run, task)

@@ -1,7 +1,7 @@
 """Selectors: folds over score blocks (paper, section 3; PAPER.md section 3).
 
-A selector has the blocks ranked as they come (`rdslib.selection.topk`), and walks the ranked lists once the
-last block is through.
+Blocks are ranked as they come (`rdslib.selection.topk`), and the ranked lists are walked once the last block
+is through.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdslib.selection.topk import Ranked, Ranker, Ranking
+from rdslib.selection.topk import Ranked, Ranker
 
 # Which of the next offers may be taken: `(picks, offers)`, positions (int64) in order, to bool [offers].
 Allow = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -42,91 +42,48 @@ class Selection:
 
 
 def choose(rankers: Sequence[Ranker], k: int, skip: int = 0, limit: Limit | None = None) -> Selection:
-    """Pick `k` samples as the study does.
+    """Pick `k` samples by round-robin: over the queries of one task, or over several tasks, a ranker each.
 
-    Round-robin over several tasks, a ranker each; of one task, a window where the method skips samples, else
-    round-robin over its queries.
+    At its turn a query offers its next best sample, once; a sample that was already taken, or that `limit`
+    does not allow, is passed over and the turn is spent. So: walk the pairs (rank, query) in lexicographic
+    order and keep first occurrences. A pick's score is that of the query that took it.
+
+    Over tasks, a task's score for a sample is the maximum over its queries, and tasks take turns in place of
+    queries; a sample that more than one task has offered keeps the smaller score.
+
+    With `skip`, of one list alone, the best `skip` are passed over first: a percentile window.
 
     Raises:
-        ValueError: As those do.
+        ValueError: `k` < 1, blocks disagree in shape, a score is NaN, there is more than one list with
+            `skip`, or there are fewer than `k` different samples to choose from.
     """
-    if len(rankers) > 1:
-        return round_robin_tasks(rankers, k, limit)
-    return window(rankers[0], k, skip, limit) if skip else round_robin(rankers[0], k, limit)
-
-
-def round_robin(ranker: Ranker, k: int, limit: Limit | None = None) -> Selection:
-    """Pick `k` samples by going round the queries.
-
-    At its turn a query offers its next best sample, once; a sample that was already taken is skipped and
-    the turn is spent. So: walk the pairs (rank, query) in lexicographic order and keep first occurrences.
-    A pick's score is that of the query that took it. A sample that `limit` does not allow is skipped as if
-    it was taken.
-
-    Raises ValueError if `k` < 1, if blocks disagree in shape, if a score is NaN, or if the queries have
-    fewer than `k` different samples to offer.
-    """
-    return _go_round([ranker], k, maximum=False, limit=limit)
-
-
-def round_robin_tasks(rankers: Sequence[Ranker], k: int, limit: Limit | None = None) -> Selection:
-    """Pick `k` samples by going round the tasks, one ranker each.
-
-    A task's score for a sample is the maximum over its queries; then the walk of `round_robin`, with tasks
-    in place of queries. A sample that more than one task has offered keeps the smaller score.
-    Raises ValueError as `round_robin` does.
-    """
-    return _go_round(rankers, k, maximum=True, limit=limit)
-
-
-def _go_round(rankers: Sequence[Ranker], k: int, maximum: bool, limit: Limit | None) -> Selection:
-    """Walk the lists of all rankers to the `k`-th pick."""
-    _check_k(k)
-    rankings = [ranker(k, maximum, None) for ranker in rankers]
+    if k < 1:
+        raise ValueError(f"{k} samples are asked for; ask for at least 1")
+    several = len(rankers) > 1
+    rankings = [ranker(skip + k, several, None) for ranker in rankers]
     refused = functools.reduce(np.intersect1d, [ranking.refused for ranking in rankings])
-    walk = Walk(k, smaller_score=maximum, allow=limit(refused) if limit else None)
-    _go_on(walk, rankers, rankings, maximum)
-    return walk.selection(len(refused))
-
-
-def window(ranker: Ranker, k: int, skip: int, limit: Limit | None = None) -> Selection:
-    """Pick `k` samples by score, best first, after passing over the best `skip`: a percentile window.
-
-    Samples that `limit` does not allow are passed over too. Raises ValueError as `round_robin` does, or if
-    there is more than one query.
-    """
-    _check_k(k)
-    ranking = ranker(skip + k, False, None)
-    lists = ranking.lists()
-    if len(lists) > 1:
-        raise ValueError(f"the blocks have {len(lists)} queries; a window needs one")
-    outside = [ranking.refused, *(each.cut(0, skip).positions for each in lists)]
-    walk = Walk(k, allow=limit(np.concatenate(outside)) if limit else None)
-    _go_on(walk, [ranker], [ranking], False, skip)
-    return walk.selection(len(ranking.refused))
-
-
-def _go_on(
-    walk: Walk, rankers: Sequence[Ranker], rankings: Sequence[Ranking], maximum: bool, skip: int = 0
-) -> None:
-    """Walk from the first ranks, less `skip`, to the last pick.
-
-    Without a limit the walk can go as deep as rank k, and with one as deep as there is anything. Where a
-    ranker does not hold as much, the walk goes as deep as it does, and the ranker then gives what comes next,
-    for those of its queries that have more to give.
-    """
+    outside = [refused]
+    if skip:
+        lists = [each for ranking in rankings for each in ranking.lists()]
+        if len(lists) > 1:
+            raise ValueError(f"the blocks have {len(lists)} queries; a window needs one")
+        outside += [each.cut(0, skip).positions for each in lists]
+    walk = Walk(k, smaller_score=several, allow=limit(np.concatenate(outside)) if limit else None)
+    # Without a limit the walk can go as deep as rank k, and with one as deep as there is anything. Where a
+    # ranker does not hold as much, the walk goes as deep as it does, and the ranker then gives what comes
+    # next, for those of its queries that have more to give.
     while True:
         depth = min(ranking.depth for ranking in rankings)
-        lists = [[each.cut(0, depth) for each in ranking.lists()] for ranking in rankings]
-        if walk.offer([each.cut(skip, None) for some in lists for each in some]):
-            return
+        ranked = [[each.cut(0, depth) for each in ranking.lists()] for ranking in rankings]
+        if walk.offer([each.cut(skip, None) for some in ranked for each in some]):
+            return walk.selection(len(refused))
         skip = max(0, skip - depth)
         # A list that has ended goes no deeper.
-        after = [[each if each.scores.size == depth else each.cut(0) for each in some] for some in lists]
+        after = [[each if each.scores.size == depth else each.cut(0) for each in some] for some in ranked]
         if not any(each.scores.size for some in after for each in some):
-            raise ValueError(_too_few(walk.k, walk.found))
+            raise ValueError(f"{k} samples are asked for, but there are only {walk.found} to choose from")
         rankings = [
-            ranker(DEEPER * depth, maximum, some) for ranker, some in zip(rankers, after, strict=True)
+            ranker(DEEPER * depth, several, some) for ranker, some in zip(rankers, after, strict=True)
         ]
 
 
@@ -182,12 +139,3 @@ class Walk:
     def selection(self, refused: int) -> Selection:
         """What was found."""
         return Selection(self._positions, self._scores, self._picked_by, refused)
-
-
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise ValueError(f"{k} samples are asked for; ask for at least 1")
-
-
-def _too_few(k: int, found: int) -> str:
-    return f"{k} samples are asked for, but there are only {found} to choose from"

@@ -60,8 +60,7 @@ class Ranking:
         """
         if block.ndim != 2 or block.shape[0] == 0:
             raise ValueError(f"the block at {start} has shape {block.shape}; it must be [queries, samples]")
-        if self._queries is None:
-            self._queries = block.shape[0]
+        self._queries = self._queries or block.shape[0]
         if block.shape[0] != self._queries:
             raise ValueError(
                 f"the block at {start} has {block.shape[0]} queries, the first had {self._queries}"
@@ -91,9 +90,9 @@ class Ranking:
         if not np.isfinite(self._least[some]).all():
             wanted &= part > -np.inf
         if self.after is not None:
-            last = [self.after[q].cut(-1, None) for q in some.tolist()]
-            score = np.concatenate([each.scores for each in last])[:, None]
-            position = np.concatenate([each.positions for each in last])[:, None]
+            last = [self.after[q] for q in some.tolist()]
+            score = np.array([each.scores[-1] for each in last])[:, None]
+            position = np.array([each.positions[-1] for each in last])[:, None]
             place = np.arange(start, start + block.shape[1])[None, :]
             wanted &= (part < score) | ((part == score) & (place > position))
         # Flat, which is several times as fast as by two coordinates.
@@ -113,12 +112,8 @@ class Ranking:
             return
         new, self._new, self._waiting = self._new, [], 0
         for row, kept in enumerate(self._kept):
-            parts = [(scores, positions, slice(*ends[row : row + 2])) for ends, scores, positions in new]
-            self._kept[row] = best = _best(
-                np.concatenate([kept.scores, *(scores[at] for scores, _, at in parts)]),
-                np.concatenate([kept.positions, *(positions[at] for _, positions, at in parts)]),
-                self.depth,
-            )
+            parts = [Ranked(scores, positions).cut(*ends[row : row + 2]) for ends, scores, positions in new]
+            self._kept[row] = best = _best([kept, *parts], self.depth)
             if best.scores.size == self.depth:
                 self._least[row] = best.scores.min()
 
@@ -134,21 +129,12 @@ class Ranking:
         if not self._kept or not theirs:
             self._kept = self._kept or theirs
             return
-        for row, (kept, more) in enumerate(zip(self._kept, theirs, strict=True)):
-            self._kept[row] = _best(
-                np.concatenate([kept.scores, more.scores]),
-                np.concatenate([kept.positions, more.positions]),
-                self.depth,
-            )
+        self._kept = [_best(both, self.depth) for both in zip(self._kept, theirs, strict=True)]
 
     def lists(self) -> list[Ranked]:
         """A list for each query (or one, of the maximum): shorter than `depth` where there is no more."""
         self.settle()
-        ranked = []
-        for kept in self._kept:
-            order = _order(kept)
-            ranked.append(Ranked(kept.scores[order], kept.positions[order]))
-        return ranked
+        return [_sorted(kept) for kept in self._kept]
 
 
 # Ranks one stream of blocks: `(k, maximum, after)` to a ranking that is as deep as `k`, or as deep as may be
@@ -172,19 +158,21 @@ def over(blocks: Callable[[], Iterable[Block]], held: int = HELD) -> Ranker:
     return ranker
 
 
-def _order(kept: Ranked) -> np.ndarray:
-    """What puts the best first, ties to the smaller position: `lexsort`, in a fraction of its time."""
+def _sorted(kept: Ranked) -> Ranked:
+    """The best first, ties to the smaller position: `lexsort`, in a fraction of its time."""
     order = np.argsort(-kept.scores)
     scores = kept.scores[order]
     new = np.concatenate([[True], scores[1:] != scores[:-1]])
     tied = np.flatnonzero(~(new & np.concatenate([new[1:], [True]])))
     runs = np.cumsum(new)[tied]
     order[tied] = order[tied][np.lexsort((kept.positions[order[tied]], runs))]
-    return order
+    return Ranked(kept.scores[order], kept.positions[order])
 
 
-def _best(scores: np.ndarray, positions: np.ndarray, depth: int) -> Ranked:
-    """The best `depth`, in no particular order."""
+def _best(parts: Sequence[Ranked], depth: int) -> Ranked:
+    """The best `depth` of all parts, in no particular order."""
+    scores = np.concatenate([part.scores for part in parts])
+    positions = np.concatenate([part.positions for part in parts])
     if scores.size <= depth:
         return Ranked(scores, positions)
     least = np.partition(scores, scores.size - depth)[scores.size - depth]

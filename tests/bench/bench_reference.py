@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from rdslib.selection.round_robin import round_robin, round_robin_tasks
+from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 from tests.bench.report import ratios, report, spread
 
@@ -72,7 +72,7 @@ def ours(tables: list[np.ndarray], k: int) -> list[int]:
         over(lambda part=part: ((at, part[:, at : at + BLOCK]) for at in range(0, part.shape[1], BLOCK)))
         for part in tables
     ]
-    found = round_robin(rankers[0], k) if len(tables) == 1 else round_robin_tasks(rankers, k)
+    found = choose(rankers, k)
     return found.indices.tolist()
 
 

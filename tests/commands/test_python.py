@@ -101,18 +101,18 @@ def test_a_path_gives_what_the_command_does(tiny_model, command):
 @pytest.mark.parametrize("kind", KINDS)
 def test_messages_for_what_held_the_sample(tiny_model, kind):
     pool = [
-        {"instruction": f"What is {i}?", "output": f"{i}", "note": "x", "source": "abc"[i % 3]}
+        {"instruction": f"What is {i}?", "output": f"{i}", "note": f"{i}", "source": "abc"[i % 3]}
         for i in range(6)
     ]
     found = select(KINDS[kind](pool), QUERIES[:1], model=tiny_model, k=3, as_="messages")
     assert isinstance(found, RESULTS.get(kind, list))
     rows = as_list(found)
-    assert [list(row) for row in rows] == [["source", "messages", *ADDED]] * 3
+    assert [list(row) for row in rows] == [["note", "source", "messages", *ADDED]] * 3
     alike = {row["instruction"]: row for row in pool}
     for row in rows:
         given = alike[row["messages"][0]["content"]]
         assert row["messages"] == user_assistant(given["instruction"], given["output"])
-        assert row["source"] == given["source"]
+        assert (row["source"], row["note"]) == (given["source"], given["note"])
 
 
 def test_a_frame_keeps_its_index_and_its_values(tiny_model):
@@ -224,7 +224,7 @@ REFUSED = {
     "no rows": ({"pool": []}, r"^pool: holds no samples"),
     "text": ({"pool": ["What is 1 + 1?"]}, r"pool\[0\]: is of type str; give rows as dicts"),
     "a number": ({"queries": 3}, "queries: is of type int; give a DataFrame"),
-    "no JSON": ({"pool": [{"messages": [], "x": CIRCLE}]}, r"pool\[0\]: cannot be written as JSON \(Circ"),
+    "no JSON": ({"pool": [{"messages": [], "x": CIRCLE}]}, r"pool\[0\]: cannot be written as JSON \(nest"),
     "a missing file": ({"pool": "no-such.jsonl"}, "no-such.jsonl: there is no such file"),
     "too many": ({"k": 13}, "-k 13: must be from 1 to 12, the number of samples in pool$"),
     "no queries": ({"queries": None}, "--method rds: needs --queries"),

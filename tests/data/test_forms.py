@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rdslib.data import formats as forms
 from rdslib.data.chat import ROLES, user_assistant
-from rdslib.data.formats import FORMS, form_of, to_messages
+from rdslib.data.formats import FORMS, as_messages, form_of, to_messages
 
 
 def turns(*contents, system=None):
@@ -63,6 +66,21 @@ GOOD = {
         {"prompt": turns("a", "b", "c", system="s"), "completion": turns("x", "d")[1:]},
         turns("a", "b", "c", "d", system="s")),
     "half conversational": ("prompt_completion", {"prompt": turns("q"), "completion": "r"}, ONE),
+    "roles in capitals": ("messages", {"messages": [{"role": "User", "content": "q"}, ONE[1]]}, ONE),
+    "bare strings as parts": ("messages", {"messages": [{"role": "user", "content": ["q"]}, ONE[1]]}, ONE),
+    "other keys": ("messages", {"messages": [turn | {"weight": 1} for turn in ONE], "x": 1}, ONE),
+    # Whatever the format can express and ends with a response: the paper trains on all of these.
+    "empty user": ("messages", {"messages": turns("", "r")}, None),
+    "empty prompt": ("alpaca", {"instruction": "", "output": "r"}, turns("", "r")),
+    "empty earlier response": ("messages", {"messages": turns("a", "", "c", "d")}, None),
+    "assistant first": ("messages", {"messages": turns("w", "x", "q", "r")[1:]}, None),
+    "response alone": ("messages", {"messages": ONE[1:]}, None),
+    "completion after system": ("prompt_completion", {"prompt": turns(system="s"), "completion": "r"},
+        turns(system="s") + ONE[1:]),
+    "two users": ("messages", {"messages": [ONE[0], *ONE]}, None),
+    "two assistants": ("messages", {"messages": [*ONE, ONE[1]]}, None),
+    "system in the middle": ("messages", {"messages": ONE + GUIDED}, None),
+    "two systems": ("messages", {"messages": turns(system="s") + GUIDED}, None),
     "a marker within a line": ("prompt_completion",
         {"prompt": "What is <|user|>?", "completion": "<|users|>\n<|im_start|>"},
         user_assistant("What is <|user|>?", "<|users|>\n<|im_start|>")),
@@ -94,6 +112,126 @@ def test_names_of_a_prompt_and_its_completion(prompt, completion):
 )  # fmt: skip
 def test_names_of_speakers(human, model):
     assert to_messages({"conversations": from_value((human, "q"), (model, "r"))}) == ONE
+
+
+CALL = {"name": "add", "arguments": {"a": 1}}
+CALLED = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+TOOL = {"name": "add", "parameters": {}}
+SHOWN_TOOLS = '<tools>\n{"name": "add", "parameters": {}}\n</tools>'
+
+
+def with_call(**turn):
+    """A question, a turn that calls a tool, what that gives, and the response."""
+    return {"messages": [ONE[0], {"role": "assistant", **turn}, {"role": "tool", "content": "2"}, ONE[1]]}
+
+
+def with_turn(role, content):
+    return {"messages": [ONE[0], {"role": role, "content": content}, ONE[1]]}
+
+
+# Of each: the record, and its messages but for the first and the last, or all of them if it has no more.
+# fmt: off
+SHOWN = {
+    "tool_calls": (with_call(content=None, tool_calls=[{"id": "1", "type": "function", "function": CALL}]),
+        [("assistant", CALLED), ("tool", "2")]),
+    "arguments in JSON, and text": (
+        with_call(content="Let me see.", tool_calls=[{**CALL, "arguments": '{"a": 1}'}]),
+        [("assistant", "Let me see.\n" + CALLED), ("tool", "2")]),
+    "two calls": (with_call(content="", tool_calls=[CALL, CALL]),
+        [("assistant", f"{CALLED}\n{CALLED}"), ("tool", "2")]),
+    "OpenAI's earlier function_call": (with_call(content=None, function_call=CALL),
+        [("assistant", CALLED), ("tool", "2")]),
+    "keys of other rows": (with_call(content="x", tool_calls=None, function_call=None, reasoning=None),
+        [("assistant", "x"), ("tool", "2")]),
+    "reasoning": (with_call(content="x", reasoning_content=" why\n"),
+        [("assistant", "<think>\nwhy\n</think>\nx"), ("tool", "2")]),
+    "reasoning under two names and a call": (
+        with_call(content=None, reasoning_content="why", reasoning="why", tool_calls=[CALL]),
+        [("assistant", "<think>\nwhy\n</think>\n" + CALLED), ("tool", "2")]),
+    "Glaive": ({"conversations": from_value(("human", "q"), ("function_call", json.dumps(CALL)),
+        ("observation", "2"), ("gpt", "r"))}, [("assistant", CALLED), ("tool", "2")]),
+    "several calls in a turn": (with_turn("tool_call", json.dumps([CALL, CALL])),
+        [("assistant", f"{CALLED}\n{CALLED}")]),
+    "a call that is no JSON": (with_turn("function_call", "add(1)"), [("assistant", "add(1)")]),
+    "function": (with_turn("function", "2"), [("tool", "2")]),
+    "ipython": (with_turn("ipython", {"x": ["é"]}), [("tool", '{"x": ["é"]}')]),
+    "a list": (with_turn("tool", [{"x": 1}]), [("tool", '[{"x": 1}]')]),
+    "a tool's parts": (with_turn("tool", parts("2", "3")), [("tool", "2\n3")]),
+}
+TOOLS = {
+    "a list": ({"tools": [TOOL]}, SHOWN_TOOLS),
+    "JSON": ({"tools": json.dumps([TOOL])}, SHOWN_TOOLS),
+    "functions": ({"functions": [TOOL]}, SHOWN_TOOLS),
+    "text": ({"tools": "add: adds"}, "<tools>\nadd: adds\n</tools>"),
+    "beside a system field": ({"tools": [TOOL], "system": "s"}, f"s\n\n{SHOWN_TOOLS}"),
+    "none": ({"tools": [], "functions": None}, None),
+    "none in JSON": ({"tools": "[]"}, None),
+    "none in text": ({"tools": ""}, None),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", SHOWN)
+def test_tools_and_reasoning_are_shown_as_text(case):
+    record, between = SHOWN[case]
+    first, *messages, last = to_messages(record)
+    assert [(message["role"], message["content"]) for message in messages] == between
+    assert [first, last] == ONE
+
+
+@pytest.mark.parametrize("case", TOOLS)
+def test_tools_stand_at_the_end_of_the_system_turn(case):
+    fields, system = TOOLS[case]
+    assert to_messages({"prompt": "q", "answer": "r", **fields}) == turns("q", "r", system=system)
+    if "system" not in fields and system:
+        assert to_messages({"messages": GUIDED, **fields})[0]["content"] == f"s\n\n{system}"
+
+
+def test_a_call_is_a_response():
+    record = with_call(content=None, tool_calls=[CALL])
+    del record["messages"][2:]
+    assert to_messages(record) == user_assistant("q", CALLED)
+
+
+WEIGHED = [
+    {**ONE[0], "name": "Ann"},
+    {**ONE[1], "weight": 0, "reasoning_content": "why", "tool_calls": [CALL]},
+]
+# fmt: off
+AS_MESSAGES = {
+    "turns as they came": ({"messages": WEIGHED, "tools": [TOOL], "id": 3, "meta": {"x": None}}, None),
+    "null content and what tools gave": (
+        {"messages": [*WEIGHED, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                      {"role": "tool", "content": [{"x": 1}], "tool_call_id": "a"}, ONE[1]]}, None),
+    "roles and parts": ({"messages": [{"role": "Human", "content": parts("q", "p"), "weight": 1}, ONE[1]]},
+        {"messages": [{"role": "user", "content": "q\np", "weight": 1}, ONE[1]]}),
+    "system field": ({"messages": ONE, "system": "s", "x": 1}, {"x": 1, "messages": GUIDED}),
+    "blank system field": ({"messages": GUIDED, "system_prompt": " "}, {"messages": GUIDED}),
+    "sharegpt": ({"conversations": [*from_value(("human", "q")), {"from": "gpt", "value": "r", "weight": 0}],
+                  "tools": "[]", "prompt": None, "note": None},
+        {"tools": "[]", "note": None, "messages": [ONE[0], {**ONE[1], "weight": 0}]}),
+    "Glaive": (
+        {"conversations": from_value(("human", "q"), ("function_call", json.dumps(CALL)), ("gpt", "r"))},
+        {"messages": [ONE[0], {"role": "assistant", "content": "",
+                               "tool_calls": [{"type": "function", "function": CALL}]}, ONE[1]]}),
+    "alpaca": ({"instruction": "c", "input": "", "output": "d", "history": [["a", "b"]], "category": "z"},
+        {"category": "z", "messages": TWO}),
+    "prompt and completion": ({"prompt": turns("q"), "answer": "r", "source": "x", "context": "y"},
+        {"source": "x", "context": "y", "messages": ONE}),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", AS_MESSAGES)
+def test_as_messages_nothing_is_lost(case):
+    record, expected = AS_MESSAGES[case]
+    given = copy.deepcopy(record)
+    found = as_messages(record)
+    assert found == (record if expected is None else expected)
+    assert list(found)[-1] == "messages"
+    assert record == given, "the record is left as it is"
+    assert to_messages(found) == to_messages(record), "the model is shown the same"
+    assert as_messages(found) == found
 
 
 PROMPTS = [
@@ -129,14 +267,12 @@ BAD = {
     "two lists": ({"conversations": SPOKEN, "conversation": SPOKEN[:1]},
         "both conversations and conversation"),
     "two speakers": ({"conversations": [{"from": "human", "role": "user", "value": "q"}]},
-        "has both from and role"),
+        "has both role and from"),
     "two system fields": ({"prompt": "q", "response": "r", "system": "a", "system_prompt": "b"},
         "has both system and system_prompt"),
     "system twice": ({"messages": turns("q", "r", system="a"), "system": "b"},
         "a system field and a system turn"),
     "no object in sharegpt": ({"conversations": ["q", "r"]}, "has a message 0 that is not an object"),
-    "unknown speaker": ({"conversations": from_value(("observation", "x"))},
-        "the unknown role 'observation'"),
     "number as prompt": ({"prompt": 3, "completion": "r"},
         "has the field prompt of type int; it must be text"),
     "number as output": ({"instruction": "q", "output": 0}, "the field output of type int"),
@@ -145,36 +281,32 @@ BAD = {
     "history of texts": ({"instruction": "q", "output": "r", "history": ["ab"]}, "has a history that is not"),
     "history of nulls": ({"instruction": "q", "output": "r", "history": [["a", None]]},
         "no text in message 1"),
-    "empty output": ({"instruction": "q", "output": ""}, "has an empty assistant turn"),
-    "completion alone": ({"prompt": turns(system="s"), "completion": "r"}, "the role assistant in message 1"),
     "NUL in the system field": ({"prompt": "q", "answer": "r", "system": "\0"},
-        "NUL character in the system field"),
+        "NUL character in the system or tools field"),
+    "marker in the tools": ({"prompt": "q", "answer": "r", "tools": "<|user|>"},
+        "marker <|user|> at the start of a line in the system or tools field"),
+    "two kinds of tools": ({"prompt": "q", "answer": "r", "tools": ["a"], "functions": ["b"]},
+        "has both tools and functions, which differ"),
 }
 BAD_MESSAGES = {
     "no list": ("q", "has messages of type str; they must be a list"),
-    "unknown role": ([{"role": "tool", "content": "x"}], "has the unknown role 'tool' in message 0"),
-    "capital role": ([{"role": "User", "content": "x"}], "has the unknown role 'User'"),
-    "no role": ([{"content": "x"}], "has a role of type NoneType; use system, user, assistant"),
-    "role of another type": ([{"role": ["user"], "content": "x"}], "has a role of type list"),
+    "unknown role": ([{"role": "robot", "content": "x"}], "has the unknown role 'robot' in message 0"),
+    "no role": ([{"content": "x"}], "the unknown role of type NoneType in message 0; use system, user, ass"),
     "long role": ([{"role": "x" * 5000, "content": "x"}], f"role '{'x' * 40}' in"),
     "no content": (talk(None), "has no text in message 0"),
     "number": (talk(3, "assistant"), "has no text in message 1"),
-    "image": (talk([{"type": "image_url", "image_url": "x"}]), "has no text in message 0"),
-    "part without text": (talk([{"type": "text", "text": None}]), "has no text in message 0"),
-    "bare strings as parts": (talk(["q"]), "has no text in message 0"),
+    "image": (talk([{"type": "image_url", "image_url": "x"}]), "has a part 'image_url' without text in"),
+    "part without text": (talk([{"type": "text", "text": None}]), "has a part 'text' without text in me"),
+    "parts of numbers": (talk([3]), "has a part 'int' without text in message 0"),
+    "calls that are no list": ([ONE[0], {**ONE[1], "tool_calls": "x"}], "has tool_calls of type str in mess"),
+    "a call without a name": ([ONE[0], {**ONE[1], "tool_calls": [{"function": {"arguments": "{}"}}]}],
+        "has a tool call without a name in message 1"),
+    "reasoning of a list": ([ONE[0], {**ONE[1], "reasoning": ["x"]}], "has reasoning of type list in mess"),
+    "a tool's data as text of a user": (talk({"x": 1}), "has no text in message 0"),
     "marker after blanks in a line": (talk("x\n \t<|user|>"), "format's marker <|user|> at"),
     "all empty": (turns("", " "), "has only empty messages"),
-    "empty user": (turns("", "r"), "has an empty user turn in message 0"),
-    "empty assistant": (turns("q", ""), "has an empty assistant turn in message 1"),
-    "empty later": (turns("a", "", "c", "d"), "has an empty assistant turn in message 1"),
-    "empty parts": (talk([]), "has an empty user turn"),
-    "only system": (turns(system="s"), "has no user turn"),
-    "assistant first": (turns("x", "q", "r")[1:], "the role assistant in message 0, where user"),
-    "assistant after system": ([turns(system="s")[0], ONE[1]], "the role assistant in message 1, where user"),
-    "two users": ([ONE[0], *ONE], "the role user in message 1, where assistant belongs"),
-    "two assistants": ([*ONE, ONE[1]], "the role assistant in message 2, where user belongs"),
-    "system in the middle": (ONE + GUIDED, "the role system in message 2"),
-    "two systems": (turns(system="s") + GUIDED, "the role system in message 1"),
+    "empty response": (turns("q", " \u3000\n"), "has an empty response in message 1"),
+    "only system": (turns(system="s"), "has no response"),
     "NUL": (talk("a\0b"), "has a NUL character in message 0 (character 1)"),
     "half a surrogate pair": (talk("ab\ud800", "assistant"), "surrogate pair in message 1 (character 2)"),
     "user's marker": (talk("x\n<|assistant|>\nyes"),
@@ -216,16 +348,14 @@ def test_the_size_of_a_sample_is_limited(monkeypatch):
 contents = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
     lambda text: text.strip() and "<|" not in text
 )
+KEYS = ["role", "content", "from", "value", "type", "text", "name", "arguments", "tool_calls", "reasoning"]
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", " ", "x", *ROLES]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "type", "text"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
     max_leaves=12,
 )
 fields = [name for names in forms.FIELDS.values() for name in names]
-fields += [*forms.COMPLETIONS, *forms.SYSTEM, "input", "context", "output", "history"]
+fields += [*forms.COMPLETIONS, *forms.SYSTEM, *forms.TOOLS, "input", "context", "output", "history"]
 
 
 @given(
@@ -239,10 +369,10 @@ def test_whatever_a_record_holds_it_is_a_conversation_or_has_a_reason(record, fo
     except ValueError as error:
         assert str(error).startswith(("has ", "is "))  # noqa: PT017
         return
-    rest = messages[1:] if messages[0]["role"] == "system" else messages
-    assert [turn["role"] for turn in rest] == [("user", "assistant")[at % 2] for at in range(len(rest))]
-    assert all(turn["content"].strip() for turn in messages)
-    assert prompts or messages[-1]["role"] == "assistant"
+    assert all(turn["role"] in ROLES and isinstance(turn["content"], str) for turn in messages)
+    assert any(turn["content"].strip() for turn in messages if turn["role"] != "system")
+    assert prompts or (messages[-1]["role"] == "assistant" and messages[-1]["content"].strip())
+    assert to_messages(as_messages(record, form), "messages", prompts) == messages
 
 
 @given(texts=st.lists(contents, min_size=2, max_size=6), system=st.none() | contents)

@@ -45,7 +45,8 @@ PROMPTS = {
 }
 PROMPTS |= dict.fromkeys(("tydiqa", "xquad"), PROMPTS["squad"])
 OTHERS = sample(
-    "Which?\nA. x\nB. y\nAnswer:", "B", choices=["A", "B"], answer=1, references=["B"], program="def f(x):\n",
+    "Which?\nA. x\nB. y\nAnswer:", "B", choices=["A", "B"], answer=1, references=["def f(x): pass"],
+    program="def f(x):\n",
     entry_point="f", test="def check(f): pass",
 )  # fmt: skip
 
@@ -85,6 +86,9 @@ def test_a_field_that_is_missing_is_named(tiny):
         measure(*tiny, "gsm8k", [sample()], 64, 1, 0)
     with pytest.raises(UserError, match=r"^unknown protocol 'gsm9k'; protocols: alpaca_eval, bbh"):
         measure(*tiny, "gsm9k", [sample()], 64, 1, 0)
+    for path in ("../tasks/bbh", str(harness.FOLDER / "bbh"), "./bbh", ""):
+        with pytest.raises(UserError, match="unknown protocol"):
+            harness.path_of(path)
 
 
 def greedy(model, tokenizer, prompt, tokens, stops):

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from rdslib.data.download import Archives, cache_dir
 from rdslib.errors import UserError
-from rdslib.evaluation import sandbox_worker
+from rdslib.evaluation import sandbox, sandbox_worker
+from rdslib.evaluation.metrics import check_programs
 from rdslib.evaluation.sandbox import Trial, pass_all, passes
 from rdslib.params import load_profile
 
@@ -104,9 +105,16 @@ HARM = {
     "a new namespace": "assert ctypes.CDLL(None).unshare(0x10000000) == 0",
     "tracing the parent": "assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0",
     "io_uring": "assert ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(120)) >= 0",
+    "a signal when a file is ready": "fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getpid())",
+    "which signal": "fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)",
+    "its owner by a structure": "fcntl.fcntl(os.pipe()[0], 15, bytes(8))",
+    "its owner by ioctl": "fcntl.ioctl(os.pipe()[0], 0x8901, bytes(4))",
+    "outliving the parent": "assert ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0",
+    "slowing others": "os.sched_setscheduler(os.getppid(), os.SCHED_BATCH, os.sched_param(0))",
+    "a file by openat2": "assert ctypes.CDLL(None).syscall(437, -100, b'/dev/null', bytes(24), 24) >= 0",
     "a crash": "ctypes.string_at(0)",
 }  # fmt: skip
-IMPORTS = "import ctypes, os, resource, shutil, signal, socket, subprocess, sys, time\n"
+IMPORTS = "import ctypes, fcntl, os, resource, shutil, signal, socket, subprocess, sys, time\n"
 
 # Wrong functions that want to be taken for right ones.
 FAKES = {
@@ -195,25 +203,69 @@ def test_many_at_a_time():
     assert found == [True, False, True] * 4
 
 
-def test_nothing_is_run_where_the_sandbox_does_not_close(monkeypatch, tmp_path):
-    broken = tmp_path / "sandbox_worker.py"
-    text = Path(sandbox_worker.__file__).read_text()
-    broken.write_text(
-        text.replace("libc = ctypes.CDLL(None, use_errno=True)", 'raise OSError("no Landlock here")')
-    )
-    monkeypatch.setattr(sandbox_worker, "__file__", str(broken))
+def changed_worker(monkeypatch, tmp_path, old, new):
+    """A worker in which something is otherwise."""
+    text, changed = Path(sandbox_worker.__file__).read_text(), tmp_path / "sandbox_worker.py"
+    assert text.count(old) == 1
+    changed.write_text(text.replace(old, new))
+    monkeypatch.setattr(sandbox_worker, "__file__", str(changed))
+
+
+@pytest.mark.parametrize("error", ["OSError", "ValueError"])
+def test_nothing_is_run_where_the_sandbox_does_not_close(error, monkeypatch, tmp_path):
+    old = "libc = ctypes.CDLL(None, use_errno=True)"
+    changed_worker(monkeypatch, tmp_path, old, f'raise {error}("no Landlock here")')
     with pytest.raises(UserError, match=r"they cannot .*no Landlock here.*leave Codex out"):
         passes(trial(f"{GOOD}\nopen({str(tmp_path / 'witness')!r}, 'w')"))
     assert not (tmp_path / "witness").exists()
 
 
-def test_the_sandboxed_end_with_the_process_that_started_them():
-    program = """
+def test_where_landlock_knows_no_truncation_nothing_is_truncated(monkeypatch, tmp_path):
+    """As on kernels before 6.2, where a file that may be read could be cut: here that file is a letter."""
+    letter = tmp_path / "letter"
+    letter.write_text("dear")
+    changed_worker(monkeypatch, tmp_path, "version = _call(libc, 444, None, 0, 1)", "version = 2")
+    text = Path(sandbox_worker.__file__).read_text().replace('"/dev/urandom"', f'"{letter}"')
+    Path(sandbox_worker.__file__).write_text(text)
+    assert passes(trial(first(f"assert open('{letter}').read() == 'dear'", False, "a + b")))
+    assert not passes(trial(first(f"os.open('{letter}', os.O_RDONLY | os.O_TRUNC)", False, "a + b")))
+    assert letter.read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    "shell", ["exec <&-", "ulimit -v 520000", "ulimit -n 40; ulimit -c 0", "exec <&- >&-"]
+)
+def test_a_right_program_passes_whatever_the_shell_has_set(shell):
+    program = f"""
+import os, resource
 from rdslib.evaluation.sandbox import Trial, passes
-passes(Trial("import time\\nwhile True: time.sleep(1)", "f", "def check(c): c()"), wall=600.0)
+os._exit(7 if passes(Trial({GOOD!r}, "add", {TEST!r})) else 1)
+"""
+    command = ["bash", "-c", f'{shell}; "$@"', "bash", sys.executable, "-c", program]
+    assert subprocess.run(command, timeout=60).returncode == 7
+
+
+def test_where_right_programs_fail_nothing_is_measured(monkeypatch):
+    row = {"id": "one", "references": [GOOD], "entry_point": "add", "test": TEST}
+    check_programs([row])
+    wrong = {**row, "id": "two", "references": [GOOD.replace("+", "-")]}
+    with pytest.raises(UserError, match=r"1 of 2 reference programs.*\(two is the first\).*leave Codex out$"):
+        check_programs([row, wrong])
+    monkeypatch.setattr(sandbox, "BYTES", 2**26)
+    row["references"] = [f"table = bytearray(2**26)\n{GOOD}"]
+    with pytest.raises(UserError, match="1 of 1 reference programs, which are right, fail"):
+        check_programs([row])
+
+
+@pytest.mark.parametrize("first", ["", "import ctypes\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)"])
+def test_the_sandboxed_end_with_the_process_that_started_them(first):
+    program = f"""
+from rdslib.evaluation.sandbox import Trial, passes
+passes(Trial({first!r} + "\\nimport time\\nwhile True: time.sleep(1)", "f", "def check(c): c()"), wall=600.0)
 """
     process = subprocess.Popen([sys.executable, "-c", program])
     wait_for(lambda: len(sandboxed(process.pid)) == 2)
+    time.sleep(0.5)  # until the program has begun
     process.kill()
     process.wait()
     wait_for(lambda: not sandboxed(process.pid))

@@ -15,7 +15,7 @@ from rdslib.models.flops import FORWARD, TRAINING, CostModel
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.models.train import train
 from rdslib.params import Encode, Ifd, Settings, Train
-from rdslib.selection.round_robin import round_robin
+from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 
 CUT = 120
@@ -158,9 +158,9 @@ def test_what_is_above_one_or_has_no_response_is_never_offered(tmp_path):
         path = tmp_path / features.shard_name("ratio", start)
         features.write(path, ratios[start : start + 4])
     inputs = ScoringInputs(["s"] * 7, 0, {"ifd.ratio": tmp_path})
-    assert round_robin(over(lambda: IFD.blocks(inputs)), 4).indices.tolist() == [3, 4, 0, 6]
+    assert choose([over(lambda: IFD.blocks(inputs))], 4).indices.tolist() == [3, 4, 0, 6]
     with pytest.raises(ValueError, match="4"):
-        round_robin(over(lambda: IFD.blocks(inputs)), 5)
+        choose([over(lambda: IFD.blocks(inputs))], 5)
 
 
 def test_turns_alone_are_the_same_tokens_under_merges():

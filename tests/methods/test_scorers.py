@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdslib.methods import ScoringInputs, features, get_scorer
-from rdslib.selection.round_robin import round_robin, window
+from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 
 SOURCES = ["a"] * 50 + ["b"] * 30 + ["c"] * 5 + ["hardcoded"] * 10 + ["science.x"] * 4 + ["science.y"] * 4
 
 
 def pick(method, k, seed=0, sources=SOURCES):
-    return round_robin(over(lambda: get_scorer(method).blocks(ScoringInputs(sources, seed))), k)
+    return choose([over(lambda: get_scorer(method).blocks(ScoringInputs(sources, seed)))], k)
 
 
 def test_random_is_seeded_and_without_repeats():
@@ -89,9 +89,9 @@ def test_top_and_mid_ppl_are_slices_of_one_ranking(tmp_path):
     inputs = ScoringInputs(["a"] * 100, 0, {"lm.nll": tmp_path / "pool"})
     ranking = sorted((i for i in range(100) if i != 7), key=lambda i: -nll[i])
     top, mid = get_scorer("top_ppl"), get_scorer("mid_ppl")
-    assert round_robin(over(lambda: top.blocks(inputs)), 10).indices.tolist() == ranking[:10]
+    assert choose([over(lambda: top.blocks(inputs))], 10).indices.tolist() == ranking[:10]
     assert (top.skip, mid.skip) == (0, 0.33)
-    assert window(over(lambda: mid.blocks(inputs)), 10, 33).indices.tolist() == ranking[33:43]
+    assert choose([over(lambda: mid.blocks(inputs))], 10, 33).indices.tolist() == ranking[33:43]
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,7 @@ from rdslib.params import Encode, Settings, load_profile
 from rdslib.pipeline.executors import Local
 from rdslib.pipeline.store import MANIFEST
 from rdslib.pipeline.study import Run, Study
-from rdslib.selection.round_robin import round_robin
+from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 
 ray = pytest.importorskip("ray")
@@ -163,12 +163,12 @@ def test_a_ranking_goes_deeper_on_a_cluster_too(cluster, tmp_path, monkeypatch):
     )
     inputs = ScoringInputs((), 0, {"lm.weighted_all": tmp_path}, {"lm.weighted_all": queries})
     scorer = get_scorer("rds")
-    whole = round_robin(Local().ranker(scorer, inputs), 60)
+    whole = choose([Local().ranker(scorer, inputs)], 60)
     monkeypatch.setattr("rdslib.pipeline.ray_executor.HELD", 2 * 6 * 7)
-    parts = round_robin(RayExecutor().ranker(scorer, inputs), 60)
+    parts = choose([RayExecutor().ranker(scorer, inputs)], 60)
     assert parts.indices.tolist() == whole.indices.tolist()
     assert parts.picked_by.tolist() == whole.picked_by.tolist()
-    again = round_robin(over(lambda: scorer.blocks(inputs), 6 * 7), 60)
+    again = choose([over(lambda: scorer.blocks(inputs), 6 * 7)], 60)
     assert again.indices.tolist() == whole.indices.tolist()
 
 

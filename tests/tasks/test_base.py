@@ -32,6 +32,19 @@ def test_a_task_is_built_written_and_read(reader, tmp_path):
         assert sample.choices is None or sample.choices[sample.answer] == sample.messages[-1]["content"]
 
 
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "./T", "a/b", "..", "CON", "\x1b[31m", "x" * 300])
+def test_no_name_of_a_task_becomes_a_path(name, tmp_path):
+    task = Task(name=name, reader="made_up_sums", queries=1, test=1)
+    write_task(build_task(task, NOTHING, 1), tmp_path / "inner")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "inner",
+        "queries.parquet",
+        "task.json",
+        "test.parquet",
+    ]
+    assert read_task(tmp_path / "inner").name == name
+
+
 @pytest.mark.parametrize(
     ("reader", "expected"),
     [
