@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rdslib.commands.text import plain
-from rdslib.errors import needs
+from rdslib.errors import needs, plain
 
 # What a study imports, sooner or later.
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
