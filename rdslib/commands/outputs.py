@@ -130,7 +130,7 @@ def write(
             if left_out is not None:
                 shutil.copyfile(left_out, beside)
                 sums["left_out_sha256"] = sha256_of(beside)
-            about.write_text(json.dumps({**record, **sums}, ensure_ascii=False, indent=1), encoding="utf-8")
+            about.write_text(json.dumps({**record, **sums}, indent=1), encoding="utf-8")
     except OSError as error:
         reason = reason_of(error)
         raise UserError(f"{out}: cannot be written ({reason}); free some space, or choose another") from error

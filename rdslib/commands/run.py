@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rdslib.commands.text import plain
-from rdslib.errors import UserError, needs
+from rdslib.errors import UserError, needs, plain
 
 # What a study imports, sooner or later.
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")

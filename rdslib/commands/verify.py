@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from rdslib.commands.text import plain
-from rdslib.errors import UserError
+from rdslib.errors import UserError, plain
 from rdslib.params import Profile
 from rdslib.pipeline.step import in_order
 

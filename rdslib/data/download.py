@@ -49,13 +49,18 @@ MAY_PASS = (None, 408, 429, 500, 502, 503, 504)
 def home() -> Path:
     """Return the folder for artifacts and downloads: RDSLIB_HOME, or the user's cache folder."""
     given = os.environ.get("RDSLIB_HOME")
-    if given:
-        # In full from now on: this process, or one that it starts, may go to another folder.
-        os.environ["RDSLIB_HOME"] = str(Path(given).expanduser().absolute())
-        return Path(os.environ["RDSLIB_HOME"])
-    import platformdirs
+    if not given:
+        import platformdirs
 
-    return Path(platformdirs.user_cache_dir("rdslib"))
+        given = platformdirs.user_cache_dir("rdslib")
+    path = os.path.expanduser(given)
+    if path.startswith("~"):
+        raise UserError(
+            f"there is no home folder for {path}; set RDSLIB_HOME to a folder that you may write to"
+        )
+    # In full from now on: this process, or one that it starts, may go to another folder.
+    os.environ["RDSLIB_HOME"] = os.path.abspath(path)
+    return Path(os.environ["RDSLIB_HOME"])
 
 
 def cache_dir() -> Path:

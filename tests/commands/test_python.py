@@ -270,7 +270,7 @@ def test_importing_rdslib_is_light():
     for code, heavy in (
         ("import rdslib", {"numpy", "pandas", "pyarrow", "typer"}),
         ("import rdslib; rdslib.select", set()),
-        ("import rdslib.cli", set()),
+        ("import rdslib.commands.app", set()),
     ):
         code = f"import sys; {code}; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

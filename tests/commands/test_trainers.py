@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from rdslib.cli import app
+from rdslib.commands.app import app
 from rdslib.data.chat import user_assistant
 
 # It asks for newer data sets than we do.

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rdslib import figures
-from rdslib.cli import app
+from rdslib.commands.app import app
 from rdslib.commands.verify import _near, verify
 from rdslib.errors import UserError
 from rdslib.figures.publish import publish
