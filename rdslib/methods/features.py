@@ -28,7 +28,9 @@ def read_shards(
     The feature goes without its extractor's name. With a `part` (i, n): of every n shards the i-th, from 0.
     """
     index, parts = part
-    shards = [each for each in folder.iterdir() if re.fullmatch(rf"{re.escape(feature)}-\d+\.npy", each.name)]
+    shards = [
+        each for each in folder.iterdir() if re.fullmatch(rf"{re.escape(feature)}-\d{{9,}}\.npy", each.name)
+    ]
     for path in sorted(shards)[index::parts]:
         yield int(path.stem.rpartition("-")[2]), np.load(path, mmap_mode="r", allow_pickle=False)
 
