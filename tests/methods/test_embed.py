@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.data.download import cache_dir
@@ -194,6 +195,40 @@ def test_code_of_a_model_is_not_run_unless_allowed(tiny_bert, tmp_path, monkeypa
     with pytest.raises(UserError, match=r"cannot be loaded \(mine\)"):
         prepared(MINILM, settings(minilm=embedder(folder, trust_remote_code=True)), tmp_path / "b")
     assert (tmp_path / "ran").exists()
+
+
+def test_weights_and_contents_are_checked(tiny_bert, tmp_path):
+    """A missing layer, or one too many, is an error; a prefix is none; the tokenizer is in the key."""
+
+    def variant(name, change):
+        folder = shutil.copytree(tiny_bert, tmp_path / name)
+        weights = load_file(folder / "model.safetensors")
+        save_file(change(dict(weights)), folder / "model.safetensors", metadata={"format": "pt"})
+        return settings(minilm=embedder(folder))
+
+    given = variant("prefixed", lambda w: {f"module.{name}": each for name, each in w.items()})
+    found = extract(MINILM, given, prepared(MINILM, given, tmp_path / "a")).rows["sentence"]
+    plain = settings(minilm=embedder(tiny_bert))
+    expected = extract(MINILM, plain, prepared(MINILM, plain, tmp_path / "b")).rows["sentence"]
+    np.testing.assert_array_equal(found, expected)
+    # What pools or predicts in ways that are not used may be missing, or more than is needed.
+    heads = variant("heads", lambda w: {"cls.predictions.bias": torch.zeros(3)} | without(w, "pooler"))
+    prepared(MINILM, heads, tmp_path / "c")
+    one = "encoder.layer.1.output.dense.bias"
+    lacking = variant("lacking", lambda w: without(w, one))
+    with pytest.raises(UserError, match=rf"embedder 'minilm'\).*1 missing \({one}\)"):
+        prepared(MINILM, lacking, tmp_path / "d")
+    more = variant("more", lambda w: {**w, "encoder.layer.2.output.dense.bias": torch.zeros(16)})
+    with pytest.raises(UserError, match=r"1 unexpected \(encoder\.layer\.2"):
+        prepared(MINILM, more, tmp_path / "e")
+    keys = [MINILM.key(more)]
+    with (tmp_path / "more" / "tokenizer.json").open("a") as stream:
+        stream.write(" ")
+    assert MINILM.key(more) not in keys
+
+
+def without(weights, start):
+    return {name: each for name, each in weights.items() if not name.startswith(start)}
 
 
 def test_weights_that_are_not_safetensors_are_refused(tiny_bert, tmp_path):

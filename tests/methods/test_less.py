@@ -29,6 +29,8 @@ POOL = [
     Sample("cut", "s", user_assistant("p" * 200, "r")),
 ]  # fmt: skip
 QUERIES = [Sample(str(i), "q", user_assistant("what " * i, f"this {i}")) for i in range(4)]
+# The response lies beyond the cut, so that the prompt is cut instead.
+QUERIES.append(Sample("long", "q", user_assistant("p" * 200, "it is")))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,6 +74,8 @@ def test_less_equals_a_naive_reading(tiny_model, warmed, tmp_path, monkeypatch):
     tokenizer = load_tokenizer(tiny_model)
     pool = tokenize_chat(tokenizer, [s.messages for s in POOL], CUT)
     queries = tokenize_query(tokenizer, [s.messages for s in QUERIES], CUT)
+    assert tokenizer.decode(queries[-1].ids).endswith("p\n<|assistant|>\nit is</s>")
+    assert len(queries[-1].ids) == CUT
     rates, cosines = [], []
     for epoch in (1, 2, 3):
         folder = warmed[0] / f"epoch-{epoch}"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rdslib.errors import UserError
 from rdslib.methods import ScoringInputs, features, get_scorer
 from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
@@ -80,6 +81,24 @@ def test_rds_scores_are_cosines(tmp_path, method, feature):
     others = [i for i in range(25) if i != 4]
     np.testing.assert_allclose(scores[:, others], np.array(expected)[:, others], atol=2e-3)
     assert (scores[:, 4] == -np.inf).all()
+
+
+def test_a_query_without_the_feature_is_an_error_and_no_ranking(tmp_path):
+    rows = np.eye(3, dtype=np.float16)
+    write_feature(tmp_path / "pool", "weighted_response", rows, 3)
+    write_feature(tmp_path / "queries", "weighted_response", rows * [[1], [0], [1]], 3)
+    name = "lm.weighted_response"
+    inputs = ScoringInputs(["a"] * 3, 0, {name: tmp_path / "pool"}, {name: tmp_path / "queries"})
+    with pytest.raises(UserError, match=f"^rds_label: query 1 has no {name}, so that every sample would"):
+        whole("rds_label", inputs)
+
+
+def test_a_feature_is_read_from_its_shards_alone(tmp_path):
+    for name, value in (("emb", 1), ("emb-large", 2), ("emb-000000000", 3), ("my.emb", 4)):
+        write_feature(tmp_path, name, np.full(5, value), 2)
+    for name, value in (("emb", 1), ("emb-large", 2), ("my.emb", 4)):
+        assert features.read_all(tmp_path, name).tolist() == [value] * 5
+        assert [start for start, _ in features.read_shards(tmp_path, name)] == [0, 2, 4]
 
 
 def test_top_and_mid_ppl_are_slices_of_one_ranking(tmp_path):

@@ -21,6 +21,8 @@ from rdslib.models.folder import contents_of, folder_of, point_to, pointed
 from rdslib.models.loading import convert_gguf, load_causal_lm, load_tokenizer
 from tests.command import refused
 
+GPTQ = {"quant_method": "gptq", "bits": 4}
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 LAYER = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -112,13 +114,8 @@ def pickled(folder):
         (own_tokenizer, "runs code that comes with it"),
         (pickled, "save it with `save_pretrained`, which writes safetensors"),
         (lambda f: change_json(f, model_type="of_next_year"), "pip install -U transformers"),
-        (lambda f: change_json(f, quantization_config={"quant_method": "gptq", "bits": 4}), "quantis"),
-        (
-            lambda f: change_json(
-                f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
-            ),
-            "quantis",
-        ),
+        (lambda f: change_json(f, quantization_config=GPTQ), "install the package that its quantisation"),
+        (lambda f: change_json(f, quantization_config=BNB), "install the package that its quantisation"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
         (lambda f: (f / "config.json").unlink(), "cannot be loaded"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "is a LoRA adapter; merge it"),
@@ -259,9 +256,9 @@ def write_gguf(path, model, **extra):
     if "scaling" in extra:
         writer.add_rope_scaling_type(extra["scaling"])
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([chr(33 + i) for i in range(config.vocab_size)])
+    writer.add_token_list([*(chr(33 + i) for i in range(config.vocab_size - 1)), "AB"])
     writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
-    writer.add_token_merges([])
+    writer.add_token_merges(["A B"])
     writer.add_eos_token_id(0)
     names = {
         "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
@@ -301,7 +298,9 @@ def llama_3():
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        model = LlamaForCausalLM(config).eval()
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16).float()
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     return model, 500_000.0 ** -(np.arange(0, 32, 2) / 32) / scaled.numpy()
 
@@ -315,9 +314,8 @@ def test_a_gguf_keeps_its_scaling_of_positions(llama_3, tmp_path):
     ids = torch.arange(60)[None] % 90
     far = torch.arange(60)[None] * 1000
     with torch.inference_mode():
-        expected = model.float()(ids, position_ids=far).logits
+        expected = model(ids, position_ids=far).logits
         torch.testing.assert_close(found(ids, position_ids=far).logits, expected, rtol=1e-3, atol=1e-3)
-    model.to(torch.bfloat16)
 
 
 @pytest.mark.parametrize(
