@@ -1,58 +1,54 @@
-"""The `rds` command."""
+"""The `rds` command: how it starts, and how it ends."""
 
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
+from typing import NoReturn
 
-import typer
-
-from rdslib.commands.compare import compare_command
-from rdslib.commands.evaluate import evaluate_command
-from rdslib.commands.explain import explain_command
-from rdslib.commands.plan import plan_command
-from rdslib.commands.run import help_command, report_command, run_command, status_command
-from rdslib.commands.select import select_command
-from rdslib.commands.verify import verify_command
-from rdslib.errors import UserError
-
-app = typer.Typer(
-    help="Select instruction-tuning data with RDS+ and other methods, and reproduce the paper's figures.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("run")(run_command)
-app.command("help", hidden=True)(help_command)
-app.command("status")(status_command)
-app.command("verify")(verify_command)
-app.command("report")(report_command)
-app.command("select")(select_command)
-app.command("plan")(plan_command)
-app.command("explain")(explain_command)
-app.command("compare")(compare_command)
-app.command("evaluate")(evaluate_command)
+from rdslib.errors import UserError, plain
 
 # A full disk or a folder without rights, wherever it was met; other errors of the system are faults of ours.
 OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+# Exit codes of what is stopped by Ctrl-C, and by `kill` or a batch system.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def main() -> None:
     """Run the command; print what a user can correct as one line, with exit code 2."""
+    # Python processes that are started from here run no file of the working folder for a module's name.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    signal.signal(signal.SIGTERM, _terminate)
     try:
+        # Within, since it takes a second, in which it may be stopped.
+        from rdslib.commands.app import app
+
         app()
     except UserError as error:
-        typer.echo(f"rds: {error}", err=True)
-        sys.exit(2)
+        _end(error, 2)
     except OSError as error:
         if error.errno not in OF_THE_USER:
             raise
         where = error.filename or "RDSLIB_HOME or the output's folder"
-        typer.echo(f"rds: {where}: {error.strerror}; correct that, and run the same again to go on", err=True)
-        sys.exit(2)
+        _end(f"{where}: {error.strerror}; correct that, and run the same again to go on", 2)
     except KeyboardInterrupt:
-        typer.echo("rds: stopped; run the same command again to go on", err=True)
-        sys.exit(130)
+        _end("stopped; run the same command again to go on", INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code in (INTERRUPTED, TERMINATED):  # typer makes an exit of a KeyboardInterrupt
+            _end("stopped; run the same command again to go on", int(ended.code))
+        raise
+
+
+def _terminate(*_: object) -> NoReturn:
+    """End as by Ctrl-C, so that temporary files and helping processes go."""
+    sys.exit(TERMINATED)
+
+
+def _end(text: object, code: int) -> NoReturn:
+    print(f"rds: {plain(text)}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from importlib.util import find_spec
 
 
@@ -10,6 +11,12 @@ class UserError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+def plain(text: object) -> str:
+    """Return a text as one line without control characters, so that data cannot control a terminal."""
+    kept = (" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in str(text))
+    return " ".join("".join(kept).split())
 
 
 def reason_of(error: Exception) -> str:

@@ -42,9 +42,12 @@ def explain_command(
         str,
         typer.Option(help="Its id (its row number in the pool, if it has none), or --sample=#3, its rank."),
     ],
+    profile: Annotated[
+        str | None, typer.Option(help="The profile it was made with, where that has plug-ins.")
+    ] = None,
 ) -> None:
     """Say why a sample was picked, or why not: its rank under each query, what picked it, what is like it."""
-    show(shown(explain(selection, sample)))
+    show(shown(explain(selection, sample, profile)))
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ class Explanation:
 class _Opened:
     """A selection that `rds select` has written, with all that it was made from."""
 
-    def __init__(self, path: Path) -> None:
-        self.selection, self.asked = reopen(path)
+    def __init__(self, path: Path, profile: str | None) -> None:
+        self.selection, self.asked = reopen(path, profile)
         self.pipeline = self.selection.pipeline
         self.data = self.selection.store.path(self.pipeline.pool)
         self.picks = self.pipeline.picks(self.asked).to_pandas()
@@ -98,7 +101,7 @@ class _Opened:
         self.several = len(self.asked.targets) > 1
 
 
-def explain(selection: Path, sample: str) -> Explanation:
+def explain(selection: Path, sample: str, profile: str | None = None) -> Explanation:
     """Explain a sample of a selection that `rds select` has written.
 
     Scores are made anew, a tile at a time: at most twice, and features are read once or twice more for
@@ -107,11 +110,12 @@ def explain(selection: Path, sample: str) -> Explanation:
     Args:
         selection: The file.
         sample: Its id in the pool, or "#3" for the pick of rank 3, where no sample has that for an id.
+        profile: As `reopen` takes it.
 
     Raises:
         UserError: As of `reopen`, or there is no such sample.
     """
-    opened = _Opened(selection)
+    opened = _Opened(selection, profile)
     picks, several = opened.picks, opened.several
     position = pc.index(opened.pool.ids, sample).as_py()
     if position < 0 and (given := _RANK.fullmatch(sample)):

@@ -107,9 +107,15 @@ def not_data(folder: Path, files: Sequence[Path]) -> set[Path]:
 
 
 def write(
-    out: Path, rows: Iterator[dict[str, Any]], left_out: Path | None, record: Mapping[str, Any]
+    out: Path,
+    rows: Iterator[dict[str, Any]],
+    left_out: Path | None,
+    record: Mapping[str, Any],
+    typed: pa.Table | None = None,
 ) -> None:
     """Write rows to `out`, a copy of `left_out` beside it, if there is one, and the record with checksums.
+
+    Columns of Parquet are those of `typed`, where it has one of that name.
 
     What an earlier selection has left there is replaced or removed. The record takes its place first: where
     the run ends before the rows have theirs, it does not match them, and nothing can be explained by it.
@@ -119,12 +125,12 @@ def write(
             best, beside, about = (
                 outputs.enter_context(_replaced(path)) for path in (out, left_out_of(out), record_of(out))
             )
-            _write(rows, best, out)
+            _write(rows, best, out, typed)
             sums = {"output_sha256": sha256_of(best)}
             if left_out is not None:
                 shutil.copyfile(left_out, beside)
                 sums["left_out_sha256"] = sha256_of(beside)
-            about.write_text(json.dumps({**record, **sums}, ensure_ascii=False, indent=1), encoding="utf-8")
+            about.write_text(json.dumps({**record, **sums}, indent=1), encoding="utf-8")
     except OSError as error:
         reason = reason_of(error)
         raise UserError(f"{out}: cannot be written ({reason}); free some space, or choose another") from error
@@ -144,10 +150,13 @@ def _replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path) -> None:
+def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path, typed: pa.Table | None) -> None:
     if out.name.endswith(".parquet"):
+        made = columns(list(rows))
+        if typed is not None:
+            made |= {name: typed[name] for name in typed.column_names if name in made}
         try:
-            pq.write_table(pa.table(columns(list(rows))), path, compression="zstd")
+            pq.write_table(pa.table(made), path, compression="zstd")
         except (pa.ArrowException, OverflowError) as error:
             reason = f"the rows do not make one table ({reason_of(error)})"
             raise UserError(f"{out}: {reason}; write .jsonl, or use --as messages") from error

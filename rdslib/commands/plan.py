@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,8 @@ from rdslib.tasks.base import QUERIES, TEST, read_task
 # Dense bf16 TFLOP/s by the data sheets, and the share of it that is assumed to be made use of.
 GPUS = {"A100 80GB": 312, "H100 SXM": 989, "L40S": 362, "RTX 4090": 165}
 UTILISATION = 0.4
+# Bytes that `NearDuplicates` holds for each row that stays.
+NEAR_DUPLICATE = 7_000
 
 
 @with_options(optional=("pool", "model", "k"), without=("as_", "resume"))
@@ -123,7 +125,12 @@ def plan_request(request: SelectRequest) -> Plan:
             model = Path(folder) / "model"
             convert_gguf(Path(request.model), model)
         costs = Costs(pipeline, steps, model, pool, samples, Path(folder))
-        return _plan(title, pipeline.store, steps, costs, facts, lambda step: step.label)
+        plan = _plan(title, pipeline.store, steps, costs, facts, lambda step: step.label)
+    if request.dedup != "near":
+        return plan
+    memory = {**plan.memory, "near duplicates": float(NEAR_DUPLICATE * counts["kept"])}
+    note = f"near duplicates: {NEAR_DUPLICATE:,} bytes a row that stays; their time is in that of the pool"
+    return replace(plan, memory=memory, notes=[*plan.notes, note])
 
 
 def plan_profile(profile: str) -> Plan:

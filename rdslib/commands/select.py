@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import numpy as np
+import pyarrow as pa
 import typer
 
 from rdslib import __version__
@@ -24,7 +25,7 @@ from rdslib.commands.outputs import (
     write,
 )
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
-from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection
+from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection, code_of
 from rdslib.data.formats import as_messages
 from rdslib.data.pool import rows_at
 from rdslib.errors import UserError
@@ -137,9 +138,7 @@ def select(
         rows = list(picked_rows(selection, asked))
     if left_out := _left_out(selection):
         warnings.warn(left_out, UserWarning, stacklevel=2)
-    numbers = np.load(selection.store.path(selection.pipeline.pool) / NUMBERS)
-    picks = selection.pipeline.picks(asked)["position"].to_numpy()
-    return _like(pool, rows, numbers[picks].tolist(), request.as_)
+    return _like(pool, rows, _numbers(selection, asked), request.as_)
 
 
 @contextmanager
@@ -255,6 +254,12 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
         yield row
 
 
+def _numbers(selection: UserSelection, asked: Request) -> list[int]:
+    """Of each pick, the number of its row in the user's pool."""
+    numbers = np.load(selection.store.path(selection.pipeline.pool) / NUMBERS)
+    return cast("list[int]", numbers[selection.pipeline.picks(asked)["position"].to_numpy()].tolist())
+
+
 def _queries_of(
     selection: UserSelection, asked: Request, picks: Sequence[Mapping[str, Any]]
 ) -> dict[int, tuple[str, int]]:
@@ -301,22 +306,39 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
         "device": os.environ.get(CHOICE),
     }
     left_out = selection.store.path(pool) / LEFT_OUT if counts["read"] > counts["kept"] else None
-    write(out, picked_rows(selection, asked), left_out, record)
+    typed = _typed(selection, asked) if out.suffix == ".parquet" else None
+    write(out, picked_rows(selection, asked), left_out, record, typed)
     return Written(out, left_out and left_out_of(out), counts)
 
 
-def reopen(out: Path) -> tuple[UserSelection, Request]:
+def _typed(selection: UserSelection, asked: Request) -> pa.Table | None:
+    """Columns of a pool of Parquet at the picks, with their types, of which JSON has few; None of others."""
+    table = selection.pool.take(_numbers(selection, asked))
+    made = {*FIELDS, "messages"} if selection.request.as_ == "messages" else {*FIELDS}
+    return table and table.drop_columns([name for name in table.column_names if name in made])
+
+
+def reopen(out: Path, profile: str | None = None) -> tuple[UserSelection, Request]:
     """The selection that `write_selection` has written to `out`, and what was asked of its pipeline.
 
-    What is missing of its artifacts is made again.
+    What is missing of its artifacts is made again. A profile that runs code, which the record names, is used
+    only if the user names it too, as `profile`: the record may come from anybody.
 
     Raises:
         UserError: Its record is not there, not whole or of another file, or the files that it was made from,
-            or the methods' code, are others now.
+            or the methods' code, are others now; or it is of such a profile.
     """
     record = read_record(out)
+    request: SelectRequest = record["request"]
+    if profile is not None:
+        request = SelectRequest.of({**request.model_dump(), "profile": profile})
+    elif request.profile is not None and (code := code_of(request.profile)):
+        raise UserError(
+            f"{out}: was selected with the profile {request.profile}, which runs code ({', '.join(code)}); "
+            "code that a file names is not run: look at it, and give --profile with that profile"
+        )
     use_device(record["device"])
-    selection = UserSelection(record["request"])
+    selection = UserSelection(request)
     pipeline = selection.pipeline
     if pipeline.pool.hash != record["pool"]:
         raise UserError(f"{out}: the files that it was selected from have changed; select anew")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
 import typer
@@ -13,16 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rdslib.errors import plain
+
 # Columns of what is not a terminal, such as a file.
 COLUMNS = 100
 MARGIN = 4
 _NUMBER = re.compile(r"[-+#]?[\d,.]*%?")
-
-
-def plain(text: object) -> str:
-    """A text as one line without control characters."""
-    kept = (" " if unicodedata.category(each) in ("Cc", "Cs") else each for each in str(text))
-    return " ".join("".join(kept).split())
 
 
 def line(text: object, margin: int = 0) -> RenderableType:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.commands.outputs import as_json, not_data
@@ -32,6 +33,7 @@ from rdslib.data.reader import (
     read_records,
     records_in_memory,
     rows_of,
+    take_rows,
 )
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
@@ -107,6 +109,10 @@ class UserData:
             return read_records(self._input)
         assert self._table is not None
         return records_in_memory(self.name, self._table) if self._kept is None else self._kept
+
+    def take(self, numbers: Sequence[int]) -> pa.Table | None:
+        """Take rows by their numbers, with their types; None unless it is files of Parquet or Arrow."""
+        return None if self._input is None else take_rows(self._input, numbers)
 
     @cached_property
     def contents(self) -> list[Any]:
@@ -332,6 +338,14 @@ class UserSelection:
             raise UserError(f"-k {request.k}: {error}; ask for fewer, or allow more of a source") from error
         targets = tuple(self.queries) if get_scorer(request.method).needs_queries else ()
         return Request(request.method, k, targets, seed=request.seed, limits=self.limits)
+
+
+def code_of(profile: str) -> list[str]:
+    """What of a profile runs code of others: its plug-ins, and encoders whose code it trusts."""
+    given = load_profile(profile).experiment
+    if given is None:
+        return []
+    return [*given.plugins, *(name for name, each in given.embedders.items() if each.trust_remote_code)]
 
 
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, plain
 from rdslib.params import Profile
 from rdslib.pipeline.step import in_order
 
 if TYPE_CHECKING:
     from rdslib.pipeline.study import Study
+
+
+# Numbers agree within the sum of both: another machine adds up in another order.
+ABSOLUTE, RELATIVE = 1e-6, 1e-5
+TOLERANCE = f"{ABSOLUTE:g} + {RELATIVE:g} of the value"
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,20 @@ class Verdict:
 
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="Figures that a run has left, such as figures/mini.")],
+    profile: Annotated[
+        str | None,
+        typer.Option(help="The profile that they are of, where it has plug-ins: their code is run."),
+    ] = None,
 ) -> None:
     """Recompute the numbers behind published figures from their artifacts, and say whether they agree.
 
-    Exit code 0 if all agree, 1 if any does not or cannot be recomputed because its artifacts are not here.
+    Numbers agree within 1e-6 and a hundred-thousandth of the value: another machine rounds otherwise. Exit
+    code 0 if all agree, 1 if any does not or cannot be recomputed because its artifacts are not here.
     """
-    verdicts = verify(folder)
+    verdicts = verify(folder, profile=profile)
     states = {True: "agrees", False: "DIFFERS", None: "unknown"}
     for verdict in verdicts:
-        typer.echo(f"{states[verdict.agrees]:<8} {verdict.name}: {verdict.reason}")
+        typer.echo(f"{states[verdict.agrees]:<8} {plain(f'{verdict.name}: {verdict.reason}')}")
     agreeing = sum(verdict.agrees is True for verdict in verdicts)
     typer.echo(f"{agreeing} of {len(verdicts)} agree")
     if any(verdict.agrees is None for verdict in verdicts):
@@ -46,24 +57,41 @@ def verify_command(
     raise typer.Exit(0 if agreeing == len(verdicts) else 1)
 
 
-def verify(folder: Path, home: Path | None = None) -> list[Verdict]:
+def verify(folder: Path, home: Path | None = None, profile: str | None = None) -> list[Verdict]:
     """Recompute the CSV of every figure in a folder from its artifacts, and compare.
 
     The parameters are those that the figure's JSON holds. Nothing is computed that is not there: without its
     artifacts a figure has no verdict. `records.csv`, if there is one, is compared as well.
 
+    Args:
+        folder: The figures.
+        home: Of the artifacts; by default `RDSLIB_HOME`.
+        profile: Whose plug-ins may be run. Those that a JSON names are not: it may come from anybody.
+
     Raises:
-        UserError: The folder has no figures, or a JSON file that does not describe one.
+        UserError: The folder has no figures, or a JSON file that does not describe one, or one of methods of
+            plug-ins while no profile is given.
     """
     from rdslib.pipeline.study import Study  # loads torch
 
     found = sorted(folder.glob("*.json"))
     if not found:
         raise UserError(f"{folder}: holds no figure's JSON; give a folder that `rds run` has written to")
+    if profile is not None:
+        Study.load(profile, home)
     verdicts = []
     for path in found:
         described = _described(path)
-        study = Study(described["profile"], home)
+        parameters: Profile = described["profile"]
+        if parameters.experiment is not None and parameters.experiment.plugins:
+            if profile is None:
+                raise UserError(
+                    f"{path}: its methods are in {', '.join(parameters.experiment.plugins)}, and code that a "
+                    "file names is not run; look at it, and give --profile with the profile that names it"
+                )
+            experiment = parameters.experiment.model_copy(update={"plugins": ()})
+            parameters = parameters.model_copy(update={"experiment": experiment})
+        study = Study(parameters, home)
         verdicts.append(_verdict(study, path, described))
     if (folder / "records.csv").is_file():
         verdicts.append(_records(study, folder / "records.csv"))
@@ -121,15 +149,16 @@ def _compared(name: str, path: Path, made: str) -> Verdict:
     except ValueError as error:
         return Verdict(name, False, f"{path.name} cannot be read ({error})")
     if list(there.columns) != list(here.columns) or len(there) != len(here):
-        return Verdict(
-            name,
-            False,
+        reason = (
             f"{path.name} has {there.shape[0]} rows and {there.shape[1]} columns, "
-            f"the artifacts give {here.shape[0]} and {here.shape[1]}",
+            f"the artifacts give {here.shape[0]} and {here.shape[1]}"
         )
-    differs = (there != here).to_numpy()
+        return Verdict(name, False, reason)
+    apart, differs = (there != here).to_numpy(), np.zeros(here.shape, dtype=bool)
+    for at, column in enumerate(here):
+        differs[:, at] = apart[:, at] & ~_near(there[column], here[column])
     if not differs.any():
-        return Verdict(name, False, f"{path.name} has the same values, written otherwise")
+        return Verdict(name, True, f"{len(here)} rows, {apart.sum()} numbers within {TOLERANCE}")
     row, column = (int(at) for at in next(zip(*differs.nonzero(), strict=True)))
     return Verdict(
         name,
@@ -137,6 +166,16 @@ def _compared(name: str, path: Path, made: str) -> Verdict:
         f"{int(differs.any(axis=1).sum())} of {len(here)} rows differ; {path.name}:{row + 2}: "
         f"{here.columns[column]} is {there.iat[row, column]!s}, the artifacts give {here.iat[row, column]!s}",
     )
+
+
+def _near(there: pd.Series, here: pd.Series) -> np.ndarray:
+    """Which cells of a column are numbers that agree; counts, hashes and words have to be the same."""
+    texts = pd.concat([there, here])
+    numbers = pd.to_numeric(texts.where(texts != "", "nan"), errors="coerce")
+    if not np.isfinite(numbers[texts != ""]).all() or not texts.str.contains(r"[.e]").any():
+        return np.zeros(len(here), dtype=bool)
+    ours = numbers.to_numpy()
+    return np.isclose(ours[: len(there)], ours[len(there) :], rtol=RELATIVE, atol=ABSOLUTE)
 
 
 def _texts(csv: str) -> pd.DataFrame:

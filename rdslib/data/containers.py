@@ -5,20 +5,25 @@ A file that cannot be read to its end is an error that names it.
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import io
 import json
+import math
 import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple, cast
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,10 +114,15 @@ def parse_lines(stream: BinaryIO) -> Iterator[Found]:
             yield _parse(number, text)
 
 
+def _loads(text: str) -> Any:
+    """A value of JSON, with null for what Python writes and JSON does not have: NaN and infinities."""
+    return json.loads(text, parse_constant=lambda name: None, parse_float=lambda digits: plain(float(digits)))
+
+
 def _parse(number: int, text: str) -> Found:
     value = None
     try:
-        value = json.loads(text)
+        value = _loads(text)
         reason = unusable(value, may_escape(text))
     except json.JSONDecodeError as error:
         reason = f"is not valid JSON ({error.msg}, column {error.colno}); write one object on each line"
@@ -159,7 +169,7 @@ def _read_json(path: Path) -> Iterator[Found]:
         text = data.decode("utf-8-sig")
         if not text or text.isspace():
             return
-        value = json.loads(text)
+        value = _loads(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: is not UTF-8 (byte {error.start} of it); save it so") from error
@@ -235,16 +245,50 @@ def _check_columns(path: Path, names: list[str]) -> None:
         raise UserError(f"{path}: has the column {twice[0]!r} twice; rename one")
 
 
-def _read_parquet(path: Path) -> Iterator[Found]:
+def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
+    """Go through a file of Parquet or Arrow in batches of at most `BATCH` rows, with their types."""
     with _open(path) as stream, tempfile.TemporaryFile() as whole:
-        if path.suffix.lower() in _DECOMPRESSED:  # Parquet is read from its end
+        if path.suffix.lower() in _DECOMPRESSED:  # these are read from their end
             shutil.copyfileobj(stream, whole)
+            whole.seek(0)
             stream = cast(BinaryIO, whole)
-        file = pq.ParquetFile(stream)
-        _check_columns(path, file.schema_arrow.names)
-        records = (each for batch in file.iter_batches(BATCH) for each in _records(batch))
-        for number, (record, reason) in enumerate(records, start=1):
+        start = stream.read(6)
+        stream.seek(0)
+        if kind_of(path) == ".parquet":
+            file = pq.ParquetFile(stream)
+            names, batches = file.schema_arrow.names, file.iter_batches(BATCH)
+        elif start == b"ARROW1":
+            ipc = pa.ipc.open_file(stream)
+            names, batches = ipc.schema.names, map(ipc.get_batch, range(ipc.num_record_batches))
+        else:  # as `datasets` saves to a disk
+            batches = pa.ipc.open_stream(stream)
+            names = batches.schema.names
+        _check_columns(path, names)
+        for batch in batches:
+            for at in range(0, len(batch), BATCH):
+                yield batch.slice(at, BATCH)
+
+
+def _read_batches(path: Path) -> Iterator[Found]:
+    number = 0
+    for batch in batches_of(path):
+        typed = [field.name for field in batch.schema if not _is_plain(field.type)]
+        for record, reason in _records(batch):
+            number += 1
+            if record is not None and typed:
+                record |= {name: plain(record[name]) for name in typed}
             yield Found(number, record, None, reason)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether Python's values of a type of Arrow are those of JSON, whatever they are."""
+    types = pa.types
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
+        return _is_plain(kind.value_type)
+    if types.is_struct(kind):
+        return all(_is_plain(field.type) for field in kind)
+    simple = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null)
+    return any(each(kind) for each in simple)
 
 
 def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
@@ -257,12 +301,55 @@ def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
     return [row for at in range(len(batch)) for row in _records(batch.slice(at, 1))]
 
 
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it.
+
+    Times are text as ISO 8601 has it, decimals their digits, bytes base64, and what is no number is null.
+    Raises TypeError for what has no such form, such as an image.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str | int) for key in value):
+            raise TypeError("keys must be text")
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return _plain_other(value)
+
+
+def _plain_other(value: Any) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(value, np.ndarray | pd.Series | pd.Index):
+        return [plain(each) for each in value]
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return None
+    if isinstance(value, np.datetime64):
+        value = pd.Timestamp(value)
+    elif isinstance(value, timedelta | np.timedelta64):
+        value = pd.Timedelta(value)
+    elif isinstance(value, np.generic):
+        return plain(value.item())
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Decimal | PurePath | UUID):
+        return str(value)
+    raise TypeError(f"it has a value of type {type(value).__name__}, for which JSON has no form")
+
+
 # By suffix: what is in a file, and what stands between its name and a number in it.
 _READERS: dict[str, tuple[Callable[[Path], Iterator[Found]], str]] = {
     ".jsonl": (_read_jsonl, ":"),
     ".ndjson": (_read_jsonl, ":"),
     ".json": (_read_json, ": record "),
-    ".parquet": (_read_parquet, ": row "),
+    ".parquet": (_read_batches, ": row "),
+    ".arrow": (_read_batches, ": row "),
     ".csv": (partial(_read_csv, delimiter=","), ":"),
     ".tsv": (partial(_read_csv, delimiter="\t"), ":"),
 }

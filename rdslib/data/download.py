@@ -12,26 +12,25 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
+import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import filelock
 from tqdm import tqdm
 
-from rdslib.errors import UserError, reason_of
+from rdslib.errors import UserError, needs, reason_of
 from rdslib.files import sha256_of
 from rdslib.params import Download
 
-if TYPE_CHECKING:
-    from unearth.fetchers import Fetcher, PyPIClient
-
 T = TypeVar("T")
+# Opens the answer to a request of a URL with some headers.
+Ask = Callable[[str, Mapping[str, str]], AbstractContextManager[Any]]
 
 # Origins that are kept in the cache, by scheme. `file:PATH` is used where it lies.
 SHAPES = {
@@ -41,19 +40,27 @@ SHAPES = {
     "hf-dataset": "hf-dataset:REPO@REVISION/PATH",
 }
 _PINNED = re.compile(r"([^=@]+)(==|@)([^/]+)/(.+)")
-CHUNK = 1 << 20
+# So many attempts in a row that bring nothing end a download; seconds before the first of them.
+ATTEMPTS, PAUSE = 3, 0.5
+PARTIAL, NOTHING_LEFT = 206, 416
+MAY_PASS = (None, 408, 429, 500, 502, 503, 504)
 
 
 def home() -> Path:
     """Return the folder for artifacts and downloads: RDSLIB_HOME, or the user's cache folder."""
     given = os.environ.get("RDSLIB_HOME")
-    if given:
-        # In full from now on: this process, or one that it starts, may go to another folder.
-        os.environ["RDSLIB_HOME"] = str(Path(given).expanduser().absolute())
-        return Path(os.environ["RDSLIB_HOME"])
-    import platformdirs
+    if not given:
+        import platformdirs
 
-    return Path(platformdirs.user_cache_dir("rdslib"))
+        given = platformdirs.user_cache_dir("rdslib")
+    path = os.path.expanduser(given)
+    if path.startswith("~"):
+        raise UserError(
+            f"there is no home folder for {path}; set RDSLIB_HOME to a folder that you may write to"
+        )
+    # In full from now on: this process, or one that it starts, may go to another folder.
+    os.environ["RDSLIB_HOME"] = os.path.abspath(path)
+    return Path(os.environ["RDSLIB_HOME"])
 
 
 def cache_dir() -> Path:
@@ -64,8 +71,9 @@ def cache_dir() -> Path:
 def fetch(download: Download, cache: Path, name: str) -> Path:
     """Get a local file with the bytes that `download` pins: from the cache, the mirror, or its origin.
 
-    A `file:` origin and the mirror are used where they lie; the rest is kept under `cache`. Errors name the
-    download by its `name` in the profile.
+    A `file:` origin and the mirror are used where they lie; the rest is kept under `cache`, and so is the
+    part of a download that broke off, from which the next attempt goes on. Errors name the download by its
+    `name` in the profile.
 
     Raises:
         UserError: The file cannot be had or has the wrong checksum, or the download is a folder.
@@ -95,24 +103,61 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
     if mirror and Path(mirror, *place).is_file():
         path, remedy = Path(mirror, *place), "correct the mirror, or unset RDSLIB_MIRROR"
         return _checked(path, pinned, f"download {name!r}: {path}", remedy)
-    with _new_file(cached) as part:
+
+    def bring() -> None:
         try:
             if scheme == "pip":
                 _fetch_pip(owner, inner, part)
             elif scheme == "github":
-                _fetch_github(f"https://github.com/{owner}/raw/{version}/{inner}", part)
+                _fetch_url(f"https://github.com/{owner}/raw/{version}/{inner}", part)
             else:
                 _fetch_hub(owner, version, inner, "dataset" if scheme == "hf-dataset" else "model", part)
+        except UserError:
+            raise
         # The index, HTTP and hub libraries each raise their types; all of them mean "could not be had".
         except Exception as error:
+            why, cure = reason_of(error), _cure(error, scheme, owner)
             raise UserError(
-                f"download {name!r}: {download.uri} could not be fetched ({reason_of(error)}); connect to "
-                f"the network, or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder whose "
-                f"downloads/ has it"
+                f"download {name!r}: {download.uri} could not be fetched ({why}); {cure}"
             ) from error
-        remedy = "it was removed: fetch again, or correct the pin"
-        _checked(part, pinned, f"download {name!r}: {download.uri}", remedy)
+
+    with _locked(cached) as part:
+        # Another process may have fetched it while this one waited.
+        if cached.is_file() and _sum(cached) == pinned:
+            return cached
+        begun = part.stat().st_size > 0
+        bring()
+        if begun and _sum(part) != pinned:
+            os.truncate(part, 0)  # what was there already was of another file
+            bring()
+        try:
+            remedy = "it was removed: fetch again, or correct the pin"
+            _checked(part, pinned, f"download {name!r}: {download.uri}", remedy)
+        except UserError:
+            os.truncate(part, 0)
+            raise
+        os.replace(part, cached)
     return cached
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error is about; None if no server answered."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _cure(error: Exception, scheme: str, owner: str) -> str:
+    """What to do about a file that cannot be fetched."""
+    if _status(error) not in (401, 403):
+        return (
+            "connect to the network, or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder "
+            "whose downloads/ has it"
+        )
+    if scheme == "pip":
+        return "give PIP_INDEX_URL with a name and password that may read it"
+    if scheme == "github":
+        return "only public repositories can be fetched; put the file into a mirror, and set RDSLIB_MIRROR"
+    page = f"https://huggingface.co/{'datasets/' if scheme == 'hf-dataset' else ''}{owner}"
+    return f"accept its terms on {page}, and set HF_TOKEN to a token that may read it"
 
 
 def _checked(path: Path, pinned: str, where: str, remedy: str) -> Path:
@@ -135,8 +180,8 @@ def _sum_of(path: Path, *state: int) -> str:
 
 
 @contextmanager
-def _new_file(target: Path) -> Iterator[Path]:
-    """A temporary file that takes its place only when the block ends well; one process at a time."""
+def _locked(target: Path) -> Iterator[Path]:
+    """The file in which `target` is made, kept if the block fails, unless it is empty; for one process."""
     part = target.with_name(f"{target.name}.part")
     lock = filelock.FileLock(target.with_name(f"{target.name}.lock"))
     try:
@@ -149,58 +194,96 @@ def _new_file(target: Path) -> Iterator[Path]:
         ) from error
     try:
         yield part
-        os.replace(part, target)
     finally:
-        part.unlink(missing_ok=True)
+        if part.is_file() and not part.stat().st_size:
+            part.unlink()
         lock.release()
 
 
 def _fetch_pip(project: str, filename: str, part: Path) -> None:
     """Find one file of a package index by its exact name, and stream it."""
+    needs("study", "unearth")
     from unearth import PackageFinder
 
     # It logs a warning for an index that cannot be reached; an error is raised below.
     logging.getLogger("unearth").setLevel(logging.ERROR)
     index = _pip_index()
     finder = PackageFinder(index_urls=[index] if index else [], ignore_compatibility=True)
+    # A password that is missing is an error, below, and not a question.
+    finder.session.auth.prompting = False  # type: ignore[attr-defined]
     for package in finder.find_all_packages(project, allow_yanked=True):
         if package.link.filename == filename:
-            _stream(finder.session, package.link.url_without_fragment, part, filename)
+            _stream(
+                lambda url, headers: finder.session.get_stream(url, headers=headers),
+                package.link.url_without_fragment,
+                part,
+                filename,
+            )
             return
     raise OSError("the package index could not be reached or has no such file")
 
 
 def _pip_index() -> str | None:
     """The package index that pip is set to use, or None for the public one."""
-    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    # Isolated: no module of the working folder is imported in place of pip.
+    command = [sys.executable, "-I", "-m", "pip", "config", "get", "global.index-url"]
     given = os.environ.get("PIP_INDEX_URL")
     return given or subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
-def _fetch_github(url: str, part: Path) -> None:
-    from unearth.fetchers import PyPIClient
+def _fetch_hub(repo: str, revision: str, inner: str, kind: str, part: Path) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    with PyPIClient(follow_redirects=True) as client:
-        _stream(client, url, part, url.rpartition("/")[2])
+    endpoint = os.environ.get("HF_ENDPOINT")
+    url = hf_hub_url(repo, inner, repo_type=kind, revision=revision, endpoint=endpoint)
+    _fetch_url(url, part, build_hf_headers())
 
 
-def _stream(client: Fetcher | PyPIClient, url: str, part: Path, title: str) -> None:
-    with client.get_stream(url) as response, part.open("wb") as file:
+def _fetch_url(url: str, part: Path, headers: Mapping[str, str] = {}) -> None:
+    from huggingface_hub import get_session
+
+    def ask(url: str, more: Mapping[str, str]) -> AbstractContextManager[Any]:
+        return get_session().stream("GET", url, headers={**headers, **more}, follow_redirects=True)
+
+    _stream(ask, url, part, url.rpartition("/")[2])
+
+
+def _stream(ask: Ask, url: str, part: Path, title: str) -> None:
+    """Write what `url` gives to `part`, after what is there; go on after faults, as long as more comes."""
+    vain = 0
+    # Under the bar of a folder this one goes when it is full; alone it stays.
+    with tqdm(unit="B", unit_scale=True, desc=title, leave=None) as bar:
+        while True:
+            have = part.stat().st_size
+            try:
+                return _go_on(ask, url, part, bar)
+            # Each HTTP library raises its types; without a status it is the connection that failed.
+            except Exception as error:
+                vain = 1 if part.stat().st_size > have else vain + 1
+                if vain == ATTEMPTS or _status(error) not in MAY_PASS:
+                    raise
+                time.sleep(PAUSE * 2**vain)
+
+
+def _go_on(ask: Ask, url: str, part: Path, bar: tqdm[Any]) -> None:
+    """Append to `part` what it lacks of `url`, or write all of it where the server knows no ranges."""
+    have = part.stat().st_size
+    # Compressed, the bytes would not be those of the file.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with ask(url, headers) as response:
+        if response.status_code == NOTHING_LEFT:
+            return
         response.raise_for_status()
-        total = int(response.headers.get("content-length", 0)) or None
-        # Under the bar of a folder this one goes when it is full; alone it stays.
-        with tqdm(total=total, unit="B", unit_scale=True, desc=title, leave=None) as bar:
-            for chunk in response.iter_bytes(CHUNK):
+        have = have if response.status_code == PARTIAL else 0
+        bar.total = have + int(response.headers.get("content-length", 0)) or None
+        bar.n = have
+        with part.open("r+b") as file:
+            file.truncate(have)
+            file.seek(have)
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 bar.update(len(chunk))
-
-
-def _fetch_hub(repo: str, revision: str, inner: str, kind: str, part: Path) -> None:
-    from huggingface_hub import hf_hub_download
-
-    with tempfile.TemporaryDirectory(dir=part.parent) as folder:
-        got = hf_hub_download(repo, inner, revision=revision, repo_type=kind, local_dir=folder)
-        os.replace(got, part)
 
 
 def read_members(archive: Path, patterns: Sequence[str]) -> dict[str, bytes]:

@@ -10,14 +10,27 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import pyarrow as pa
+
 from rdslib.data.chat import Message, Sample
-from rdslib.data.containers import KINDS, Found, Part, kind_of, may_escape, read_file, unusable
+from rdslib.data.containers import (
+    KINDS,
+    Found,
+    Part,
+    batches_of,
+    kind_of,
+    may_escape,
+    plain,
+    read_file,
+    unusable,
+)
 from rdslib.data.formats import FORMS, to_messages
 from rdslib.errors import UserError, reason_of
 
@@ -122,7 +135,7 @@ def _read_hub(name: str, split: str) -> Iterator[Found]:
 
     try:
         for number, value in enumerate(load_dataset(name, split=split, streaming=True), start=1):
-            yield Found(number, value)
+            yield Found(number, plain(value))
     except Exception as error:  # of the hub's client, the network or a file format
         raise UserError(
             f"{name}: is no file or folder, and the split {split!r} of that name cannot be read from "
@@ -148,10 +161,11 @@ def _read_rows(part: Part, rows: Iterable[Any]) -> Iterator[Found]:
         if not isinstance(row, Mapping):
             raise UserError(f"{where}: is of type {type(row).__name__}; give rows as dicts")
         try:
-            text = json.dumps({key: _null_or(value) for key, value in row.items()}, default=_plain)
+            value = plain(row)
+            text = json.dumps(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{where}: cannot be written as JSON ({reason_of(error)}); correct it") from error
-        value = json.loads(text)
+            reason = "nested too deeply" if isinstance(error, RecursionError) else reason_of(error)
+            raise UserError(f"{where}: cannot be written as JSON ({reason}); correct it") from error
         yield Found(number, value, text, unusable(value, may_escape(text)))
 
 
@@ -176,16 +190,26 @@ def _table_rows(name: str, table: Table) -> Iterable[Any]:
     return table
 
 
-def _null_or(value: Any) -> Any:
-    """A cell, with None for pandas' several kinds of no value."""
-    import pandas as pd
+def take_rows(given: Input, numbers: Sequence[int]) -> pa.Table | None:
+    """Take rows of an input of Parquet or Arrow, by their numbers and in that order, with their types.
 
-    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no form for: arrays and numbers of numpy in plain Python, else as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    None for an input of other kinds. Raises UserError where its files do not make one table.
+    """
+    if given.split is not None or not all(kind_of(path) in (".parquet", ".arrow") for path in given.files):
+        return None
+    wanted = np.unique(np.asarray(numbers, dtype=np.int64))
+    found, start = [], 0
+    for batch in (batch for path in given.files for batch in batches_of(path)):
+        first, last = np.searchsorted(wanted, [start, start + len(batch)])
+        if first < last:
+            found.append(pa.Table.from_batches([batch.take(pa.array(wanted[first:last] - start))]))
+        start += len(batch)
+    try:
+        table = pa.concat_tables(found, promote_options="permissive")
+    except pa.ArrowException as error:
+        reason = reason_of(error)
+        raise UserError(f"{given.name}: its files do not make one table ({reason}); write .jsonl") from error
+    return table.take(pa.array(np.searchsorted(wanted, numbers)))
 
 
 def digest_of(records: Iterable[Record]) -> str:

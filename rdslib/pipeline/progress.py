@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rdslib.errors import plain
 from rdslib.pipeline.step import Step
 
 
@@ -32,7 +33,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print one line that stays."""
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(plain(text), file=sys.stderr)
 
     def plan(self, steps: Sequence[Step]) -> None:
         """Tell which steps will be computed, in order."""
@@ -61,7 +62,7 @@ class Progress:
             initial=initial,
             unit=unit,
             unit_scale=True,
-            desc=prefix + label,
+            desc=prefix + plain(label),
             file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
             bar_format="{desc}: {percentage:3.0f}% |{bar:12}| "

@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,8 @@ class RayExecutor:
             address = os.environ.get("RAY_ADDRESS", "local")
             _check_address(address)
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent that nobody asked for
+            if len(tempfile.gettempdir()) > 40:  # a socket's path has 107 bytes at most, and Ray's name 60
+                os.environ.setdefault("RAY_TMPDIR", "/tmp")
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:

@@ -22,6 +22,7 @@ from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import reopen, write_selection
 from rdslib.errors import UserError
 from rdslib.methods import features, get_scorer
+from rdslib.params import ROOT
 
 K = 9
 SOURCES = ("sums", "words", "codes")
@@ -386,3 +387,20 @@ def test_what_is_no_selection_is_one_line(selected, folder, tmp_path, tiny_model
     os.remove(tmp_path / "pool.jsonl")
     with pytest.raises(UserError, match="there is no such file or folder"):
         explain(out, "0")
+
+
+def test_code_that_a_record_names_is_not_run(tmp_path, tiny_model, monkeypatch):
+    """Only a profile that the user names runs its plug-ins."""
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    mine, ran = tmp_path / "mine.yaml", []
+    (tmp_path / "plugin.py").write_text("")
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    mine.write_text(text.replace("  seed: 7\n", "  seed: 7\n  plugins: [plugin.py]\n"))
+    out = tmp_path / "out.jsonl"
+    select(write(tmp_path / "pool.jsonl", POOL[:4]), tiny_model, out, method="random", profile=str(mine))
+    monkeypatch.setattr(user_data, "load_plugins", ran.extend)
+    with pytest.raises(UserError, match=r"runs code \(plugin.py\); code that a file names is not run"):
+        explain(out, "0")
+    assert not ran
+    assert explain(out, "0", str(mine)).state in ("picked", "not picked")
+    assert ran == [tmp_path / "plugin.py"]

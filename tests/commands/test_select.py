@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
@@ -9,9 +10,13 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rdslib.commands.outputs import record_of
@@ -241,6 +246,27 @@ def test_every_kind_of_output_holds_the_same(ask, tmp_path):
     for name in ("out.csv", "out"):
         with pytest.raises(UserError, match="is of no known kind"):
             ask(name=name)
+
+
+def test_a_pool_of_parquet_gives_rows_with_their_types(ask, tmp_path):
+    typed = {
+        "when": pa.array([datetime(2024, 1, 1, i % 24, tzinfo=UTC) for i in range(36)]),
+        "price": pa.array([Decimal(f"{i}.50") for i in range(36)]),
+        "raw": pa.array([bytes([i]) for i in range(36)]),
+        "half": pa.array([i / 2 for i in range(36)], pa.float32()),
+    }
+    table = pa.table({**pa.Table.from_pylist(POOL).to_pydict(), **typed})
+    pq.write_table(table, tmp_path / "typed.parquet", row_group_size=7)
+    pool = str(tmp_path / "typed.parquet")
+    lines, _ = ask(pool=pool)
+    places = [next(i for i, m in enumerate(POOL) if m["messages"] == r["messages"]) for r in lines]
+    for options in ({}, {"as_": "messages"}):
+        ask(name="out.parquet", pool=pool, **options)
+        found = pq.read_table(tmp_path / "out.parquet")
+        names = [name for name in table.column_names if name != "messages" or not options]
+        assert found.select(names).equals(table.take(pa.array(places)).select(names))
+    assert lines[0]["raw"] == base64.b64encode(bytes([places[0]])).decode()
+    assert lines[0]["price"] == f"{places[0]}.50"
 
 
 def test_duplicates_go_the_first_stays(ask, tmp_path):

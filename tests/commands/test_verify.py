@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from rdslib import figures
-from rdslib.cli import app
-from rdslib.commands.verify import verify
+from rdslib.commands.app import app
+from rdslib.commands.verify import _near, verify
 from rdslib.errors import UserError
 from rdslib.figures.publish import publish
+from rdslib.params import ROOT
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Study
 
-NAMES = ("fig1_pareto", "fig6_sources_by_task", "tab4_splits")
+NAMES = ("fig1_pareto", "fig4_scaling", "tab4_splits")
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def folder(tmp_path):
     study = Study.load("paper", home=tmp_path / "home")
     for name in NAMES:
         table = figures.table(study, name)
-        publish(study, name, figures.draw(name, table), table, out=tmp_path / "figures")
+        publish(study, name, figures.draw(name, table), table, "both", tmp_path / "figures")
     return tmp_path / "figures"
 
 
@@ -52,7 +54,6 @@ def test_untouched_figures_agree_and_a_changed_number_is_named(folder):
     [
         (lambda path: path.unlink(), "tab4_splits.csv is missing"),
         (lambda path: path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n"), "has 6 rows and"),
-        (lambda path: path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n")), "the same values"),
         (lambda path: path.write_text(""), "cannot be read"),
     ],
 )
@@ -94,3 +95,57 @@ def test_a_json_that_describes_no_figure_is_one_line(folder, text):
 def test_a_folder_without_figures_is_one_line(tmp_path):
     with pytest.raises(UserError, match="holds no figure"):
         verify(tmp_path)
+
+
+def test_numbers_agree_within_the_tolerance_and_all_else_to_the_letter(folder):
+    path = folder / "fig1_pareto.csv"
+    text = path.read_text()
+    path.write_text(text.replace("46.4", "46.4000001", 1))
+    (verdict,) = [each for each in verify(folder) if each.name == "fig1_pareto"]
+    assert verdict.agrees
+    assert verdict.reason == "18 rows, 1 numbers within 1e-06 + 1e-05 of the value"
+    for was, now in (
+        ("46.4", "46.41"),
+        ("46.4", ""),
+        ("46.4", "nan"),
+        ("5817792", "5817793"),
+        ("rds,", "rdt,"),
+    ):
+        assert was in text
+        path.write_text(text.replace(was, now, 1))
+        assert [each.name for each in verify(folder) if not each.agrees] == ["fig1_pareto"], now
+
+
+def test_columns_of_whole_numbers_and_of_hashes_are_no_measurements():
+    assert _near(pd.Series(["1.0", "2", ""]), pd.Series(["1.0000001", "2.00002", ""])).tolist() == [
+        True,
+        True,
+        False,
+    ]
+    assert not _near(pd.Series(["10000000"]), pd.Series(["10000001"])).any()
+    assert not _near(pd.Series(["1e99999999999999"]), pd.Series(["1e99999999999998"])).any()
+    assert not _near(pd.Series(["1.5", "a"]), pd.Series(["1.5", "b"])).any()
+
+
+PLUGIN = "from pathlib import Path\nPath({!r}).touch()\n"
+
+
+def test_code_that_a_json_names_is_not_run(tmp_path):
+    ran, plugin = tmp_path / "ran", tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN.format(str(ran)))
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("  seed: 7\n", f"  seed: 7\n  plugins: [{plugin}]\n"))
+    profile = Study.load("tiny", home=tmp_path / "home").profile
+    experiment = profile.experiment.model_copy(update={"plugins": (str(plugin),)})
+    profile = profile.model_copy(update={"experiment": experiment})
+    described = {"figure": "tab5_pool_sources", "show": "both", "artifacts": []}
+    described["profile"] = profile.model_dump(mode="json")
+    figures_ = tmp_path / "figures"
+    figures_.mkdir()
+    (figures_ / "tab5_pool_sources.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"code that a file names is not run; look at it, and give --profile"):
+        verify(figures_, tmp_path / "home")
+    assert not ran.exists()
+    (verdict,) = verify(figures_, tmp_path / "home", str(tmp_path / "mine.yaml"))
+    assert verdict.agrees is False
+    assert ran.exists()

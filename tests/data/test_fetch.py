@@ -5,8 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -124,10 +130,127 @@ def test_a_local_index_fills_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
         fetch(download, cache, "x")
 
 
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A package index over HTTP with one file: `faults` are what its next answers do, `asked` the ranges."""
+    state = SimpleNamespace(data=bytes(range(256)) * 40, faults=[], asked=[], ranges=True)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            if self.path.startswith("/simple"):
+                page = b'<!DOCTYPE html><html><body><a href="/x-1.0.tar.gz">x-1.0.tar.gz</a></body></html>'
+                return self.answer(200, page, {"Content-Type": "text/html"})
+            asked = self.headers.get("Range")
+            state.asked.append(asked)
+            fault = state.faults.pop(0) if state.faults else None
+            start = int(asked[6:-1]) if asked and state.ranges else 0
+            if isinstance(fault, HTTPStatus):
+                return self.answer(fault, b"", {})
+            if start >= len(state.data):
+                return self.answer(416, b"", {})
+            self.answer(206 if start else 200, state.data[start:], {}, fault)
+
+        def answer(self, status: int, body: bytes, headers: dict[str, str], sent: int | None = None) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[:sent])
+            self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(fetching, "PAUSE", 0)
+    state.download = Download(uri="pip:x==1.0/x-1.0.tar.gz", sha256=hashlib.sha256(state.data).hexdigest())
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+BREAKS = {
+    "a broken connection": ([5000], [None, "bytes=5000-"]),
+    "a server that is busy": ([HTTPStatus.SERVICE_UNAVAILABLE] * 2, [None] * 3),
+    # As long as more comes, it goes on.
+    "many breaks": ([2000] * 5, [None, *(f"bytes={n}000-" for n in (2, 4, 6, 8, 10))]),
+}
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_a_download_that_breaks_off_goes_on(index: SimpleNamespace, tmp_path: Path, case: str) -> None:
+    index.faults, asked = list(BREAKS[case][0]), BREAKS[case][1]
+    assert fetch(index.download, tmp_path, "x").read_bytes() == index.data
+    assert index.asked == asked
+
+
+def test_the_next_attempt_goes_on_where_this_one_ended(index: SimpleNamespace, tmp_path: Path) -> None:
+    index.faults = [4000, 0, 0]
+    with pytest.raises(UserError, match="could not be fetched"):
+        fetch(index.download, tmp_path, "x")
+    (part,) = files_in(tmp_path)
+    assert part.read_bytes() == index.data[:4000]
+    index.asked.clear()
+    assert fetch(index.download, tmp_path, "x").read_bytes() == index.data
+    assert index.asked == ["bytes=4000-"]
+
+
+@pytest.mark.parametrize(("left", "ranges"), [(b"other", True), (b"other" * 10_000, True), (b"other", False)])
+def test_what_is_left_of_another_file_does_no_harm(
+    index: SimpleNamespace, tmp_path: Path, left: bytes, ranges: bool
+) -> None:
+    index.ranges = ranges
+    assert index.download.sha256 is not None
+    (tmp_path / f"{index.download.sha256[:16]}-x-1.0.tar.gz.part").write_bytes(left)
+    assert fetch(index.download, tmp_path, "x").read_bytes() == index.data
+    assert [path.suffix for path in files_in(tmp_path)] == [".gz"]
+
+
+TERMS = "accept its terms on https://huggingface.co"
+REFUSALS = {
+    "pip:x==1.0/x-1.0.tar.gz": "give PIP_INDEX_URL with a name and password",
+    "hf:o/r@abc/x.txt": f"{TERMS}/o/r, and set HF_TOKEN",
+    "hf-dataset:o/r@abc/x.txt": f"{TERMS}/datasets/o/r, and set HF_TOKEN",
+}
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND])
+@pytest.mark.parametrize("uri", REFUSALS)
+def test_a_refusal_is_not_asked_again_and_says_what_may_open_it(
+    index: SimpleNamespace, tmp_path: Path, status: HTTPStatus, uri: str
+) -> None:
+    index.faults = [status] * 5
+    with pytest.raises(UserError) as error:
+        fetch(Download(uri=uri, sha256=SUM), tmp_path, "x")
+    assert (REFUSALS[uri] if status != HTTPStatus.NOT_FOUND else "connect to the network") in one_line(error)
+    assert len(index.asked) == 1
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["hf", "hf-dataset"])
+def test_files_of_the_hub_go_on_too(index: SimpleNamespace, tmp_path: Path, kind: str) -> None:
+    index.faults = [5000]
+    download = Download(uri=f"{kind}:o/r@abc/x.txt", sha256=index.download.sha256)
+    assert fetch(download, tmp_path, "x").read_bytes() == index.data
+    assert index.asked == [None, "bytes=5000-"]
+
+
+def test_no_module_of_the_working_folder_is_executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("pip", "unearth", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PIP_INDEX_URL")
+    fetching._pip_index()
+    assert not (tmp_path / "executed").exists()
+
+
 def test_a_wrong_checksum_names_both_sums_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(fetching, "_fetch_github", lambda url, part: part.write_bytes(DATA))
+    monkeypatch.setattr(fetching, "_fetch_url", lambda url, part: part.write_bytes(DATA))
     with pytest.raises(UserError) as error:
         fetch(Download(uri="github:o/r@abc/x.txt", sha256=NONE), tmp_path / "cache", "x")
     assert SUM in one_line(error)

@@ -36,7 +36,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.delenv("RDSLIB_MIRROR", raising=False)
-    monkeypatch.setattr(fetching, "_fetch_github", refuse)
+    monkeypatch.setattr(fetching, "_fetch_url", refuse)
 
 
 def test_a_folder_gives_members_as_an_archive_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_folder_gives_members_as_an_archive_does(monkeypatch: pytest.MonkeyPat
         asked.append(url)
         part.write_bytes(CONTENT[url.partition("/data/")[2]])
 
-    monkeypatch.setattr(fetching, "_fetch_github", origin)
+    monkeypatch.setattr(fetching, "_fetch_url", origin)
     downloads = {"x": Download(uri=URI, files=PINS)}
     got = Archives(downloads, tmp_path / "cache").members("x", ["b*", "a/*"])
     assert list(got.items()) == [("b.txt", b"b\n"), ("a/x.txt", b"x\n"), ("a/y.txt", b"y\n")]
@@ -94,7 +94,7 @@ def test_a_changed_or_missing_file_of_a_folder_is_named(
     for part in ("'x'", f"{URI}a/y.txt could not be fetched (no network)", "RDSLIB_MIRROR"):
         assert part in text
     assert f"there is no file {mirrored}/a/y.txt" in members(f"file:{mirrored}/", PINS)
-    monkeypatch.setattr(fetching, "_fetch_github", lambda url, part: part.write_bytes(b"other"))
+    monkeypatch.setattr(fetching, "_fetch_url", lambda url, part, *_: part.write_bytes(b"other"))
     text = members(URI, PINS)
     assert f"{URI}a/y.txt has the SHA-256" in text
     assert "it was removed" in text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import io
 import json
 import os
 import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from rdslib.data import containers
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.containers import Found, Part
-from rdslib.data.reader import Input, Rejected, Row, find_input, read_rows, rows_of
+from rdslib.data.reader import Input, Rejected, Row, find_input, read_rows, rows_of, take_rows
 from rdslib.errors import UserError
 
 ONE = {"messages": user_assistant("q", "r")}
@@ -48,6 +50,14 @@ def stored(table, **options):
 def parquet(records, **options):
     names = dict.fromkeys(name for record in records for name in record)
     return stored(pa.table({name: [record.get(name) for record in records] for name in names}), **options)
+
+
+def ipc(table, whole):
+    """A table as files of Arrow hold it: a whole file, or the stream that `datasets` saves."""
+    file = io.BytesIO()
+    with (pa.ipc.new_file if whole else pa.ipc.new_stream)(file, table.schema) as writer:
+        writer.write_table(table)
+    return file.getvalue()
 
 
 def separated(records, delimiter=","):
@@ -286,7 +296,7 @@ BAD_FILES = {
     "JSON lists on lines": ("a.json", b"[1]\n[2]\n",
         ":2: is not valid JSON (Extra data, column 1); correct it, or"),
     "JSON that is not UTF-8": ("a.json", b'[\n{"prompt": "\xff"}]', ":2: is not UTF-8 (byte 14 of it)"),
-    "an unknown kind": ("a.txt", b"q", ": is of no known kind; give .jsonl, .ndjson, .json, .parquet, .csv,"),
+    "an unknown kind": ("a.txt", b"q", ": is of no known kind; give .jsonl, .ndjson, .json, .parquet, .arr"),
     "an archive": ("a.tar.gz", b"q", ": is of no known kind"),
 }
 BAD_FILES |= {
@@ -365,6 +375,56 @@ def test_an_odd_file_is_read(tmp_path, case):
     assert [row.where for row in found] == [f"{path}{place}" for place in places]
     assert [row.messages for row in found] == (messages or [ONE["messages"]] * len(places))
     assert [row.number for row in found] == list(range(len(places)))
+
+
+# Of each: a column, and what JSON has for its values.
+UTC = datetime.UTC
+TYPES = {
+    "dates": (pa.array([datetime.date(2024, 2, 29), None]), ["2024-02-29", None]),
+    "times": (pa.array([datetime.time(1, 2, 3, 4), None]), ["01:02:03.000004", None]),
+    "nanoseconds": (
+        pa.array([1, 10**18], pa.timestamp("ns")),
+        ["1970-01-01T00:00:00.000000001", "2001-09-09T01:46:40"],
+    ),
+    "zones": (pa.array([datetime.datetime(2024, 1, 1, tzinfo=UTC)] * 2), ["2024-01-01T00:00:00+00:00"] * 2),
+    "durations": (pa.array([datetime.timedelta(days=1, seconds=1), None]), ["P1DT0H0M1S", None]),
+    "decimals": (
+        pa.array([Decimal("1.10"), Decimal("-1234567890123456.78")]),
+        ["1.10", "-1234567890123456.78"],
+    ),
+    "binary": (pa.array([b"\x00\xff", b""]), ["AP8=", ""]),
+    "floats": (pa.array([float("nan"), float("-inf")]), [None, None]),
+    "categories": (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+    "nested": (pa.array([[{"x": b"a", "y": 1.5}], None]), [[{"x": "YQ==", "y": 1.5}], None]),
+    "maps": (pa.array([[("k", b"a")], []], pa.map_(pa.string(), pa.binary())), [[["k", "YQ=="]], []]),
+}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.zst", "stream.arrow", "file.arrow"])
+def test_types_that_json_has_not_are_converted_by_one_rule_and_can_be_had_as_they_are(tmp_path, name):
+    columns = {case: column for case, (column, _) in TYPES.items()}
+    table = pa.table({"prompt": ["q", "p"], "answer": ["r", "s"], **columns})
+    made = ipc(table, name.startswith("file")) if name.endswith("arrow") else stored(table)
+    path = put(tmp_path / name, zstd(made) if name.endswith("zst") else made)
+    rows = list(read_rows(path))
+    for case, (_, expected) in TYPES.items():
+        assert [row.record[case] for row in rows] == expected, case
+    json.dumps([row.record for row in rows], allow_nan=False)
+    put(tmp_path / "z.parquet", stored(pa.table({"prompt": ["x"], "answer": ["y"], "more": [b"z"]})))
+    taken = take_rows(find_input(tmp_path), [2, 1, 0, 1])
+    same, expected = taken.slice(1).select(table.column_names), table.take(pa.array([1, 0, 1]))
+    assert same.schema == table.schema
+    assert repr(same.to_pylist()) == repr(expected.to_pylist())
+    assert taken["more"].to_pylist() == [b"z", None, None, None]
+    put(tmp_path / "c.jsonl", lines(ONE))
+    assert take_rows(find_input(tmp_path), [0]) is None
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path):
+    put(tmp_path / "a.jsonl", lines({**ONE, "x": [float("nan"), -float("inf"), 0.5], "y": {"z": 1}}))
+    put(tmp_path / "b.json", b'[{"prompt": "q", "answer": "r", "x": NaN, "y": [1e999, -Infinity, 1e3]}]')
+    found = [row.record for row in read_rows(tmp_path)]
+    assert [found[0]["x"], found[1]["x"], found[1]["y"]] == [[None, None, 0.5], None, [None, None, 1000.0]]
 
 
 def test_a_named_form_is_read_and_an_unknown_one_is_an_error(tmp_path):

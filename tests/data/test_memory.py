@@ -60,7 +60,7 @@ def test_no_value_is_a_missing_field_and_other_types_become_those_of_json():
     frame["when"] = pd.to_datetime(["2024-01-01", None])
     frame["vector"] = [np.arange(2), np.float32([0.5])]
     first, second = read(frame, queries=True)
-    when = "2024-01-01 00:00:00"
+    when = "2024-01-01T00:00:00"
     assert first.record == {
         "prompt": "q", "answer": "r", "messages": None, "id": 7, "when": when, "vector": [0, 1],
     }  # fmt: skip
@@ -80,7 +80,7 @@ REFUSED = {
     "a column twice": (pd.DataFrame([["q", "r"]], columns=["prompt"] * 2), "pool: has columns with the"),
     "text": ([ROWS[0], "text"], "pool[1]: is of type str; give rows as dicts"),
     "a circle": ([{"x": CIRCLE}],
-        "pool[0]: cannot be written as JSON (Circular reference detected); correct"),
+        "pool[0]: cannot be written as JSON (nested too deeply); correct"),
     "keys": ([ROWS[0], {"x": {(1, 2): 3}}], "pool[1]: cannot be written as JSON (keys must be"),
     "half a surrogate pair": ([{"prompt": "\ud800"}], "pool[0]: escapes half of a surrogate pair"),
     "no response": ([ROWS[0], {"prompt": "q"}], "pool[1]: this sample has no response"),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pandas as pd
 import typer
 
-from rdslib.cli import app
+from rdslib.commands.app import app
 from rdslib.figures.base import BASELINE, human, in_order, method_title
 from rdslib.params import ROOT
 
