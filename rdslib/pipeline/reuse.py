@@ -6,6 +6,7 @@ or of other queries are to be made, with all else equal, rows are copied from th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ class Part:
 class Todo:
     """The shards that are to be made of some samples, and what of them is to go through the model.
 
-    Holds some 30 bytes for each sample, and for each row of the artifacts that rows are copied from.
+    Holds some 30 bytes for each sample, and for each row of one artifact that rows may be copied from.
 
     Args:
         works: What is being made, by feature: rows are copied of samples that other artifacts have for all.
@@ -116,15 +117,20 @@ class _Folder:
     def __init__(self, path: Path, feature: str) -> None:
         self.path, self.feature = path, feature
         self.files = (read_manifest(path) or {"files": {}})["files"]
-        self.starts, self.digests = np.empty(0, dtype=np.int64), np.empty((0, 16), dtype=np.uint8)
-        try:
-            found = list(features.read_shards(path, DIGEST))
-            if found:
-                self.starts = np.array([start for start, _ in found])
-                self.digests = np.concatenate([np.asarray(rows) for _, rows in found])
-        except UserError:  # it is damaged, and nothing is copied
-            pass
+        self.starts = np.empty(0, dtype=np.int64)
         self._sound: dict[int, bool] = {}
+
+    def digests(self) -> np.ndarray:
+        """Those of its samples, uint8 [samples, 16]; none if it has none, or if they do not fit together."""
+        parts, total = [np.empty((0, 16), dtype=np.uint8)], 0
+        with contextlib.suppress(UserError):
+            for start, rows in features.read_shards(self.path, DIGEST):
+                if start != total or rows.shape[1:] != (16,) or rows.dtype != np.uint8:
+                    return parts[0]
+                parts.append(rows)
+                total += len(rows)
+        self.starts = np.cumsum([0, *(len(rows) for rows in parts[1:-1])])
+        return np.concatenate(parts)
 
     def sound(self, shard: int) -> bool:
         """Whether all that a shard has is as the manifest says."""
@@ -145,11 +151,14 @@ class _Places:
         self.position = np.zeros(len(digests), dtype=np.int64)
         for number, folder in enumerate(folders):
             left = np.flatnonzero(self.number < 0)
-            keys, wanted = _key(folder.digests), _key(digests[left])
+            if not left.size:
+                break
+            there = folder.digests()
+            keys, wanted = _key(there), _key(digests[left])
             order = np.argsort(keys, kind="stable")
             at = np.searchsorted(keys, wanted, sorter=order)
             left, at = left[at < len(order)], order[at[at < len(order)]]
-            same = (folder.digests[at] == digests[left]).all(axis=1)
+            same = (there[at] == digests[left]).all(axis=1)
             self.number[left[same]], self.position[left[same]] = number, at[same]
 
     def known(self, start: int, samples: int) -> np.ndarray:

@@ -176,20 +176,29 @@ def test_only_new_samples_pass_through_the_model(base, tiny_model, tmp_path, mon
         np.testing.assert_allclose(ours.astype(float), news.astype(float), atol=2e-3, rtol=1e-5)
 
 
-def test_what_is_damaged_is_encoded_again(base, tiny_model, tmp_path, monkeypatch, encoded):
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def shorten(path):
+    np.save(path, np.load(path)[1:])
+
+
+# Two shards of eight cannot be trusted, or no row is where it was; and three rows are new.
+@pytest.mark.parametrize(("damage", "again"), [(flip, 2 * SHARD + 3), (shorten, POOL + 3)])
+def test_what_is_damaged_is_encoded_again(base, tiny_model, tmp_path, monkeypatch, encoded, damage, again):
     folder, home = tmp_path / "data", tmp_path / "home"
     shutil.copytree(base, folder)
     _, pipeline = select(folder, tiny_model, home, monkeypatch)
     made = pipeline.store.path(pipeline.features("lm.weighted_all"))
     for name in ("weighted_all-000000008.npy", "digest-000000016.npy"):
-        data = bytearray((made / name).read_bytes())
-        data[-3] ^= 1
-        (made / name).write_bytes(data)
+        damage(made / name)
     add_rows(folder)
     encoded()
     picks, _ = select(folder, tiny_model, home, monkeypatch)
-    # Two shards of eight cannot be trusted, and three rows are new.
-    assert encoded() == (2 * SHARD + 3, 0)
+    assert encoded() == (again, 0)
     assert picks == select(folder, tiny_model, tmp_path / "fresh", monkeypatch)[0]
 
 
