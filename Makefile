@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup figures test test-all lint bench lab lock clean
+.PHONY: setup figures test test-all lint lowest bench lab lock clean
 
 setup: .venv/ready
 
@@ -30,6 +30,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry rdslib notebooks
+
+# The fast tests with the lowest versions that pyproject.toml allows, in an environment of their own.
+lowest:
+	$(PYTHON) tests/lock.py lowest
+	.venv-lowest/bin/python -m pytest -m "not slow and not real"
 
 # Ratios of speed, as tables; nothing here can fail for being slow.
 bench: setup
@@ -43,4 +49,4 @@ lock:
 	$(PYTHON) tests/lock.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest

@@ -19,6 +19,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; what a process that is killed leaves has a hidden name, `.*.part`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in the order given, whole or not at all."""
     temporary = path.with_name(f"tmp-{path.name}")

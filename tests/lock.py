@@ -1,4 +1,8 @@
-"""Make `requirements.lock` and `environment.yml` from `pyproject.toml`; run by `make lock`."""
+"""Environments from `pyproject.toml`: the newest versions, for the lock, and the lowest that are allowed.
+
+`requirements.lock` and `environment.yml` have what was installed by `make lock`. The lowest versions go into
+an environment of their own, `.venv-lowest`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# What the tests need to run, whatever they test.
+TOOLS = ("hypothesis", "psutil", "pytest", "pytest-xdist")
 
 
 def name_of(requirement: str) -> str:
@@ -18,25 +24,44 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement.strip(), maxsplit=1)[0]).lower()
 
 
-def direct_requirements() -> list[str]:
-    """What pyproject.toml asks for, the dev extra included."""
+def direct_requirements(dev: bool = True) -> list[str]:
+    """What pyproject.toml asks for: for selection, for every extra and, if asked, for development."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    of_extras = [each for extra, found in extras.items() if dev or extra != "dev" for each in found]
+    return [each for each in project["dependencies"] + of_extras if name_of(each) != project["name"]]
 
 
-def main() -> None:
+def install(folder: Path, requirements: list[str]) -> list[str]:
+    """Make an environment with the requirements, and return the command that is its pip."""
+    venv.create(folder, with_pip=True, clear=True)
+    pip = [str(folder / "bin" / "python"), "-I", "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", *requirements], check=True)
+    return pip
+
+
+def lowest() -> None:
+    """Make an environment of the lowest versions that are allowed of what is imported."""
+    pins = [each.replace(">=", "==") for each in direct_requirements(dev=False)]
+    pip = install(ROOT / ".venv-lowest", [*pins, *TOOLS])
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--editable", str(ROOT)], check=True)
+
+
+def lock() -> None:
     """Install the direct requirements into a new environment, and write down what came."""
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        python = Path(folder, "bin", "python")
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--quiet", *direct_requirements()], check=True)
+        pip = install(Path(folder), direct_requirements())
         frozen = subprocess.run(
             [*pip, "freeze", "--all", "--exclude", "pip"], check=True, capture_output=True, text=True
         ).stdout
     # A local version such as 2.13.0+cpu is one machine's build; the lock names the release.
     pins = sorted((line.split("+")[0] for line in frozen.split()), key=name_of)
     (ROOT / "requirements.lock").write_text("# Made by `make lock`.\n" + "\n".join(pins) + "\n")
+    write_environment(pins)
+
+
+def write_environment(pins: list[str]) -> None:
+    """Write `environment.yml`: the direct requirements, in the versions of the lock."""
     versions = {name_of(pin): pin for pin in pins}
     direct = sorted(versions[name_of(requirement)] for requirement in direct_requirements())
     python_version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -55,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lowest() if "lowest" in sys.argv else lock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import pytest
 import yaml
@@ -74,8 +73,6 @@ def test_lock_environment_and_pyproject_agree():
     pins = [line for line in environment[-1]["pip"] if line != "-e ."]
     assert {name_of(pin) for pin in pins} == {name_of(each) for each in direct_requirements()}
     assert all(versions[name_of(pin)] == pin.split("==")[1] for pin in pins)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert "torch==2.13.0" in project["dependencies"]
     for requirement in direct_requirements():
         wanted = re.search(r"[=>]=([\d.]+)", requirement).group(1)
         have = versions[name_of(requirement)]

@@ -243,7 +243,7 @@ def compare_figure(compared: Compared) -> Figure:
             axes.set(ylabel="Samples")
             style.title(axes, f"Scores in {name}", details)
         lines = [f"{name}: {file}" for name, file in c.names.items()]
-        style.footnotes(figure, map(style.literal, [*lines, *c.notes]))
+        style.footnotes(figure, [*lines, *c.notes])
         return figure
 
     return draw()
@@ -261,7 +261,7 @@ def _draw_sources(axes: Axes, c: Compared) -> None:
     for text, name in zip(legend.get_texts(), reversed(names), strict=True):
         # Without its middle, if it is long: paths differ at their ends.
         half = LONGEST // 2
-        text.set_text(style.literal(name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"))
+        text.set_text(name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}")
     style.title(axes, "Sources", f"{_texts(c.common)} in both (Jaccard index {c.jaccard:.3f})")
 
 

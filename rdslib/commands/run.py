@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from rdslib.errors import needs, plain
+from rdslib.errors import UserError, needs, plain
 
 # What a study imports, sooner or later.
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
@@ -46,16 +43,25 @@ def run_command(
     needs("study", *STUDY)
     from rdslib import figures
     from rdslib.figures import publish
-    from rdslib.figures.report import run_notebook
+    from rdslib.figures.notebook import run_notebooks
+    from rdslib.files import write_whole
     from rdslib.models import device
     from rdslib.pipeline.executors import helpers
     from rdslib.pipeline.study import Study
 
-    # In full, since notebooks run in another folder.
     if profile.endswith((".yaml", ".yml")):
         profile = str(Path(profile).resolve())
     study = Study.load(profile, engine=engine)
-    names = only or list(figures.FIGURES)
+    out = out or publish.folder_of(study.profile.name)
+    wanted = only or list(figures.FIGURES)
+    absent = {name: reason for name in wanted if (reason := figures.why_absent(study, name, show))}
+    for reason in dict.fromkeys(absent.values()):
+        titles = [figures.FIGURES[name].title for name, why in absent.items() if why == reason]
+        line = f"not drawn: {', '.join(titles)} ({reason})"
+        if only:
+            raise UserError(f"{line}; use a profile that measures it, such as mini")
+        typer.echo(line, err=True)
+    names = [name for name in wanted if name not in absent]
     steps = [step for name in names for step in figures.steps(study, name, figures.checked(show))]
     missing = len(study.missing(steps))
     # A process for each model keeps two cores busier than two threads for one model do; where Ray has
@@ -67,15 +73,11 @@ def run_command(
     arguments = ["--profile", profile, "--show", show, "--engine", study.profile.engine]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
-    folder = publish.folder_of(study.profile.name, out).resolve()
-    draw = functools.partial(run_notebook, profile=profile, show=show, out=folder)
-    # Spawned, not forked: this process has a model's threads.
-    with ProcessPoolExecutor(min(2, len(names)), multiprocessing.get_context("spawn")) as processes:
-        for number, (name, seconds) in enumerate(zip(names, processes.map(draw, names), strict=True), 1):
-            typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
+    for number, (name, seconds) in enumerate(run_notebooks(names, profile, show, out), 1):
+        typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and study.profile.experiment is not None:
-        publish.write_records(study, folder)
-    typer.echo(f"figures are in {out or publish.folder_of(study.profile.name)}")
+        write_whole(out / "records.csv", publish.records_csv(study).encode())
+    typer.echo(f"figures are in {out}")
 
 
 def help_command(
@@ -109,6 +111,9 @@ def status_command(profile: ProfileOption = "mini") -> None:
         typer.echo(f"{state}  {step.name:<9} {step.hash}  {plain(step.label)}")
     for name, found in of_figures.items():
         missing = len(study.missing(found))
+        if reason := figures.why_absent(study, name):
+            typer.echo(f"{name}: is not drawn; {reason}")
+            continue
         drawn = (publish.folder_of(study.profile.name) / f"{name}.json").is_file()
         left = f"{missing} steps missing" if missing else "nothing missing"
         typer.echo(f"{name}: {'drawn' if drawn else 'not drawn'}; {left}")
@@ -131,5 +136,5 @@ def report_command(
     from rdslib.figures.report import write_report
     from rdslib.params import load_profile
 
-    folder = folder_of(load_profile(profile).name, figures)
+    folder = figures or folder_of(load_profile(profile).name)
     typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")

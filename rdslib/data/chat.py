@@ -82,7 +82,8 @@ def tokenize_chat(
     """
     eos = str(tokenizer.eos_token)
     texts = [format_chat(messages, eos) for messages in conversations]
-    encoded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    most = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
+    encoded = tokenizer(texts, truncation=True, max_length=most, return_offsets_mapping=True)
     tokens = []
     for row, messages in enumerate(conversations):
         inside = bytearray(len(texts[row]) + 1)  # 1 at every character that is trained on
@@ -110,8 +111,10 @@ def tokenize_query(
 
     A conversation that ends with an assistant turn has that as its gold response. One that does not is a
     prompt alone, and ends with the header that a response would have. A longer one is cut on the right, as
-    the paper does, or on the left of the prompt, so that the response stays whole wherever it fits.
+    the paper does, or on the left of the prompt, so that the response stays whole wherever it fits. That is
+    also done where nothing of the response would be left.
     """
+    max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
     eos = str(tokenizer.eos_token)
     prompts, labels = [], []
     for messages in conversations:
@@ -127,7 +130,8 @@ def tokenize_query(
         before = sum(start < len(prompts[row]) - HEADER for start, _ in encoded["offset_mapping"][row])
         ids = [*prompt, *label]
         response = [False] * len(prompt) + [True] * len(label)
-        at = 0 if cut == "right" else min(max(0, len(ids) - max_length), len(prompt))
+        keeps_start = cut == "right" and (not label or len(prompt) < max_length)
+        at = 0 if keeps_start else min(max(0, len(ids) - max_length), len(prompt))
         kept = slice(at, at + max_length)
         tokens.append(Tokens(ids[kept], response[kept], min(max(0, before - at), max_length)))
     return tokens

@@ -58,7 +58,9 @@ def home() -> Path:
         raise UserError(
             f"there is no home folder for {path}; set RDSLIB_HOME to a folder that you may write to"
         )
-    return Path(path)
+    # In full from now on: this process, or one that it starts, may go to another folder.
+    os.environ["RDSLIB_HOME"] = os.path.abspath(path)
+    return Path(os.environ["RDSLIB_HOME"])
 
 
 def cache_dir() -> Path:

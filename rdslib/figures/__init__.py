@@ -12,12 +12,12 @@ import pandas as pd
 
 from rdslib.errors import UserError, needs
 from rdslib.figures import scores, sources, tables
-from rdslib.figures.base import Drawn, Figure, key_numbers
+from rdslib.figures.base import Drawn, Figure, key_numbers, visible
 from rdslib.params import Show
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
 
-__all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table"]
+__all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table", "why_absent"]
 
 FIGURES: dict[str, Figure] = dict(sorted((scores.FIGURES | sources.FIGURES | tables.FIGURES).items()))
 
@@ -43,7 +43,8 @@ def table(study: Study, name: str, show: str = "both") -> pd.DataFrame:
 
 def runs(study: Study, name: str, show: str = "both") -> list[Run]:
     """List the runs that a figure's measured rows are of; none where only published numbers are shown."""
-    return get_figure(name).runs(study) if _wants(study, show, "measured") else []
+    figure = get_figure(name)
+    return figure.runs(study) if figure.runs and _wants(study, show, "measured") else []
 
 
 def steps(study: Study, name: str, show: str = "both") -> list[Step]:
@@ -53,16 +54,28 @@ def steps(study: Study, name: str, show: str = "both") -> list[Step]:
     return get_figure(name).steps(study, runs(study, name, show))
 
 
+def why_absent(study: Study, name: str, show: str = "both") -> str:
+    """Return why a figure cannot be drawn: it has no number of what is to be shown. Nothing if it has."""
+    figure = get_figure(name)
+    measured = _wants(study, show, "measured") and (figure.runs is None or figure.runs(study))
+    published = _wants(study, show, "published") and figure.published is not None
+    return "" if measured or published else _why_absent(figure)
+
+
 def draw(name: str, table: pd.DataFrame) -> Drawn:
     """Draw a figure or set a table, from its tidy table; raises UserError if it has no number."""
     figure = get_figure(name)
     if table.empty or table[figure.value].isna().all():
-        why = (
-            "the paper has it as a picture without numbers" if figure.published is None else "nothing was run"
+        raise UserError(
+            f"{figure.title}: {_why_absent(figure)}; use a profile that measures it, such as mini"
         )
-        raise UserError(f"{figure.title}: {why}; use a profile that measures it, such as mini")
     needs("study", "matplotlib", "seaborn", "sklearn", "tabulate")
-    return figure.draw(table)
+    # Names are anyone's.
+    return figure.draw(table.map(lambda value: visible(value) if isinstance(value, str) else value))
+
+
+def _why_absent(figure: Figure) -> str:
+    return "published as a picture, without numbers" if figure.published is None else "not measured"
 
 
 def checked(show: str) -> Show:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from rdslib.pipeline.study import Run, Study
 PUBLISHED = Path(__file__).parent / "published"
 TASKS = ("MMLU", "GSM8k", "BBH", "TydiQA", "Codex", "Squad", "AlpacaEval")
 AVERAGE = "Average"
+# The note of a number that the paper has, and that is in nothing at hand.
+NO_SOURCE = "no source at hand"
 # What the other methods are compared with, on the same test samples; and what the ablation's are.
 BASELINE, RDS = "random_balanced", "rds"
 # Origin to the words over its panel, in the order in which panels stand.
@@ -40,8 +43,8 @@ T = TypeVar("T")
 class Drawn(Protocol):
     """A figure or table as a notebook shows it."""
 
-    def save(self, folder: Path, name: str) -> None:
-        """Write it to a folder, in the forms that it has."""
+    def files(self) -> dict[str, bytes]:
+        """What it is written as: the content of a file of each kind, such as `png`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Figure:
         published: Its rows in the paper; None where the paper gives no numbers.
         measured: Its rows as a study measures them.
         draw: The figure of rows of either origin, or of both.
-        runs: The runs behind the measured rows.
+        runs: The runs behind the measured rows; None of figures of the pool and the tasks.
         steps: What of these runs the rows rest on; by default the pool and the tasks.
         value: The column of its numbers; rows without one are not drawn.
     """
@@ -62,7 +65,7 @@ class Figure:
     published: Callable[[], pd.DataFrame] | None
     measured: Callable[[Study], pd.DataFrame]
     draw: Callable[[pd.DataFrame], Drawn]
-    runs: Callable[[Study], list[Run]] = lambda _: []
+    runs: Callable[[Study], list[Run]] | None = None
     steps: Callable[[Study, list[Run]], list[Step]] = lambda study, _: study.data_steps
     value: str = "score"
 
@@ -97,11 +100,17 @@ def published(file: str) -> pd.DataFrame:
     Where a number comes from is in the column `source` (`provenance` in the tables of pools, where a source
     is a data set): "review" a public review's tables, "ref" the authors' public code, "card" their public
     model cards, "fig" read off a figure's pixels (within 0.1), "cited" the cited work's paper. A number
-    that was never run or that is not public is NaN, and `note` says which of the two it is.
+    that was never run is NaN, and so is one that the paper has and for which there is no source at hand
+    (a `gap`); `note` says which of the two it is.
     """
     rows = pd.read_csv(PUBLISHED / f"{file}.csv", dtype={"note": "str", "source": "str"})
     rows.insert(0, "origin", "published")
     return rows.fillna(dict.fromkeys({"note", "source"} & set(rows.columns), ""))
+
+
+def gaps(rows: pd.DataFrame) -> pd.Series:
+    """Of each row, whether its number is in the paper, and in nothing at hand: none is known to be best."""
+    return rows["score"].isna() & (rows["note"] == NO_SOURCE)
 
 
 def paper_flops(rows: pd.DataFrame) -> list[float]:
@@ -133,6 +142,11 @@ def in_order(methods: Iterable[object]) -> list[str]:
 def distinct(values: Iterable[object]) -> list[str]:
     """The distinct values, as text, in the order in which they come."""
     return [str(value) for value in dict.fromkeys(values)]
+
+
+def visible(text: str) -> str:
+    r"""A text in one line, of which nothing is invisible or unfit for a file: `\x1b` for an escape."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: repr(found[0])[1:-1], text)
 
 
 def human(value: float) -> str:
@@ -174,6 +188,7 @@ def notes(table: pd.DataFrame, name: Callable[[pd.Series], str], value: str = "s
     for _, row in table.assign(note=why)[table[value].isna()].iterrows():
         place = "in the paper" if row["origin"] == "published" else "here"
         reason = f"Missing {place} ({row['note'] or 'not run'})"
+        reason = "In the paper, with no source at hand" if row["note"] == NO_SOURCE else reason
         missing.setdefault(reason, []).append(name(row))
     drawn = distinct(why[table[value].notna()])
     return drawn + [f"{reason}: {', '.join(distinct(names))}." for reason, names in missing.items()]
@@ -199,8 +214,9 @@ def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
 
     Of scores, for each origin, pool and budget (and of tasks the average): the best method, and RDS+ where
     that is another, with its difference from balanced random (of the ablation: from RDS+) and Spearman's rank
-    correlation of the methods' scores with the published ones, the pools matched by size. Of sources: the
-    size and the largest source of each bar. Of other tables: the mean or the sum of a column.
+    correlation of the methods' scores with the published ones, the pools matched by size. Where there are
+    gaps none is best, and none has a rank. Of sources: the size and the largest source of each bar. Of other
+    tables: the mean or the sum of a column.
 
     Returns:
         A row a group, as text; what is not known is empty.
@@ -226,8 +242,10 @@ def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key_scores(table: pd.DataFrame) -> pd.DataFrame:
+    table = table[table["task"] == AVERAGE] if "task" in table else table
+    keys = ["origin", "pool_size", "budget"]
+    gapped = set(table.loc[gaps(table), keys].itertuples(index=False, name=None))
     rows = table.dropna(subset="score")
-    rows = rows[rows["task"] == AVERAGE] if "task" in rows else rows
     # Turned so that more is better.
     rows = rows.assign(gain=rows["score"].where(rows["better"] == "higher", -rows["score"]))
     other, column = (BASELINE, "diff_vs_random") if BASELINE in set(rows["method"]) else (RDS, "diff_vs_rds")
@@ -235,12 +253,13 @@ def _key_scores(table: pd.DataFrame) -> pd.DataFrame:
     rows = rows.reindex(columns=rows.columns.union([column, *ends]))
     paper = rows[rows["origin"] == "published"]
     found = []
-    for key, group in rows.groupby(["origin", "pool_size", "budget"], sort=False):
+    for key, group in rows.groupby(keys, sort=False):
         origin, pool, budget = cast("tuple[str, float, float]", key)
         group = group.sort_values("gain", ascending=False, kind="stable").set_index("method")
         places = digits(group["score"])
         theirs = _matched(paper, rows[rows["origin"] == origin], pool) if origin == "measured" else paper[:0]
-        for method in dict.fromkeys([group.index[0], *group.index.intersection([RDS])]):
+        best = [] if key in gapped else [group.index[0]]
+        for method in dict.fromkeys([*best, *group.index.intersection([RDS])]):
             row = group.loc[method]
             difference = row[column]
             if math.isnan(difference) and other in group.index and method != other:
@@ -251,7 +270,7 @@ def _key_scores(table: pd.DataFrame) -> pd.DataFrame:
                     "pool": human(pool),
                     "selected": human(budget),
                     "method": method,
-                    "rank": f"{(group['gain'] > row['gain']).sum() + 1} of {len(group)}",
+                    "rank": f"{(group['gain'] > row['gain']).sum() + 1} of {len(group)}" if best else "",
                     "score": number(row["score"], places),
                     "95% interval": interval(row["low"], row["high"], places),
                     f"minus {method_title(other)}": number(difference, places, "+"),

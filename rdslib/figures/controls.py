@@ -63,7 +63,7 @@ def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
     axes.set_ylabel(f"Second principal component ({second:.0%} of the variance)")
     style.title(axes, "Measured here", explorer.title(method, budget, task))
     key = partial(Line2D, [], [], linestyle="")
-    keys = [key(marker="o", color=colours[name], markersize=4.5, label=style.literal(name))
+    keys = [key(marker="o", color=colours[name], markersize=4.5, label=name)
             for name in explorer.sources]  # fmt: skip
     ring = key(marker="o", markerfacecolor="none", markeredgecolor="black", label="picked by the method")
     keys.append(ring)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,61 +15,60 @@ import pandas as pd
 from rdslib import figures
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures.base import Drawn
-from rdslib.files import write_json
-from rdslib.params import ROOT
+from rdslib.files import write_whole
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Run, Study
 
 
-def folder_of(profile: str, out: str | Path | None = None) -> Path:
-    """Return where a profile's figures go: `out`, or `figures/<profile>` of the working folder."""
-    if out:
-        return Path(out)
-    here = Path.cwd()
-    # A notebook that is opened in the checkout works in the folder of notebooks.
-    return (here.parent if here == ROOT / "notebooks" else here) / "figures" / profile
+def folder_of(profile: str) -> Path:
+    """Return where a profile's figures go, by its name: `figures/<profile>` of the working folder."""
+    return Path("figures", profile)
 
 
 def publish(
-    study: Study,
-    name: str,
-    drawn: Drawn,
-    table: pd.DataFrame,
-    show: str = "both",
-    out: str | Path | None = None,
+    study: Study, name: str, drawn: Drawn, table: pd.DataFrame, show: str, out: str | Path | None
 ) -> None:
-    """Write a figure with its numbers, and what is behind them.
+    """Write a figure with its numbers, and what is behind them, and print what was written.
 
     `<name>.png` and `.svg` of a figure, `.md` and `.tex` of a table; `.csv`, the numbers; and `.json`, the
-    parameters, records, artifacts and versions behind them. The same table gives the same bytes. `out` is the
-    folder, by default `figures/<profile>`.
+    parameters, records, artifacts and versions behind them. The same table gives the same bytes, and a figure
+    of published numbers alone names no versions. `out` is the folder; without one nothing is written.
     """
-    folder = folder_of(study.profile.name, out)
+    if out is None:
+        return
+    described = {
+        "figure": name,
+        "show": show,
+        "profile": study.profile.model_dump(mode="json"),
+        "origins": sorted(set(table["origin"])),
+        "records": [asdict(run) for run in figures.runs(study, name, show)],
+        "artifacts": [
+            {"step": step.name, "hash": step.hash, "what": step.label}
+            for step in in_order(figures.steps(study, name, show))
+        ],
+    }
+    if "measured" in described["origins"]:
+        described["versions"] = {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")}
+        described["python"] = platform.python_version()
+        described["platform"] = f"{platform.system()} {platform.machine()}"
+    # The JSON last, as it says that the others are there.
+    files = {
+        **drawn.files(),
+        "csv": as_csv(table).encode(),
+        "json": (json.dumps(described, indent=1) + "\n").encode(),
+    }
+    folder = Path(out).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    drawn.save(folder, name)
-    _write(folder / f"{name}.csv", as_csv(table))
-    write_json(
-        folder / f"{name}.json",
-        {
-            "figure": name,
-            "show": show,
-            "profile": study.profile.model_dump(mode="json"),
-            "origins": sorted(set(table["origin"])),
-            "records": [asdict(run) for run in figures.runs(study, name, show)],
-            "artifacts": [
-                {"step": step.name, "hash": step.hash, "what": step.label}
-                for step in in_order(figures.steps(study, name, show))
-            ],
-            "versions": {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")},
-            "python": platform.python_version(),
-            "platform": f"{platform.system()} {platform.machine()}",
-        },
-    )
+    for kind, data in files.items():
+        write_whole(folder / f"{name}.{kind}", data)
+    print(f"written to {folder}: {', '.join(f'{name}.{kind}' for kind in files)}")
 
 
 def as_csv(table: pd.DataFrame) -> str:
     """Write a figure's table as CSV; the same table gives the same text."""
-    return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    text = table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    # A name that comes from a file's may not be UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def records_csv(study: Study) -> str:
@@ -101,12 +101,3 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
         "trained": training.hash if training else "",
         "evaluation": study.evaluation(run, task).hash,
     }
-
-
-def write_records(study: Study, out: str | Path | None = None) -> None:
-    """Write `records.csv` beside the figures."""
-    _write(folder_of(study.profile.name, out) / "records.csv", records_csv(study))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")

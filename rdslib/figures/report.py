@@ -1,26 +1,21 @@
-"""Notebooks run headlessly, and all of them as one HTML page: nothing in it is fetched from anywhere."""
+"""Executed notebooks as one HTML page: nothing in it is fetched from anywhere."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
-import os
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pandas as pd
-import papermill
 import yaml
 from nbconvert import HTMLExporter
-from traitlets.config import Config
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.figures import FIGURES
-from rdslib.params import ROOT
+from rdslib.files import write_whole
 
 _CSS = """
 :root{color-scheme:light}
@@ -39,45 +34,6 @@ summary{cursor:pointer;margin:.4rem 0}.rds small{color:#595959}
 _EXPORTER = HTMLExporter(
     template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True
 )
-
-
-def run_notebook(name: str, profile: str, show: str, out: Path) -> float:
-    """Execute a notebook with its parameters, and keep the executed copy beside what it draws.
-
-    Args:
-        name: The notebook, such as `fig1_pareto`.
-        profile: A profile's name, or the path of one.
-        show: `measured`, `published` or `both`.
-        out: Where figures go, in full, with the copy in its folder `notebooks`.
-
-    Returns:
-        Seconds that it took.
-
-    Raises:
-        UserError: If a cell fails, with the notebook's message.
-    """
-    started = time.monotonic()
-    executed = out / "notebooks" / f"{name}.ipynb"
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    with tempfile.TemporaryDirectory() as scratch:
-        # Sockets in a folder of this notebook alone, where another kernel's cannot be met.
-        sockets = {"transport": "ipc", "ip": str(Path(scratch, "kernel"))} if os.name == "posix" else {}
-        try:
-            papermill.execute_notebook(
-                str(ROOT / "notebooks" / f"{name}.ipynb"),
-                str(executed),
-                parameters={"profile": profile, "show": show, "out": str(out)},
-                cwd=str(ROOT / "notebooks"),
-                progress_bar=False,
-                config=Config(KernelManager=sockets),
-                log_output=False,
-            )
-        except papermill.PapermillExecutionError as error:
-            executed.unlink()
-            message = " ".join(str(error.evalue).split())
-            raise UserError(f"{name}.ipynb: {error.ename}: {message}") from error
-    return time.monotonic() - started
 
 
 def write_report(profile: str, folder: Path, out: Path) -> Path:
@@ -99,10 +55,16 @@ def write_report(profile: str, folder: Path, out: Path) -> Path:
     drawn = [name for name in FIGURES if (folder / "notebooks" / f"{name}.ipynb").is_file()]
     if not drawn:
         raise UserError(f"{folder}: holds no executed notebooks; run `rds run --profile {profile}` first")
-    described = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in drawn}
-    sections = [_section(name, folder, described[name]) for name in drawn]
     try:
-        out.write_text(_page(sections, described), encoding="utf-8", newline="\n")
+        described = {name: json.loads((folder / f"{name}.json").read_bytes()) for name in drawn}
+        page = _page([_section(name, folder, described[name]) for name in drawn], described)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: holds a figure that is not whole ({reason_of(error)}); "
+            f"run `rds run --profile {profile}` again"
+        ) from error
+    try:
+        write_whole(out, page.encode())
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     return out
@@ -123,6 +85,8 @@ def _section(name: str, folder: Path, described: dict[str, Any]) -> tuple[str, s
                 heading = title
                 parts.append(f'<h2 id="{name}">{heading}</h2>{_html(cell)}')
         elif cell.outputs:
+            # Lines of progress and of files written are for whoever ran the notebook.
+            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
             for output in cell.outputs:
                 output.setdefault("metadata", {})["image/png"] = {"alt": html.unescape(heading)}
             # What is wider than a phone scrolls in its place, by keys as well.
@@ -130,7 +94,7 @@ def _section(name: str, folder: Path, described: dict[str, Any]) -> tuple[str, s
             parts.append(f"{region}{_html(cell)}</div>")
     csv = base64.b64encode((folder / f"{name}.csv").read_bytes()).decode("ascii")
     link = f'<a href="data:text/csv;charset=utf-8;base64,{csv}" download="{name}.csv">The numbers, as CSV</a>'
-    origins = ", ".join(described["origins"]) or "nothing"
+    origins = html.escape(", ".join(described["origins"]))
     records, artifacts = len(described["records"]), pd.DataFrame(described["artifacts"])
     behind = f"Where it came from: {origins}; {records} records, {len(artifacts)} artifacts"
     parts.append(f"<p>{link}</p><details><summary>{behind}</summary>{_table(artifacts)}</details>")
@@ -150,8 +114,9 @@ def _page(sections: list[tuple[str, str, str]], described: dict[str, Any]) -> st
     missing = f"<p>Not drawn: {', '.join(absent)}.</p>" if absent else ""
     # Figures may have been drawn on different days: every version that any of them names.
     versions = [{"python": each["python"], "platform": each["platform"], **each["versions"]}
-                for each in described.values()]  # fmt: skip
+                for each in described.values() if "versions" in each]  # fmt: skip
     found = pd.DataFrame(versions).agg(_listed)
+    computed = f"<h3>Environment</h3>{_table(found.rename_axis('what').reset_index(name='version'))}"
     given = html.escape(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -163,7 +128,7 @@ def _page(sections: list[tuple[str, str, str]], described: dict[str, Any]) -> st
         f'<nav aria-label="Figures and tables"><ul>{links}</ul></nav>{missing}'
         + "".join(body for _, _, body in sections)
         + '<h2 id="behind">What is behind them</h2>'
-        f"<h3>Environment</h3>{_table(found.rename_axis('what').reset_index(name='version'))}"
+        f"{computed if versions else ''}"
         f"<h3>Parameters</h3><details><summary>All parameters of the profile</summary><pre>{given}</pre>"
         "</details></main></body></html>\n"
     )
@@ -174,4 +139,5 @@ def _listed(column: pd.Series) -> str:
 
 
 def _table(rows: pd.DataFrame) -> str:
-    return f'<div class="scroll">{rows.to_html(index=False, border=0)}</div>'
+    with pd.option_context("display.max_colwidth", None):
+        return f'<div class="scroll">{rows.to_html(index=False, border=0)}</div>'

@@ -7,7 +7,6 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from rdslib.figures import base
 from rdslib.figures.base import ORIGINS, by_origin, distinct, human
 from rdslib.figures.base import styled as styled
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GREY = "#666666"
 # Small sources of a pool, together.
 OTHERS = "#DDDDDD"
@@ -51,10 +51,9 @@ class Drawing(Figure):
     def _repr_png_(self) -> bytes:
         return png(self)
 
-    def save(self, folder: Path, name: str) -> None:
-        """Write name.png (200 dpi) and name.svg; the same figure gives the same bytes."""
-        (folder / f"{name}.png").write_bytes(png(self))
-        (folder / f"{name}.svg").write_bytes(svg(self))
+    def files(self) -> dict[str, bytes]:
+        """The figure as PNG (200 dpi) and SVG; the same figure gives the same bytes."""
+        return {"png": png(self), "svg": svg(self)}
 
 
 def png(figure: Figure) -> bytes:
@@ -201,7 +200,8 @@ def flops_axis(axes: Axes, values: Iterable[float]) -> None:
 def _power(value: float, _: int | None = None) -> str:
     exponent = math.floor(math.log10(value) + 1e-9)
     lead = value / 10**exponent
-    return ("" if round(lead, 6) == 1 else rf"{lead:g}$\times$") + rf"$10^{{{exponent}}}$"
+    times = "" if round(lead, 6) == 1 else f"{lead:g}\N{MULTIPLICATION SIGN}"
+    return f"{times}10{str(exponent).translate(RAISED)}"
 
 
 def stacked(
@@ -248,17 +248,12 @@ def stacked(
     names = [textwrap.fill(name.replace("_", "_ "), 10).replace("_ ", "_") for name in bars]
     axes.set_xticks(range(len(bars)), names)
     axes.tick_params(axis="x", length=0)
-    # Reversed, to read from the top of the stack down. A name is no formula, whatever it holds.
+    # Reversed, to read from the top of the stack down.
     keys = [
-        Patch(facecolor=colours[name], edgecolor="white", linewidth=0.5, label=literal(name))
+        Patch(facecolor=colours[name], edgecolor="white", linewidth=0.5, label=name)
         for name in reversed(sources)
     ]
     axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-
-
-def literal(text: str) -> str:
-    """A text of which nothing is drawn as a formula."""
-    return text.replace("$", r"\$")
 
 
 def bins(samples: float) -> int:

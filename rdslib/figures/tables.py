@@ -1,7 +1,7 @@
 """Tables 1 to 6, set by pandas: as HTML in a notebook, as Markdown and as LaTeX.
 
 A score is set with its interval in small print, the best of its column in bold; a missing one is a dash, and
-is named under the table with its `note` as the reason.
+is named under the table with its `note` as the reason. A row without any number is named there alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -91,15 +90,14 @@ class Tables:
     parts: Sequence[Part]
     notes: Sequence[str]
 
-    def save(self, folder: Path, name: str) -> None:
-        """Write name.md and name.tex."""
-        for kind, text in (("md", self.markdown()), ("tex", self.latex())):
-            (folder / f"{name}.{kind}").write_text(text, encoding="utf-8", newline="\n")
+    def files(self) -> dict[str, bytes]:
+        """The tables as Markdown and LaTeX."""
+        return {"md": self.markdown().encode(), "tex": self.latex().encode()}
 
     def _repr_html_(self) -> str:
         tables = "".join(map(_styled, self.parts))
         small = "".join(f'<p class="rds-notes">{html.escape(note)}</p>' for note in self._lines)
-        return f'{CSS}<div class="rds">{tables}</div>{small}'
+        return f'{CSS}<div class="rds mathjax_ignore tex2jax_ignore">{tables}</div>{small}'
 
     def markdown(self) -> str:
         """The tables as Markdown, one after another."""
@@ -107,7 +105,7 @@ class Tables:
         for part in self.parts:
             align = ["right" if number else "left" for number in part.numeric]
             table = part.frame(_markdown).to_markdown(index=False, colalign=align, disable_numparse=True)
-            blocks += [f"**{part.title}.** {_marked('. '.join(part.details))}.", table]
+            blocks += [f"**{_marked(part.title)}.** {_marked('. '.join(part.details))}.", table]
         return "\n\n".join([*blocks, *map(_marked, self._lines)]) + "\n"
 
     def latex(self) -> str:
@@ -117,7 +115,7 @@ class Tables:
             styler = part.frame(_latex).style.hide(axis="index")
             columns = "".join("r" if number else "l" for number in part.numeric)
             about = ". ".join(part.details).translate(_LATEX)
-            head = rf"\noindent\textbf{{{part.title}.}} {about}.\par\smallskip"
+            head = rf"\noindent\textbf{{{part.title.translate(_LATEX)}.}} {about}.\par\smallskip"
             blocks.append(f"{head}\n{styler.to_latex(column_format=columns, hrules=True)}".rstrip())
         small = [rf"{{\footnotesize {note.translate(_LATEX)}\par}}" for note in self._lines]
         return "\n\n".join([*blocks, *small]) + "\n"
@@ -158,7 +156,7 @@ def _markdown(cell: Cell) -> str:
 
 
 def _marked(text: str) -> str:
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
+    return re.sub(r"([\\`*_|<>\[\]$~&#])", r"\\\1", text)
 
 
 def _latex(cell: Cell) -> str:
@@ -171,12 +169,13 @@ def _latex(cell: Cell) -> str:
 
 
 def _scores(rows: pd.DataFrame, digits: int) -> dict[str, Cell]:
-    """The cell of each method in one column, the best as printed in bold."""
+    """The cell of each method in one column, the best as printed in bold; none in a column with a gap."""
+    gap = base.gaps(rows).any()
     best = rows["score"].min() if (rows["better"] == "lower").all() else rows["score"].max()
     cells = {}
     for _, row in rows.iterrows():
         shown = _number(row["score"], digits)
-        bold = shown == _number(best, digits) != DASH
+        bold = shown == _number(best, digits) != DASH and not gap
         cells[str(row["method"])] = Cell(shown, _interval(row["low"], row["high"], digits), bold)
     return cells
 
@@ -211,10 +210,11 @@ def _small(table: pd.DataFrame) -> str:
 
 
 def _tab1_published() -> pd.DataFrame:
-    """The scores of Figure 1, which are this table's averages; the scores by task are not public."""
+    """The scores of Figure 1, which are this table's averages; those by task are in nothing at hand."""
     rows = published("fig1")
     rows.insert(2, "task", AVERAGE)
-    return rows
+    by_task = f"The paper's scores by task: {base.NO_SOURCE}."
+    return rows.assign(note=rows["note"].where(rows["score"].isna(), by_task))
 
 
 def _tab1_measured(study: Study) -> pd.DataFrame:
@@ -273,7 +273,9 @@ def _tasks_set(table: pd.DataFrame) -> Tables:
             return whole
         return f"{whole} on {row['task'] if tuple(row[by]) in by_task else 'each task'}"
 
+    gap = " A column with a number that is in the paper, and in nothing at hand, has no best."
     marks = f"Bold: the best of its column among methods that had the same pool.{_small(table)}"
+    marks += gap if base.gaps(table).any() else ""
     return Tables([_tasks_part(*part) for part in base.by_origin(table)], [marks, *base.notes(table, name)])
 
 
@@ -292,7 +294,7 @@ def _tasks_part(title: str, rows: pd.DataFrame) -> Part:
         of = {column: _scores(part[part["column"] == column], digits) for column in columns}
         cells += [
             [Cell(method_title(method)), *(of[column].get(method, Cell(DASH)) for column in columns)]
-            for method in base.in_order(part["method"])
+            for method in base.in_order(part.loc[part["score"].notna(), "method"])
         ]
     about = _metric(averages if len(averages) else rows)
     if not alone and rows["metric"].nunique() > 1:
@@ -391,7 +393,7 @@ def _tab6_set(table: pd.DataFrame) -> Tables:
             )
         cells = [
             [Cell(method_title(method)), *(column[method] for column in columns)]
-            for method in base.in_order(rows["method"])
+            for method in base.in_order(rows.loc[rows["score"].notna(), "method"])
         ]
         details = [_metric(rows), f"{span(rows['budget'])} samples selected from {span(rows['pool_size'])}"]
         parts.append(Part(title, details, header, cells))

@@ -149,6 +149,11 @@ class InnerProduct(OfFeature):
         """Yield blocks of up to `TILE` samples of a shard: float32 [queries, samples]."""
         (feature,) = self.features
         queries = inputs.queries(feature).astype(np.float32)
+        if (empty := np.flatnonzero(~queries.any(axis=1))).size:
+            raise UserError(
+                f"{self.name}: query {empty[0]} has no {feature}, so that every sample would score the same; "
+                "leave it out, or take another method"
+            )
         for start, shard in inputs.pool(feature):
             for first in range(0, len(shard), TILE):
                 rows = shard[first : first + TILE].astype(np.float32)

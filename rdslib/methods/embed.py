@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os.path
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,8 +12,7 @@ import numpy as np
 
 from rdslib.data.chat import Sample, format_chat
 from rdslib.data.download import Archives
-from rdslib.errors import UserError, needs, reason_of
-from rdslib.files import write_json
+from rdslib.errors import UserError, needs
 from rdslib.methods.base import (
     COST,
     Extract,
@@ -31,9 +29,6 @@ from rdslib.params import Embedder, Settings
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
-
-# Names the folder or hub name of a model that is used where it lies, rather than unpacked from a download.
-POINTER = "pointer.json"
 
 
 class SentenceEmbedding(Extractor):
@@ -64,18 +59,26 @@ class SentenceEmbedding(Extractor):
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return the embedding model and how it is used; nothing of the language model."""
         params = self.params(settings)
+        from rdslib.models.folder import contents_of
+
         pinned = settings.downloads[params.download].model_dump() if params.download else None
-        return {"embedder": params.model_dump(mode="json"), "download": pinned}
+        found = {"contents": contents_of(params.path)} if params.path else {}
+        return {"embedder": params.model_dump(mode="json"), "download": pinned, **found}
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:
         """Unpack the model from its download, or point to it, and load it once to see that it works."""
+        from rdslib.models.folder import point_to
+
         params = self.params(given.settings)
         if params.download is not None:
             assert params.members is not None
             archives = Archives(given.settings.downloads, given.downloads)
             unpack(archives.members(params.download, [params.members]), given.out)
         else:
-            write_json(given.out / POINTER, {"path": params.path})
+            assert params.path is not None
+            if self.runs_code and params.path == self.default.path and not params.trust_remote_code:
+                raise self._needs_trust(params)  # before it is fetched
+            point_to(params.path, given.out)
         return {"parameters": parameters(self._load(params, given.out)), "flops": 0}
 
     def cost_model(
@@ -86,8 +89,11 @@ class SentenceEmbedding(Extractor):
 
     def open(self, given: Extraction) -> Extract:
         """Load the embedding model."""
+        from rdslib.models.loading import running
+
         params = self.params(given.settings)
         assert given.prepared is not None
+        name = str(params.path or params.download)
         model = self._load(params, given.prepared)
         prompt = params.query_instruction if given.queries else ""
         end = str(model.tokenizer.eos_token) if self.end else ""
@@ -105,10 +111,13 @@ class SentenceEmbedding(Extractor):
             for start in range(0, len(order), params.batch_size):
                 batch = order[start : start + params.batch_size].tolist()
                 # An empty prompt, and not None, for which a model may have a default.
-                found = model.encode(
-                    [texts[i] for i in batch], prompt=prompt, batch_size=len(batch),
-                    normalize_embeddings=True, show_progress_bar=False,
-                )  # fmt: skip
+                with running(name):
+                    found = model.encode(
+                        [texts[i] for i in batch], prompt=prompt, batch_size=len(batch),
+                        normalize_embeddings=True, show_progress_bar=False,
+                    )  # fmt: skip
+                    if not np.isfinite(found).all():
+                        raise RuntimeError("what it gives is no number: NaN or infinite")
                 rows.append(np.asarray(found, dtype=np.float16))
                 done(batch)
             sentences = np.concatenate(rows)[np.argsort(order)]
@@ -117,7 +126,7 @@ class SentenceEmbedding(Extractor):
 
         return Extract(read, make)
 
-    def _load(self, params: Embedder, folder: Path) -> SentenceTransformer:
+    def _load(self, params: Embedder, prepared: Path) -> SentenceTransformer:
         """The embedding model on this device, in float32 on a processor and else in `compute_dtype`.
 
         The transformer's weights are read as safetensors alone; what the layers after it have in another form
@@ -126,32 +135,31 @@ class SentenceEmbedding(Extractor):
         needs("embed", "sentence_transformers")
         import torch
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
 
         from rdslib.models.device import compute_dtype, device
+        from rdslib.models.folder import check_files, pointed
+        from rdslib.models.loading import checked_weights, fault
 
-        logging.disable_progress_bar()
-        if self.runs_code and params.path == self.default.path and not params.trust_remote_code:
-            raise self._needs_trust(params)  # without asking the hub first
-        pointer = folder / POINTER
-        where = json.loads(pointer.read_text())["path"] if pointer.is_file() else str(folder)
+        name = params.path or params.download
         dtype = torch.float32 if device().type == "cpu" else compute_dtype()
+        folder = pointed(prepared)
+        check_files(folder)
         try:
-            model = SentenceTransformer(
-                where,
-                device=str(device()),
-                trust_remote_code=params.trust_remote_code,
-                model_kwargs={"use_safetensors": True, "dtype": dtype},
-            )
-        # A model that runs code may fail in any way.
-        except Exception as error:
+            # A head is not used, nor what some models have to pool with.
+            with checked_weights(f"{name} (embedder {self.name!r})", r"^pooler\.", r"^(?!.*\.\d+\.)"):
+                model = SentenceTransformer(
+                    str(folder),
+                    device=str(device()),
+                    trust_remote_code=params.trust_remote_code,
+                    model_kwargs={"use_safetensors": True, "dtype": dtype},
+                )
+        except UserError:
+            raise
+        except Exception as error:  # a model that runs code may fail in any way
             if "trust_remote_code" in str(error):
                 raise self._needs_trust(params) from error
-            raise UserError(
-                f"embedder {self.name!r}: {params.path or params.download} cannot be loaded "
-                f"({reason_of(error)}); give a sentence-transformers model with safetensors weights under "
-                f"embedders.{self.name}, or a hub name while online"
-            ) from error
+            cure = f"give a sentence-transformers model with safetensors weights under embedders.{self.name}"
+            raise fault(f"embedder {self.name!r}: {name} cannot be loaded", error, cure) from error
         limit = model.max_seq_length
         model.max_seq_length = params.max_length if limit is None else min(limit, params.max_length)
         return model.to(dtype).eval()

@@ -59,6 +59,7 @@ class LessGradients(Extractor):
 
     name = "less"
     sees = ("messages",)
+    version = 2
     prepares = True
     per_pool = True
 

@@ -24,6 +24,7 @@ class LanguageModel(Extractor):
 
     name = "lm"
     sees = ("messages",)
+    version = 2
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return how samples are cut and batched."""

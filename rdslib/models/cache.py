@@ -45,16 +45,16 @@ class LayerCache:
 
         def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             nonlocal key
-            ids = kwargs["input_ids"]
+            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
             key = repr((tuple(ids.shape), len(layers))).encode() + ids.cpu().numpy().tobytes()
 
         def passing(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-            return lambda states, **kwargs: states if key in self._kept else forward(states, **kwargs)
+            return lambda states, *args, **kw: states if key in self._kept else forward(states, *args, **kw)
 
         def last(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-            def remembered(states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            def remembered(states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
                 if key not in self._kept:
-                    self._keep(key, forward(states, **kwargs))
+                    self._keep(key, forward(states, *args, **kwargs))
                 return self._kept[key]
 
             return remembered

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rdslib.data.chat import Tokens
+from rdslib.models.loading import running
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,7 +106,8 @@ def encode(
         if name not in FEATURES:
             raise ValueError(f"there is no feature {name!r}; there are {', '.join(FEATURES)}")
     pooled = [name for name in wanted if name != "nll"]
-    result = {name: np.zeros((len(samples), model.config.hidden_size), dtype=np.float32) for name in pooled}
+    width = model.get_output_embeddings().weight.shape[1]  # which may be less than the layers'
+    result = {name: np.zeros((len(samples), width), dtype=np.float32) for name in pooled}
     if "nll" in wanted:
         result["nll"] = np.full(len(samples), np.nan, dtype=np.float32)
     for batch, tokens, hidden in forward(model, [s.ids for s in samples], token_budget):
@@ -147,14 +150,22 @@ def forward(
     """Pass samples through the model in packed batches.
 
     Yields positions of a batch, its tokens (int64 [batch, longest]) and its last hidden states
-    ([batch, longest, hidden]). Raises ValueError for a sample without tokens.
+    ([batch, longest, hidden]).
+
+    Raises:
+        ValueError: A sample has no tokens.
+        UserError: The model cannot compute it, or gives no numbers.
     """
     lengths = [len(row) for row in ids]
     if min(lengths, default=1) == 0:
         raise ValueError(f"sample {lengths.index(0)} has no tokens")
     for batch in pack(lengths, token_budget):
-        tokens = pad([ids[i] for i in batch], model.device)
-        yield batch, tokens, model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        with running(model.config.name_or_path):
+            tokens = pad([ids[i] for i in batch], model.device)
+            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            if not torch.isfinite(hidden).all():
+                raise RuntimeError(f"what it gives in {hidden.dtype} is no number: NaN or infinite")
+        yield batch, tokens, hidden
 
 
 def batch_nll(
@@ -180,9 +191,34 @@ LOGIT_ROWS = 1024
 
 def nll(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Take the NLL, in nats, of tokens (int64 [n]), given the last hidden state before each: float32 [n]."""
-    head = model.get_output_embeddings()
     parts = [
-        torch.nn.functional.cross_entropy(head(rows).float(), wanted, reduction="none")
+        torch.nn.functional.cross_entropy(logits(model, rows).float(), wanted, reduction="none")
         for rows, wanted in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
+        if len(rows)
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+class _Given(BaseModelOutputWithPast):
+    """Last hidden states, and none of all else that some models look for beside them."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
+def logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Turn last hidden states ([n, hidden]) into logits ([n, vocabulary]) as the model does itself.
+
+    Some scale them, or hold them below a limit, after the vocabulary head. So the model's forward pass is
+    called, with these states in place of what its layers would give.
+    """
+    layers = model.get_decoder()
+    given = _Given(last_hidden_state=hidden[None])
+    layers.forward = lambda *args, **kwargs: given
+    try:
+        ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+        found: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
+    finally:
+        del layers.forward
+    return found

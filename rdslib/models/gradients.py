@@ -26,7 +26,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from rdslib.data.chat import Tokens
 from rdslib.files import write_json
 from rdslib.models.cache import LayerCache
-from rdslib.models.encode import pack, pad
+from rdslib.models.encode import logits, pack, pad
+from rdslib.models.loading import running
 from rdslib.models.train import save
 
 # Adam's, with which the checkpoints are trained and the gradients of pool samples preconditioned.
@@ -145,7 +146,11 @@ def per_sample_gradients(
             for place, adapter in enumerate(adapters):
                 # The method of the base, which took this argument before the model's took it.
                 model.base_model.set_adapter(adapter, inference_mode=True)  # type: ignore[operator]
-                yield place, batch, _gradients(model, adapter, ids, rows, places - 1, targets, weights)
+                with running(base.config.name_or_path):
+                    found = _gradients(model, adapter, ids, rows, places - 1, targets, weights)
+                    if not torch.isfinite(found).all():
+                        raise RuntimeError("a sample's gradient is no number: NaN or infinite")
+                yield place, batch, found
         done(batch)
 
 
@@ -194,9 +199,15 @@ def nll_slopes(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tens
     """Differentiate the NLL of each of `targets` (int64 [n]) by the hidden state before it: [n, hidden].
 
     That of a softmax: the probabilities, with 1 taken off at the target, through the vocabulary head. They
-    are taken in float32 and changed in place: autograd, with more copies of them, takes a fifth longer.
+    are taken in float32 and changed in place: autograd, with more copies of them, takes a fifth longer. It is
+    left to models that do more than that after their last layer.
     """
     head = cast("Linear", model.get_output_embeddings())
+    if not torch.equal(logits(model, hidden[:1]), head(hidden[None, :1])[0]):
+        with torch.enable_grad():
+            states = hidden.detach().requires_grad_()
+            nll = torch.nn.functional.cross_entropy(logits(model, states).float(), targets, reduction="sum")
+            return torch.autograd.grad(nll, states)[0]
     probabilities = torch.softmax(head(hidden), dim=-1, dtype=torch.float32)
     probabilities[torch.arange(len(targets)), targets] -= 1
     return probabilities.to(hidden.dtype) @ head.weight

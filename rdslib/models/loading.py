@@ -2,49 +2,202 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from rdslib.errors import UserError, reason_of
 from rdslib.models.device import compute_dtype, device
+from rdslib.models.folder import check_files, folder_of
 from rdslib.params import RandomModel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+# What peft does of itself, and no user can change: it asks for something by an old name, and sees which way
+# round a layer has its weights.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated|fan_in_fan_out is set")
+
+# What `torch.compile` and parallel training put before the names of weights.
+PREFIX = re.compile(r"^(?:_orig_mod\.|module\.|_fsdp_wrapped_module\.)+")
+# What to do about a fault, by what the libraries say of it.
+CURES = {
+    "trust_remote_code|custom code": "it runs code that comes with it, and this is not allowed here: give a "
+    "model of an architecture that transformers has",
+    "untagged enum|ModelWrapper": "its tokenizer.json is newer than this library: pip install -U tokenizers "
+    "transformers, or save it with the version here",
+    "deserializing|incomplete|invalid header|header too": "a file of weights is cut short: copy or download "
+    "the model again",
+    "no file named|safetensors": "save it with `save_pretrained`, which writes safetensors",
+    "(?i)quantiz|gptq|awq|bitsandbytes|compressed": "install the package that its quantisation needs, or "
+    "give the model that is not quantised",
+    "does not recognize|model type|architecture": "pip install -U transformers, or give a causal language "
+    "model",
+    "(?i)memory": "use a device with more memory, smaller batches (encode.token_budget) or a smaller model",
+}
+LOADABLE = "give the folder of a saved model, or a hub name while online"
+
+
+def fault(what: str, error: Exception, cure: str = LOADABLE) -> UserError:
+    """Say in one line what went wrong with a model, and what to do."""
+    reason = reason_of(error)
+    cure = next((each for pattern, each in CURES.items() if re.search(pattern, str(error))), cure)
+    return UserError(f"{what} ({reason}); {cure}")
+
+
+@contextmanager
+def running(name: str | Path | None) -> Iterator[None]:
+    """Name the model where it fails as it computes, for want of memory or at a token it does not know."""
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        raise fault(f"model {name}: cannot compute", error, "give another model, or --device") from error
+
+
+def load_config(name: str | Path) -> PretrainedConfig:
+    """Load the parameters of a model, whose code is never run."""
+    folder = folder_of(name, weights=False)
+    check_files(folder)
+    try:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # whatever the readers of its files raise
+        raise fault(f"model {name}: cannot be loaded", error) from error
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """Load the fast tokenizer of a model folder or hub name, padding on the right."""
+    """Load the fast tokenizer of a model folder or hub name, padding on the right.
+
+    Its `model_max_length` is how many positions the model has, whatever the tokenizer's files say.
+    """
+    config = load_config(name).get_text_config()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name))
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder_of(name, weights=False)), trust_remote_code=False
+        )
+    except Exception as error:  # whatever the readers of its files raise
+        raise fault(f"model {name}: its tokenizer cannot be loaded", error) from error
     if tokenizer.eos_token is None or not tokenizer.is_fast:
-        raise UserError(f"model {name}: needs a fast tokenizer with an end-of-sequence token")
+        raise UserError(
+            f"model {name}: needs a fast tokenizer with an end-of-sequence token; save one in its folder"
+        )
+    # Of tokens for padding and the like, which no text has, there may be more.
+    last = max({*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids} | {tokenizer.eos_token_id})
+    if last >= config.vocab_size:
+        raise UserError(
+            f"model {name}: its tokenizer has token {last}, and it has {config.vocab_size} embeddings; "
+            "save the tokenizer that it was trained with, or resize its embeddings (resize_token_embeddings)"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    tokenizer.model_max_length = getattr(config, "max_position_embeddings", None) or 10**30
     return tokenizer
 
 
 def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Load a causal language model in evaluation mode on this device, in `dtype` or `compute_dtype`."""
+    """Load a causal language model in evaluation mode on this device, in `dtype` or `compute_dtype`.
+
+    Raises:
+        UserError: It cannot be loaded, or its weights are not those of its architecture.
+    """
+    folder = folder_of(name)
+    check_files(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"model {name}: is a LoRA adapter; merge it into its model (`merge_and_unload`), and give that"
+        )
     # On short samples a processor is a third faster with plain attention than with the fused kernel.
     attention = "eager" if device().type == "cpu" else "sdpa"
+    options = {"dtype": dtype or compute_dtype(), "attn_implementation": attention}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(name), dtype=dtype or compute_dtype(), attn_implementation=attention
+        with checked_weights(name):
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder), **options, use_safetensors=True, trust_remote_code=False
+            )
+        model = model.to(device()).eval()  # type: ignore[arg-type]
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of its files raise
+        raise fault(f"model {name}: cannot be loaded", error) from error
+    return cast("PreTrainedModel", model)
+
+
+@contextmanager
+def checked_weights(name: str | Path, missing: str = "(?!)", unexpected: str = "(?!)") -> Iterator[None]:
+    """Have every model that transformers loads in this context checked: by default what is missing is random.
+
+    Known prefixes are taken off the names of weights. Those that match `missing` may be missing, those that
+    match `unexpected` may be left over.
+
+    Raises:
+        UserError: Weights are missing, left over, of another shape or no numbers.
+    """
+    loads = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: type[PreTrainedModel], path: Any, *args: Any, **options: Any) -> Any:
+        asked = options.pop("output_loading_info", False)
+        prefixed = "gguf_file" not in options and _prefixed(Path(str(path)))
+        if prefixed:
+            options["key_mapping"] = {PREFIX.pattern: ""}
+        model, info = loads.__func__(
+            cls, path, *args, **{**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
         )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
-    return cast("PreTrainedModel", model.to(device()).eval())  # type: ignore[arg-type]
+        if prefixed:
+            model._weight_conversions = None  # which would put the prefix back as the model is saved
+        _check(name, model, info, {"missing": missing, "unexpected": unexpected, "mismatched": "(?!)"})
+        return (model, info) if asked else model
+
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        PreTrainedModel.from_pretrained = loads  # type: ignore[method-assign]
+
+
+def _prefixed(folder: Path) -> bool:
+    """Whether names of weights have a known prefix."""
+    for file in sorted(folder.glob("*.safetensors"))[:1]:
+        with safe_open(file, "pt") as weights:
+            return any(PREFIX.match(key) for key in weights.keys())  # noqa: SIM118  # it is no mapping
+    return False
+
+
+def _check(
+    name: str | Path, model: PreTrainedModel, info: Mapping[str, Any], spare: Mapping[str, str]
+) -> None:
+    """Raise UserError if weights are not those of the model's architecture, or are no numbers."""
+    wrong = []
+    for kind, fine in spare.items():
+        keys = sorted(each if isinstance(each, str) else each[0] for each in info[f"{kind}_keys"])
+        if keys := [key for key in keys if not re.search(fine, key)]:
+            wrong.append(f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+    wrong += [" ".join(str(each).split())[:200] for each in info["error_msgs"]]
+    if wrong:
+        raise UserError(
+            f"model {name}: its weights are not those of {type(model).__name__}: {', '.join(wrong)}; save it "
+            "again with `save_pretrained`, or correct its config.json"
+        )
+    for key, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
+            raise UserError(f"model {name}: its weights {key} are not all numbers (NaN); give a sound model")
 
 
 def non_embedding_parameters(model: PreTrainedModel) -> int:
@@ -62,8 +215,13 @@ def convert_gguf(file: Path, folder: Path) -> None:
     Raises UserError for a file that is not such a model.
     """
     try:
-        source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        with checked_weights(file):
+            source = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
+            )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as error:  # whatever the readers of the file and of its model raise
         reason = reason_of(error)
         raise UserError(f"model {file}: cannot be read as a GGUF model ({reason}); give another") from error
@@ -71,11 +229,44 @@ def convert_gguf(file: Path, folder: Path) -> None:
         raise UserError(f"model {file}: is a GGUF of {type(source).__name__}, not of a Llama; give a folder")
     config = LlamaConfig(**{k: v for k, v in source.config.to_dict().items() if k != "quantization_config"})
     config._name_or_path = ""
+    _scale_positions(config, file)
     model = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]
     model.load_state_dict(source.state_dict())
     model.tie_weights()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _scale_positions(config: LlamaConfig, file: Path) -> None:
+    """Put in how a GGUF file scales rotary positions, which transformers does not read.
+
+    Llama 3.1 and 3.2 have a divisor for each frequency; which parameters give these is tried, and checked.
+    """
+    from gguf import GGUFReader
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    reader = GGUFReader(file)
+    unknown = UserError(
+        f"model {file}: scales positions in a way that is not read from a GGUF file; give the model's folder"
+    )
+    kind = reader.fields.get("llama.rope.scaling.type")
+    if kind is not None and kind.contents() != "none":
+        raise unknown
+    for divisors in (each.data for each in reader.tensors if each.name == "rope_freqs.weight"):
+        given: dict[str, Any] = dict(config.rope_parameters or {})
+        size = config.head_dim or config.hidden_size // config.num_attention_heads
+        plain = given["rope_theta"] ** -(torch.arange(0, size, 2) / size)
+        config.rope_parameters = {
+            **given,
+            "rope_type": "llama3",
+            "factor": float(divisors.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+        if not torch.allclose(plain / scaled, torch.tensor(divisors), rtol=1e-3):
+            raise unknown
 
 
 def make_random(spec: RandomModel, seed: int, folder: Path) -> None:
@@ -106,10 +297,3 @@ def make_random(spec: RandomModel, seed: int, folder: Path) -> None:
         model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _cannot_load(name: str | Path, error: Exception) -> UserError:
-    return UserError(
-        f"model {name}: cannot be loaded ({reason_of(error)}); "
-        "give the folder of a saved model, or a hub name while online"
-    )

@@ -67,7 +67,7 @@ def helpers(arguments: Sequence[str], count: int) -> Iterator[None]:
 
     They end when this process does, however it ends: each reads from a pipe that then breaks.
     """
-    command = [sys.executable, "-m", "rdslib.cli", "help", *arguments]
+    command = [sys.executable, "-P", "-m", "rdslib.cli", "help", *arguments]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(count)
@@ -83,7 +83,7 @@ def helpers(arguments: Sequence[str], count: int) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this process, whatever it is doing, when the one that started it ends."""
+    """End this process, whatever it is doing, when the one that started it by `helpers` ends."""
 
     def wait() -> None:
         sys.stdin.read()

@@ -15,6 +15,7 @@ from rdslib.data.pool import PoolFile
 from rdslib.methods import ScoringInputs, digest_of, get_extractor, get_scorer
 from rdslib.methods.features import split_feature
 from rdslib.models.device import device_kind, token_budget
+from rdslib.models.folder import contents_of
 from rdslib.params import Settings
 from rdslib.pipeline import steps
 from rdslib.pipeline.executors import Executor, Local
@@ -79,7 +80,7 @@ class Pipeline:
         return steps.model.step(
             label=f"model {given.title}",
             weight=100,
-            marks={"files": _files(given.path)},
+            marks={"files": contents_of(given.path)},
             settings=given.model_copy(update={"title": "", "note": ""}),
             pinned={given.download: downloads[given.download]} if given.download else {},
             # Of a model that is there, nothing is random, and its features serve every seed.
@@ -222,12 +223,3 @@ def executor(name: str, plugins: Sequence[Path] = ()) -> Executor:
     from rdslib.pipeline.ray_executor import RayExecutor
 
     return RayExecutor(plugins)
-
-
-def _files(path: str | None) -> list[list[Any]]:
-    """The files of a user's model, with sizes and times: another model may take its place."""
-    given = Path(path) if path else None
-    if given is None or not given.exists():
-        return []
-    files = sorted(given.iterdir()) if given.is_dir() else [given]
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -26,7 +25,6 @@ from rdslib.data.chat import Sample
 from rdslib.data.download import Archives, cache_dir
 from rdslib.data.pool import PoolFile, build_pool, subset, wanted_members, write_pool
 from rdslib.errors import UserError
-from rdslib.files import write_json
 from rdslib.methods import COST, Extracted, Extraction, Preparation, ScoringInputs, get_extractor, get_scorer
 from rdslib.methods import features as shards
 from rdslib.params import Download, Model, Pool, Settings, Task
@@ -52,12 +50,12 @@ def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int
 
     `pinned` has the download, if the model is in one.
     """
-    from rdslib.models import loading
+    from rdslib.models import folder, loading
 
     if settings.path is not None and settings.path.lower().endswith(".gguf"):
         loading.convert_gguf(Path(settings.path), work.path)
     elif settings.path is not None:
-        write_json(work.path / "pointer.json", {"path": settings.path})
+        folder.point_to(settings.path, work.path)
     elif settings.random is not None:
         assert seed is not None
         loading.make_random(settings.random, seed, work.path)
@@ -78,11 +76,12 @@ def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int
 
 def model_folder(artifact: Path) -> Path:
     """Where the model of a model artifact is."""
-    pointer = artifact / "pointer.json"
-    return Path(json.loads(pointer.read_text())["path"]) if pointer.is_file() else artifact
+    from rdslib.models.folder import pointed
+
+    return pointed(artifact)
 
 
-@step(version=1)
+@step(version=2)
 def task(work: Work, settings: Task, pinned: Mapping[str, Download], seed: int) -> dict[str, Any]:
     """Read the query and test samples of a task."""
     data = tasks.build_task(settings, Archives(pinned, cache_dir()), seed)

@@ -27,7 +27,7 @@ def folder(tmp_path):
     study = Study.load("paper", home=tmp_path / "home")
     for name in NAMES:
         table = figures.table(study, name)
-        publish(study, name, figures.draw(name, table), table, out=tmp_path / "figures")
+        publish(study, name, figures.draw(name, table), table, "both", tmp_path / "figures")
     return tmp_path / "figures"
 
 

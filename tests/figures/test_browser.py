@@ -9,7 +9,8 @@ from pathlib import Path
 import papermill
 import pytest
 
-from rdslib.figures.report import run_notebook, write_report
+from rdslib.figures.notebook import run_notebooks
+from rdslib.figures.report import write_report
 from tests.figures import browser
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -53,8 +54,7 @@ def report(home):
     folder = home.folder / "figures"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RDSLIB_HOME", home.environment["RDSLIB_HOME"])
-        for name in IN_REPORT:
-            run_notebook(name, "tiny", "both", folder)
+        assert [name for name, _ in run_notebooks(IN_REPORT, "tiny", "both", folder)] == IN_REPORT
     return write_report("tiny", folder, home.folder / "report.html")
 
 

@@ -15,7 +15,7 @@ from rdslib.errors import UserError
 from rdslib.figures import controls, style
 from rdslib.figures.controls import SHOWN
 from rdslib.figures.explore import Explorer
-from rdslib.figures.report import run_notebook
+from rdslib.figures.notebook import run_notebooks
 from rdslib.methods import features, get_scorer
 from rdslib.params import ROOT
 from rdslib.pipeline.study import Study
@@ -324,6 +324,6 @@ def test_errors_are_one_line(explorer, monkeypatch, problem, message):
 def test_the_notebook_runs_and_stays_as_it_was(explorer, home, monkeypatch, tmp_path):
     monkeypatch.setenv("RDSLIB_HOME", str(home))
     before = NOTEBOOK.read_bytes()
-    run_notebook("explore", "tiny", "both", tmp_path)
+    assert len(list(run_notebooks(["explore"], "tiny", "both", tmp_path))) == 1
     assert NOTEBOOK.read_bytes() == before
     assert (tmp_path / "notebooks" / "explore.ipynb").is_file()

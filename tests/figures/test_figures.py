@@ -6,6 +6,7 @@ import io
 import math
 from itertools import combinations
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.image
 import matplotlib.pyplot as plt
@@ -19,9 +20,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from rdslib.errors import UserError
-from rdslib.figures import FIGURES, draw, points, style
-from rdslib.figures.base import ORIGINS, human, method_title
+from rdslib.figures import FIGURES, draw, key_numbers, points, style
+from rdslib.figures.base import ORIGINS, human, method_title, visible
 from rdslib.figures.points import pareto_frontier
+from rdslib.figures.publish import as_csv
 from rdslib.methods import SCORERS
 from tests.figures.made_up import (
     METHODS,
@@ -287,15 +289,45 @@ def test_human_numbers(value, text):
 
 
 @pytest.mark.parametrize("case", ["fig1 all methods", "fig3 both", "fig5", "fig7"])
-def test_saving_twice_gives_the_same_bytes(case, tmp_path):
+def test_saving_twice_gives_the_same_bytes(case):
     name, table = CASES[case]
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        draw(name, table).save(tmp_path / folder, "name")
-    for kind in ("png", "svg"):
-        first, second = ((tmp_path / folder / f"name.{kind}").read_bytes() for folder in ("a", "b"))
-        assert first == second
-        assert b"matplotlib" not in first.lower().replace(b"matplotlib.axis", b"")
+    first, second = (draw(name, table).files() for _ in range(2))
+    assert first == second
+    for data in first.values():
+        assert b"matplotlib" not in data.lower().replace(b"matplotlib.axis", b"")
+
+
+NAMES = [
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "<img src=x>",
+    "a|b",
+    "$\\frac$",
+    "_x",
+    "line\nbreak",
+    "\x1b[31mred",
+]
+
+
+@pytest.mark.parametrize("name", ["fig2_pools", "fig6_sources_by_task", "tab5_pool_sources"])
+def test_any_name_is_drawn_and_counted_as_it_is(name):
+    rows = [{"origin": "measured", "pool": "$p$", "selection": "$p$", "source": each, "count": 10 + place}
+            for place, each in enumerate(NAMES)]  # fmt: skip
+    drawn = draw(name, pd.DataFrame(rows))
+    files = drawn.files()
+    shown = [visible(each) for each in NAMES]
+    if name.startswith("fig"):
+        # The key reads from the top of the stack down; what a browser could not read is not in the file.
+        assert {text.get_text() for text in drawn.axes[0].get_legend().get_texts()} == set(shown)
+        ElementTree.fromstring(files["svg"])
+    else:
+        assert [row[0].text for row in drawn.parts[0].rows] == [*shown, "Total"]
+        assert "<img" not in drawn._repr_html_() + files["md"].decode().replace("\\<", "")
+        assert len(files["md"].decode().splitlines()) == 2 + 2 + len(NAMES) + 1
+    assert key_numbers(pd.DataFrame(rows))["largest source"].tolist() == [NAMES[-1]]
+    assert "NA,10" in as_csv(pd.DataFrame(rows)[["source", "count"]])
 
 
 @pytest.mark.parametrize("name", [*FIGURES, "explore"])

@@ -46,7 +46,7 @@ def test_gaps_stay_gaps_and_say_why():
     assert missing[["method", "pool_size", "note"]].values.tolist() == [["less", 5_817_792, "not run"]]
     table2 = table("tab2_multi_task")
     gone = table2[table2["score"].isna()]
-    assert set(gone["note"]) == {"not published"}
+    assert set(gone["note"]) == {"no source at hand"}
     assert set(gone.groupby("method").size().items()) == {
         ("tulu2_mixture", 8), ("rds_wildchat", 8), ("rds_arena_hard", 8), ("rds", 7), ("ifd", 7),
         ("embed_nv", 2),

@@ -200,7 +200,7 @@ def test_weights_that_are_not_safetensors_are_refused(tiny_bert, tmp_path):
     folder = shutil.copytree(tiny_bert, tmp_path / "mine")
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no file named model\.safetensors.*model with safetensors weights"):
+    with pytest.raises(UserError, match=r"no file named model\.safetensors.*writes safetensors"):
         prepared(MINILM, settings(minilm=embedder(folder)), tmp_path / "a")
 
 

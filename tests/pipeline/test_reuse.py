@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -78,10 +79,14 @@ def base(tmp_path_factory, tiny_model):
 def select(folder, model, home, monkeypatch, **options):
     """A selection of what the folder has: its ids, and its pipeline."""
     monkeypatch.setenv("RDSLIB_HOME", str(home))
-    given = {"pool": folder / "pool", "queries": folder / "queries.jsonl", "k": 6, **options}
-    selection = UserSelection(SelectRequest.of({"model": model, **given}))
+    selection = UserSelection(SelectRequest.of(options_of(folder, model, **options)))
     asked = compute(selection)
     return selection.pipeline.picks(asked)["id"].to_pylist(), selection.pipeline
+
+
+def options_of(folder, model, **options):
+    given = {"pool": folder / "pool", "queries": folder / "queries.jsonl"}
+    return {"model": model, "k": 6, **given, **options}
 
 
 def add_rows(folder):
@@ -245,6 +250,18 @@ def test_a_shard_that_goes_after_it_was_checked_gives_no_part_of_a_selection(
     picks, _ = select(base, tiny_model, tmp_path, monkeypatch, k=12)
     assert len(picks) == 12
     assert picks[:6] == whole
+
+
+def test_a_relative_home_stays_where_it_was(base, tiny_model, tmp_path, monkeypatch, encoded):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    select(base, tiny_model, "home", monkeypatch)
+    assert os.environ["RDSLIB_HOME"] == str(tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    picks = compute(UserSelection(SelectRequest.of(options_of(base, tiny_model))))
+    assert picks
+    assert encoded() == (POOL, QUERIES)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_feature_does_not_read_the_shards_of_one_that_begins_like_it(tmp_path):

@@ -195,14 +195,17 @@ def test_any_number_of_workers_end_in_the_same_files(tiny_home, tmp_path):
     assert mine == {name: theirs[name] for name in mine}
 
 
-def test_helpers_end_when_the_one_who_started_them_is_killed(tmp_path):
+def test_helpers_run_nothing_of_the_working_folder_and_end_when_the_one_who_started_them_is_killed(tmp_path):
+    for name in ("json", "typer", "torch", "rdslib", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/{name}.ran', 'w')")
     program = (
         "import sys, time; from rdslib.pipeline.executors import helpers;"
         "h = helpers(['--profile', 'tiny', '--only', 'fig1_pareto'], 1); h.__enter__();"
         "time.sleep(5); print('up', flush=True); time.sleep(100)"
     )
     environment = {**os.environ, "RDSLIB_HOME": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+    command = [sys.executable, "-P", "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=tmp_path)
     children = psutil.Process(process.pid).children
     process.stdout.readline()
     (helper,) = children()
@@ -210,6 +213,7 @@ def test_helpers_end_when_the_one_who_started_them_is_killed(tmp_path):
     process.wait()
     helper.wait(timeout=30)
     assert not helper.is_running()
+    assert not list(tmp_path.glob("*.ran"))
 
 
 def test_costs_are_the_tokens_each_method_has_processed(tiny):
