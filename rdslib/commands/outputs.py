@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,29 +164,13 @@ def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path, typed: pa.Tabl
     stream = gzip.GzipFile(path, "wb", mtime=0) if out.name.endswith(".gz") else path.open("wb")
     with stream:
         for row in rows:
-            stream.write(as_json(row).encode() + b"\n")
+            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Rows as columns; not all rows need have the same fields."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
-
-
-def as_json(value: Any) -> str:
-    """A value as JSON, which has no NaN and no infinite numbers: they are null."""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(out: Path, checked: bool = True) -> dict[str, Any]:

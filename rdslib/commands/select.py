@@ -71,9 +71,9 @@ def select(
     """Choose the `k` best samples of a pool, as `rds select` does: by RDS+, those nearest to the queries.
 
     Args:
-        pool: A pandas DataFrame, a `datasets.Dataset` or `IterableDataset`, an iterable of dicts, or the name
-            of a file, of a folder or of a data set of the hub. A null cell is a missing field. It is left as
-            it is.
+        pool: A pandas DataFrame, a pyarrow table, a `datasets.Dataset` or `IterableDataset`, an iterable of
+            dicts, or the name of a file, of a folder or of a data set of the hub. A null cell is a missing
+            field. It is left as it is.
         queries: Samples of what the model should do, in any of these forms.
         model: The language model: a folder, a hub name or a GGUF file.
         k: How many, or a percent of the pool as "5%".
@@ -83,8 +83,8 @@ def select(
     Returns:
         The picked rows in the order of picking, each with `rds_score`, `rds_rank` and, for methods with
         queries, `rds_task` and `rds_query` (the position, from 0, of the query that chose it). A DataFrame
-        gives a DataFrame with the picked rows' index labels; a Dataset or IterableDataset gives a Dataset,
-        and anything else a list of dicts. Values are the pool's, but those of an iterable that is no
+        gives a DataFrame with the picked rows' index labels, a table a table, a Dataset or IterableDataset a
+        Dataset, and anything else a list of dicts. Values are the pool's, but those of an iterable that is no
         sequence, of an IterableDataset and of files, which are as JSON holds them.
 
     Raises:
@@ -179,6 +179,13 @@ def _like(pool: Data, rows: list[dict[str, Any]], at: list[int], form: str) -> A
     added = {name: [row[name] for row in rows] for name in FIELDS if name in rows[0]}
     if isinstance(pool, pd.DataFrame):
         return pool.iloc[at].assign(**added) if whole else pd.DataFrame(rows, index=pool.index[at])
+    if isinstance(pool, pa.Table):
+        if not whole:
+            return pa.table(columns(rows))
+        picked = pool.take(at).drop_columns([name for name in added if name in pool.column_names])
+        for name, column in added.items():
+            picked = picked.append_column(name, [column])
+        return picked
     if isinstance(pool, datasets.Dataset) and whole:
         # In memory: else the picks would leave a file beside the pool's.
         picked = pool.select(at, keep_in_memory=True).flatten_indices(keep_in_memory=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdslib.commands.outputs import as_json, not_data
+from rdslib.commands.outputs import not_data
 from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
@@ -201,12 +201,12 @@ def user_pool(
             bar.update()
             if isinstance(row, Row) and kind == "kept":
                 numbers.append(row.number)
-                record = json.dumps(row.record, ensure_ascii=False, default=str)
+                record = json.dumps(row.record, ensure_ascii=False)
                 writer.add(row.sample, record, row.where)
             else:
                 found = row.raw if isinstance(row, Rejected) else row.record
                 about = {"where": row.where, "id": getattr(row, "id", None), "kind": kind, "reason": reason}
-                left_out.write(as_json({**about, "row": found}) + "\n")
+                left_out.write(json.dumps({**about, "row": found}, ensure_ascii=False) + "\n")
     writer.close()
     np.save(work.path / NUMBERS, np.array(numbers, dtype=np.int64))
     check_kept(pool.name, counts)

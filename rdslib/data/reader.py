@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from rdslib.data.chat import Message, Sample
 from rdslib.data.containers import (
+    BATCH,
     KINDS,
     Found,
     Part,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Table: TypeAlias = (
-        pd.DataFrame | datasets.Dataset | datasets.IterableDataset | Iterable[Mapping[str, Any]]
+        pd.DataFrame | pa.Table | datasets.Dataset | datasets.IterableDataset | Iterable[Mapping[str, Any]]
     )
 
 OnError = Literal["stop", "quarantine"]
@@ -173,19 +174,21 @@ def _table_rows(name: str, table: Table) -> Iterable[Any]:
     import datasets
     import pandas as pd
 
-    if isinstance(table, pd.DataFrame):
-        columns = list(table.columns)
+    if isinstance(table, pd.DataFrame | pa.Table):
+        columns = list(table.columns if isinstance(table, pd.DataFrame) else table.column_names)
         if len(set(columns)) < len(columns) or not all(isinstance(column, str) for column in columns):
             raise UserError(
                 f"{name}: has columns with the same name, or with one that is no text; rename them"
             )
+        if isinstance(table, pa.Table):
+            return (row for batch in table.to_batches(BATCH) for row in batch.to_pylist())
         return (dict(zip(columns, row, strict=True)) for row in table.itertuples(index=False, name=None))
     if isinstance(table, datasets.Dataset | datasets.IterableDataset):
         return table.with_format(None)
     if isinstance(table, Mapping) or not isinstance(table, Iterable):
         raise UserError(
-            f"{name}: is of type {type(table).__name__}; give a DataFrame, one split of a data set, a list "
-            f"of dicts or a path"
+            f"{name}: is of type {type(table).__name__}; give a DataFrame, a pyarrow table, one split of a "
+            f"data set, a list of dicts or a path"
         )
     return table
 

@@ -13,6 +13,7 @@ import warnings
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import rdslib.commands.select  # noqa: F401  # for the examples
@@ -36,13 +37,16 @@ KINDS = {
     "tuple": tuple,
     "generator": iter,
     "frame": pd.DataFrame,
+    "table": lambda rows: pa.Table.from_pylist(list(rows)),
     "dataset": datasets.Dataset.from_list,
     "stream": lambda rows: datasets.Dataset.from_list(rows).to_iterable_dataset(),
 }
-RESULTS = {"frame": pd.DataFrame, "dataset": datasets.Dataset, "stream": datasets.Dataset}
+RESULTS = {"frame": pd.DataFrame, "table": pa.Table, "dataset": datasets.Dataset, "stream": datasets.Dataset}
 
 
 def as_list(found):
+    if isinstance(found, pa.Table):
+        return found.to_pylist()
     return found.to_dict("records") if isinstance(found, pd.DataFrame) else list(found)
 
 
