@@ -318,16 +318,30 @@ def load_profile(name_or_path: str) -> Profile:
     """Read and check a profile, by its name or by the path of a YAML file; raise UserError for a mistake."""
     path = profile_path(name_or_path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        # YAML has no tuples: validate as JSON, where a list stands for one, and a date for its text.
+        text = json.dumps(raw, default=str)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    # The last three are of dates as keys, of lists that hold themselves, and of thousands of brackets.
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not valid YAML ({reason}); correct it") from error
     try:
-        # YAML has no tuples: validate as JSON, where a list stands for one.
-        return Profile.model_validate_json(json.dumps(raw), context={"folder": path.parent})
+        return Profile.model_validate_json(text, context={"folder": path.parent})
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML, but a key that comes twice is a mistake, where YAML's reader would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str) and key.value != "<<"]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                raise yaml.MarkedYAMLError(f"the key {key!r} comes twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_pins(path: Path) -> dict[str, str]:
@@ -351,7 +365,8 @@ def read_pins(path: Path) -> dict[str, str]:
 
 def _explain(error: ValidationError) -> str:
     """The first mistake as `key: what is wrong; what it may be`, and how many more there are."""
-    first = error.errors()[0]
+    # A key that is not known comes first: it may be the one that is missing, mistyped.
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"]) or "the file"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from datetime import date
 
 import pytest
 import yaml
@@ -30,6 +32,9 @@ def changed(tmp_path, change):
     [
         (lambda raw: raw.update(naem="x"), r"naem: is not a known key; did you mean name\?"),
         (lambda raw: raw.pop("title"), "title: is missing"),
+        (lambda raw: raw.update(titel=raw.pop("title")), r"titel: is .* mean title\? .*\(and 1 more\)"),
+        (lambda raw: raw["experiment"].update(seed=date(2026, 1, 1)), "seed: got '2026-01-01'"),
+        (lambda raw: raw["experiment"]["train"].update(learning_rate=math.nan), "learning_rate: got"),
         (lambda raw: raw["experiment"].update(seed="a"), "experiment.seed: got 'a'"),
         (lambda raw: raw["experiment"]["encode"].update(token_budget=-1), "encode.token_budget: got -1"),
         (lambda raw: raw["experiment"]["encode"].update(token_budgt=1), "did you mean token_budget"),
@@ -59,6 +64,10 @@ def test_unknown_profile_and_broken_files(tmp_path):
     with pytest.raises(UserError, match="not valid YAML") as error:
         load_profile(str(broken))
     assert "\n" not in str(error.value)
+    for text in ("name: a\ntitle: b\nname: c\n", "a: &a [*a]", "2026-01-01: x", "[" * 5000):
+        broken.write_text(text)
+        with pytest.raises(UserError, match="not valid YAML"):
+            load_profile(str(broken))
     broken.write_text("just text")
     with pytest.raises(UserError, match="the file: got 'just text'"):
         load_profile(str(broken))
