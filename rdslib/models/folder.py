@@ -150,13 +150,18 @@ def check_files(folder: Path) -> None:
 
 
 def _checksum(file: Path) -> str:
-    """The file's SHA-256, which is kept for as long as nothing has been written to the file."""
+    """The file's SHA-256, which is kept for as long as nothing has been written to the file.
+
+    Kept where there is a place to keep it: a plan leaves nothing in a home that is not there.
+    """
     at: Any = file.stat()
     known = (file.resolve(), at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
     kept = home() / "checksums" / hashlib.sha256(repr(known).encode()).hexdigest()
     if not kept.is_file():
         digest = sha256_of(file)
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        if not home().is_dir():
+            return digest
+        kept.parent.mkdir(exist_ok=True)
         temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
         temporary.write_text(digest)
         temporary.replace(kept)

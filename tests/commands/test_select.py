@@ -120,7 +120,7 @@ BAD = {
     "malformed line": ({"pool": "cut.jsonl"}, "cut.jsonl:2: "),
     "empty pool": ({"pool": "empty.jsonl"}, "no samples"),
     "too many": ({"k": "37"}, "-k 37: must be from 1 to 36"),
-    "no model": ({"model": "no/such-model"}, "model no/such-model: cannot be loaded"),
+    "no model": ({"model": "no/such-model"}, "model no/such-model: is no folder here"),
     "no folder": ({"out": "nowhere/out.jsonl"}, "no such folder"),
     "an output that is a folder": ({"out": "folder.jsonl"}, "is a folder"),
     "no method": ({"method": "rsd"}, "unknown method 'rsd'; methods: "),

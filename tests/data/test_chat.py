@@ -49,7 +49,9 @@ def test_queries_are_prompt_and_response_joined(tiny_model):
     whole = tokens_of(100)
     assert tokenizer.decode(whole.ids) == "<|user|>\nquestion\n<|assistant|>\nanswer</s>"
     assert sum(whole.response) == len("answer") + 1
-    assert tokens_of(20).ids == whole.ids[:20]
+    prompt = len(whole.ids) - sum(whole.response)
+    assert tokens_of(prompt + 2).ids == whole.ids[: prompt + 2]
+    assert tokens_of(20).ids == whole.ids[-20:], "where the prompt leaves no room, it gives way"
     assert tokens_of(12, cut="left").ids == whole.ids[-12:]
     prompt_gone = tokenizer.decode(tokens_of(4, cut="left").ids)
     assert prompt_gone == "answ", "the prompt goes first, then the response's end"

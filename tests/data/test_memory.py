@@ -73,7 +73,7 @@ CIRCLE.append(CIRCLE)
 # fmt: off
 REFUSED = {
     "a number": (3,
-        "pool: is of type int; give a DataFrame, one split of a data set, a list of dicts or a p"),
+        "pool: is of type int; give a DataFrame, a pyarrow table, one split of a data set, a l"),
     "all splits": (datasets.DatasetDict(train=[]), "pool: is of type DatasetDict; give"),
     "a column without a name": (pd.DataFrame([[1]]),
         "pool: has columns with the same name, or with one that"),

@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_batch_times_vocabulary(tiny_model, monkeypatc
     model, samples = load_causal_lm(tiny_model), samples_of(load_tokenizer(tiny_model))
     monkeypatch.setattr("rdslib.models.encode.LOGIT_ROWS", 16)
     rows = []
-    model.get_output_embeddings().register_forward_hook(lambda *call: rows.append(len(call[2])))
+    model.get_output_embeddings().register_forward_hook(lambda *call: rows.append(call[2].shape[:-1].numel()))
     encode(model, samples, ["nll"], 100_000)
     # One batch, every position but the first of each sample, 16 at a time.
     assert sum(rows) == sum(len(sample.ids) - 1 for sample in samples)

@@ -13,6 +13,7 @@ from rdslib.data.chat import Sample, tokenize_chat, tokenize_query, user_assista
 from rdslib.errors import UserError
 from rdslib.evaluation.likelihood import evaluate
 from rdslib.models.cache import LayerCache, ModelCache, layers_below_lora
+from rdslib.models.device import compute_dtype
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.models.train import train
 from rdslib.params import Train
@@ -86,8 +87,8 @@ def test_training_learns_saves_and_repeats(tiny_model, tmp_path, method):
     assert after < (0.9 if method == "full" else 0.97) * before
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    if method == "full":  # in float32
-        assert {each.dtype for each in load_file(tmp_path / "a" / name).values()} == {torch.float32}
+    if method == "full":
+        assert {each.dtype for each in load_file(tmp_path / "a" / name).values()} == {compute_dtype()}
     assert counts["samples"] == 20
     assert counts["updates"] == 6 * 3
     assert counts["training_tokens"] == 6 * sum(
