@@ -148,7 +148,13 @@ def _trainable(model_path: Path, params: Train, base: PreTrainedModel | None) ->
         layers_to_transform=list(range(base.config.num_hidden_layers))[-params.lora_layers :],
         lora_dropout=params.lora_dropout,
     )
-    return get_peft_model(base, lora).train()
+    try:
+        return get_peft_model(base, lora).train()
+    except ValueError as error:  # peft finds none of the layers
+        raise UserError(
+            f"model {model_path}: has no layers called {', '.join(params.lora_targets)}, where LoRA matrices "
+            "go; name some that it has as lora_targets in a profile"
+        ) from error
 
 
 def _by_length(rows: list[dict[str, list[int]]], batch: int, seed: int) -> list[dict[str, list[int]]]:

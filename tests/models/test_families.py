@@ -8,9 +8,12 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from rdslib.data.chat import user_assistant
+from rdslib.errors import UserError
 from rdslib.methods.base import Sample, tokenize
 from rdslib.models.encode import FEATURES, encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.models.train import train
+from rdslib.params import Train
 from tests.models.test_encode import one_by_one, samples_of
 from tests.models.test_gradients import autograd, batched, random_tokens
 
@@ -86,3 +89,19 @@ def test_gradients_are_autograds(family):
     expected = torch.stack([autograd(model, name, samples) for name in ("first", "second")])
     found = batched(model, samples, 100)
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_matrices_that_a_family_has_not_are_named(family, tmp_path):
+    folder, target = family
+    spec = {
+        "method": "lora", "epochs": 1, "learning_rate": 1e-3, "warmup_ratio": 0.0, "batch_size": 1,
+        "micro_batch_size": 1, "max_length": 64,
+    }  # fmt: skip
+    samples = [Sample("0", "s", user_assistant("what", "this"))]
+    if target == "q_proj":
+        assert train(folder, samples, Train(**spec), 0, tmp_path)["updates"] == 1
+    else:
+        with pytest.raises(UserError, match=f"{folder}: has no layers called q_proj, v_proj, where LoRA"):
+            train(folder, samples, Train(**spec), 0, tmp_path)
+    named = Train(**spec, lora_targets=(target,))
+    assert train(folder, samples, named, 0, tmp_path)["updates"] == 1
