@@ -6,6 +6,11 @@ import os
 import random
 import signal
 import subprocess
+from pathlib import Path
+
+# For programs that import from `tests`: `rds`, where a test ran it in this process, has had Python keep the
+# working folder off the path of its children.
+WITH_TESTS = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
 
 
 def run_with_kills(command: list[str], seed: int, shortest: float, longest: float) -> tuple[int, int]:

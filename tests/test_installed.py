@@ -67,9 +67,9 @@ def rds(installed, tmp_path, monkeypatch):
 
 
 def test_the_published_figures_are_drawn_beside_the_user(rds):
-    assert str(Path("figures", "paper").resolve()) in rds("run", "--profile", "paper")
+    assert str(Path("figures", "paper")) in rds("run", "--profile", "paper")
     drawn = {path.stem for path in Path("figures", "paper").glob("*.json")}
-    assert drawn == set(FIGURES)
+    assert drawn == {name for name, figure in FIGURES.items() if figure.published is not None}
     rds("report", "--profile", "paper")
     assert Path("figures", "paper", "report.html").is_file()
 

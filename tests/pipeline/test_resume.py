@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import pytest
 from rdslib.params import Encode, load_profile
 from rdslib.pipeline.store import MANIFEST
 from rdslib.pipeline.study import Run, Study
+from tests.killing import WITH_TESTS
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +89,11 @@ def homes(tmp_path_factory):
     """The homes of an encode that was killed again and again, and of one that was not."""
     killed, whole = tmp_path_factory.mktemp("killed"), tmp_path_factory.mktemp("whole")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(killed)], capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", PROGRAM, str(killed)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, **WITH_TESTS},
     )
     assert done.stdout.split() == [str(KILLS), "0"], done.stderr[-2000:]
     calm = study(whole)

@@ -18,7 +18,7 @@ from rdslib.errors import UserError
 from rdslib.files import read_manifest
 from rdslib.pipeline.step import step
 from rdslib.pipeline.store import MANIFEST, SHARDS, Store, Work, damage
-from tests.killing import run_with_kills
+from tests.killing import WITH_TESTS, run_with_kills
 
 
 def contents(folder):
@@ -264,7 +264,8 @@ def test_a_group_that_shares_the_store_can_write_to_it(tmp_path):
         "from tests.pipeline.test_store_faults import Store, few; h = Path(sys.argv[1]);"
         "Store(h).make(few.step('few', n=2, given={'log': h.parent / 'log'}))"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "home")], check=True)
+    command = [sys.executable, "-c", program, str(tmp_path / "home")]
+    subprocess.run(command, check=True, env={**os.environ, **WITH_TESTS})
     for path in (tmp_path / "home").rglob("*"):
         assert path.stat().st_mode & 0o020, path
 
