@@ -13,7 +13,7 @@ from typing import Any
 
 from rdslib.data.download import home
 from rdslib.errors import UserError, reason_of
-from rdslib.files import sha256_of, write_json
+from rdslib.files import sha256_of, write_json, write_whole
 
 # What a name on the hub looks like: one that has more parts, or begins like a path, is that of a folder.
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -162,7 +162,5 @@ def _checksum(file: Path) -> str:
         if not home().is_dir():
             return digest
         kept.parent.mkdir(exist_ok=True)
-        temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
-        temporary.write_text(digest)
-        temporary.replace(kept)
+        write_whole(kept, digest.encode())
     return kept.read_text()
