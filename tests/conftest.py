@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from rdslib import methods
 from rdslib.models import loading as models
 from rdslib.params import RandomModel
 from rdslib.pipeline.study import Study
@@ -17,6 +18,17 @@ from rdslib.pipeline.study import Study
 def pytest_collection_modifyitems(items):
     """The file that takes longest first, so that no process waits for it at the end."""
     items.sort(key=lambda item: item.path.name != "test_study.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins_of_this_file_alone():
+    """What the tests of one file register is gone after them, since many files share a process."""
+    registries = (methods.SCORERS, methods.EXTRACTORS, methods._DIGESTS, methods._LOADED)
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, kept in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(kept)
 
 
 @pytest.fixture(scope="session")
