@@ -41,6 +41,13 @@ DEV_QUESTION = re.compile(
     r"(.+?)\s\(A\)\s(.+?)\s\(B\)\s(.+?)\s\(C\)\s(.+?)\s\(D\)\s(.+?)\nA: .*answer is \(([ABCD])\)", re.DOTALL
 )
 
+# Where the prompts were written, the `\f` and `\r` of LaTeX commands were taken for escapes, and some became
+# line breaks: `\factorial` is a new line and `actorial`.
+LATEX = {
+    r"\\f": re.compile(r"[\n\f](?=(?:actorial|rac)\{)"),
+    r"\\r": re.compile(r"[\n\r](?=ight(?:arrow)?\b)"),
+}
+
 
 @register("mmlu_dev", downloads={"lm-eval": ("lm_eval/tasks/mmlu/flan_cot_fewshot/_cot_prompts.json",)})
 def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
@@ -48,9 +55,11 @@ def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
     subjects: dict[str, str] = json.loads(only(files[0], "_cot_prompts.json"))
     queries: list[TaskSample] = []
     test: list[TaskSample] = []
-    for subject in sorted(subjects):
+    for subject, text in sorted(subjects.items()):
+        for lost, rest in LATEX.items():
+            text = rest.sub(lost, text)
         good = []
-        for index, chunk in enumerate(subjects[subject].split("\n\nQ: ")[1:]):
+        for index, chunk in enumerate(text.split("\n\nQ: ")[1:]):
             parsed = DEV_QUESTION.match(chunk)
             # A few are damaged: no answer letter, or a fifth choice where four are known.
             if parsed is None or "(E)" in parsed[5]:

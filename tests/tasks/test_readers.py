@@ -214,6 +214,15 @@ def test_mmlu_lists_four_choices_below_its_subject():
     assert (sample.subtask, sample.answer, sample.references) == ("high_school_art", 2, ["C"])
 
 
+def test_mmlus_lost_latex_commands_are_found_again():
+    lost = "Has $\nactorial{n}$, $\x0crac{1}{2}$, $\nrac{1}{2}$, S \nightarrow [0\right]; new\nline, ra\nise."
+    row = f"{lost}\n(A) 1 (B) $\x0crac{{1}}{{3}}$ (C) 3 (D) 4\nA: Let's think. The answer is (B)."
+    text = json.dumps({"algebra": f"About algebra.\n\nQ: {row}"}).encode()
+    ((sample,), _, _) = read("mmlu_dev", {"_cot_prompts.json": text})
+    found = r"Has $\factorial{n}$, $\frac{1}{2}$, $\frac{1}{2}$, S \rightarrow [0\right];"
+    assert sample.question == f"{found} new\nline, ra\nise.\nA. 1\nB. $\\frac{{1}}{{3}}$\nC. 3\nD. 4"
+
+
 def test_a_function_is_split_at_its_docstring():
     before = "import math\n\n\ndef f(a: int, b=2) -> int:\n    import os\n"
     prompt = f'{before}    """Do it.\n\n    Well.\n    """\n'
