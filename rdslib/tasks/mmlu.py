@@ -7,19 +7,22 @@ import io
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rdslib.data.chat import user_assistant
 from rdslib.params import Task
 from rdslib.tasks.base import Candidates, Files, TaskSample, malformed, only, register
 
 LETTERS = ["A", "B", "C", "D"]
+# What the response to a query begins with, in the paper's code.
+LEAD = "The answer is:"
 
 
 def _sample(
     task: Task, key: str, subject: str, question: str, choices: Iterable[str], answer: int
 ) -> TaskSample:
-    name = subject.replace("_", " ")
-    about = f"The following are multiple choice questions (with answers) about {name}."
+    # The paper's code has two spaces before a subject.
+    about = f"The following are multiple choice questions (with answers) about  {subject.replace('_', ' ')}."
     listed = [f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, choices, strict=True)]
     asked = "\n".join([question.strip(), *listed])
     return TaskSample(
@@ -29,9 +32,15 @@ def _sample(
         subject,
         choices=LETTERS,
         answer=answer,
+        gold=f" {LETTERS[answer]}",
         question=asked,
         references=[LETTERS[answer]],
     )
+
+
+def _query(sample: TaskSample) -> TaskSample:
+    prompt, response = (message["content"] for message in sample.messages)
+    return replace(sample, messages=user_assistant(prompt, f"{LEAD} {response}"))
 
 
 # --- from packages
@@ -68,7 +77,7 @@ def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
             good.append(
                 _sample(task, f"{subject}/{index}", subject, question, choices, LETTERS.index(letter))
             )
-        queries += good[:DEV_QUERIES]
+        queries += map(_query, good[:DEV_QUERIES])
         test += good[DEV_QUERIES:]
     note = "Test samples are held out from MMLU's dev split, two a subject; its test split is not packaged."
     return queries, test, note
@@ -98,4 +107,4 @@ def mmlu_full(files: Files, task: Task, seed: int) -> Candidates:
                 answer = ["0", "1", "2", "3"].index(row[-1])
             key = f"{subject}/{split}/{index}"
             splits[split].append(_sample(task, key, subject, row[0], row[1:-1], answer))
-    return splits["dev"], splits["test"], "MMLU's dev and test splits, whole."
+    return list(map(_query, splits["dev"])), splits["test"], "MMLU's dev and test splits, whole."
