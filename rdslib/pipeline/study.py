@@ -232,6 +232,7 @@ class Study:
         e = self.experiment
         return train_steps.train.step(
             label=f"train {run}",
+            transient=not e.keep_models,
             weight=4.0 * run.budget * e.train.epochs,
             marks={"device": device_kind()},
             model=self.pipeline.model,
