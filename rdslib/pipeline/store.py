@@ -159,8 +159,9 @@ class Store:
             if manifest is not None and not manifest["dropped"]:
                 dropped = {**manifest, "dropped": sorted(manifest["files"])}
                 write_manifest(self.path(step), dropped)
-                for each in _strange(self.path(step), dropped):
-                    _remove(each)
+                for each in self.path(step).iterdir():
+                    if each.name != MANIFEST:
+                        _remove(each)
                 self._dropped.add(step.hash)
 
     def take(
