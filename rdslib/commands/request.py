@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rdslib.data.inputs import in_full
 from rdslib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,13 +97,9 @@ class SelectRequest(BaseModel):
             name = ".".join(map(str, first["loc"]))
             reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
             raise UserError(f"{name}={first['input']!r}: {reason}") from error
-        paths = {name: _in_full(getattr(given, name)) for name in ("pool", "queries", "model", "profile")}
-        return given.model_copy(update={**paths, "exclude": [_in_full(each) for each in given.exclude or ()]})
-
-
-def _in_full(name: str | None) -> str | None:
-    """A path in full; a name that is no path, such as one of the hub or of a profile, as it is."""
-    return str(Path(name).resolve()) if name and Path(name).exists() else name
+        names = {name: getattr(given, name) for name in ("pool", "queries", "model", "profile")}
+        paths = {name: in_full(value) for name, value in names.items() if value}
+        return given.model_copy(update={**paths, "exclude": [in_full(each) for each in given.exclude or ()]})
 
 
 def parameters(optional: Sequence[str] = (), without: Sequence[str] = ()) -> list[inspect.Parameter]:

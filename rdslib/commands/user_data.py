@@ -21,15 +21,14 @@ from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.download import home
+from rdslib.data.inputs import Input, find_input
 from rdslib.data.pool import PoolWriter, to_table
 from rdslib.data.reader import (
-    Input,
     OnError,
     Record,
     Rejected,
     Row,
     digest_of,
-    find_input,
     read_records,
     records_in_memory,
     rows_of,
@@ -90,13 +89,21 @@ class UserData:
         self._input = _found(name) if table is None else None
         # What can be gone through only once is kept.
         self._kept = list(records_in_memory(name, table)) if isinstance(table, Iterator) else None
-        # What else a folder has, which is not read.
-        self.ignored = self._input.ignored if self._input else ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that are read."""
         return self._input.files if self._input else ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a folder has that is not read."""
+        return self._input.notes if self._input else []
+
+    @property
+    def other_splits(self) -> list[str]:
+        """The splits of a folder that are not read."""
+        return list(self._input.others) if self._input else []
 
     def rows(
         self, form: str | None = None, on_error: OnError = "stop", queries: bool = False
@@ -134,8 +141,8 @@ class UserData:
 
 def _found(name: str) -> Input:
     """What a name stands for; of a folder, without what was selected from what is in it."""
-    found, folder = find_input(name), Path(name)
-    if not folder.is_dir():
+    found = find_input(name)
+    if (folder := found.folder) is None:
         return found
     written = not_data(folder, found.files)
     place = home().resolve()
@@ -280,12 +287,17 @@ class UserSelection:
 
         self.pool = data("pool", request.pool)
         self.tests = [data(f"exclude_{i}", name) for i, name in enumerate(request.exclude or ())]
+        for each in self.tests:
+            if splits := each.other_splits:
+                raise UserError(
+                    f"--exclude {each.name}: has several splits; say which, as in {each.name}:{splits[0]}"
+                )
         self.queries: dict[str, list[Row]] = {}
-        self.inputs = [path for each in (self.pool, *self.tests) for path in each.files]
+        read = [self.pool, *self.tests]
         if request.queries is not None:
-            queries = data("queries", request.queries)
-            self.queries = _read_queries(queries, request.method)
-            self.inputs += queries.files
+            read.append(data("queries", request.queries))
+            self.queries = _read_queries(read[-1], request.method)
+        self.inputs = [path for each in read for path in each.files]
         self.pipeline = Pipeline(
             settings,
             user_pool.step(
@@ -301,11 +313,8 @@ class UserSelection:
             Store(home() / "artifacts"),
             executor(request.engine, plugins),
         )
-        for each in (self.pool, *self.tests):
-            if each.ignored:
-                names = ", ".join(path.name for path in each.ignored[:5])
-                more = ", ..." if len(each.ignored) > 5 else ""
-                self.store.progress.note(f"{each.name}: {len(each.ignored)} not read: {names}{more}")
+        for note in (note for each in read for note in each.notes):
+            self.store.progress.note(note)
 
     @property
     def store(self) -> Store:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ import pyarrow as pa
 from rdslib.data.chat import Message, Sample
 from rdslib.data.containers import (
     BATCH,
-    KINDS,
     Found,
     Part,
     batches_of,
@@ -33,6 +30,7 @@ from rdslib.data.containers import (
     unusable,
 )
 from rdslib.data.formats import FORMS, to_messages
+from rdslib.data.inputs import Input, find_input
 from rdslib.errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -46,66 +44,8 @@ if TYPE_CHECKING:
 OnError = Literal["stop", "quarantine"]
 Record: TypeAlias = tuple[Part, Found]
 
-# `org/name`, or `org/name:split`.
-_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w.-]+))?")
 # The bits of a number within a part of the input.
 _BITS = 48
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a user's path or name stands for.
-
-    `files` are read in this order; `ignored` is what else a folder has: hidden files, links to folders and
-    files of other kinds. A data set of the hub has a `split`, and no files.
-    """
-
-    name: str
-    files: tuple[Path, ...] = ()
-    ignored: tuple[Path, ...] = ()
-    split: str | None = None
-
-
-def find_input(name: str | Path) -> Input:
-    """Find what a path or a name stands for: a file, a folder of files, or `org/name[:split]` of the hub.
-
-    A folder's files are found in its subfolders too, in the order of their names. Raises UserError if there
-    is no such thing, or nothing in it can be read.
-    """
-    path = Path(name)
-    try:
-        files, ignored = _find_files(path) if path.is_dir() else ([path] if path.exists() else [], [])
-    except OSError as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: cannot be read ({reason}); check the path and its rights") from error
-    if ignored and not files:
-        raise UserError(f"{path}: holds no data; give a folder with {KINDS}")
-    if files and kind_of(files[0]) is None:
-        raise UserError(f"{path}: is of no known kind; give {KINDS}")
-    if files:
-        return Input(str(name), tuple(sorted(files)), tuple(sorted(ignored)))
-    hub = _HUB.fullmatch(str(name))
-    if hub is None or kind_of(path) is not None:
-        raise UserError(f"{path}: there is no such file or folder; check the path")
-    return Input(hub[1], split=hub[2] or "train")
-
-
-def _find_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    files: list[Path] = []
-    ignored: list[Path] = []
-    for root, folders, names in os.walk(folder, onerror=fail):
-        here = Path(root)
-        # Links to folders may lead round in a circle.
-        skipped = [name for name in folders if name.startswith(".") or (here / name).is_symlink()]
-        folders[:] = [name for name in folders if name not in skipped]
-        ignored += [here / name for name in skipped]
-        for path in (here / name for name in names):
-            usable = kind_of(path) is not None and not path.name.startswith(".")
-            (files if usable else ignored).append(path)
-    return files, ignored
 
 
 def records_of(part: Part, found: Iterable[Found]) -> Iterator[Record]:

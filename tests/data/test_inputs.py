@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from rdslib.data import containers
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.containers import Found, Part
-from rdslib.data.reader import Input, Rejected, Row, find_input, read_rows, rows_of, take_rows
+from rdslib.data.inputs import Input, find_input
+from rdslib.data.reader import Rejected, Row, read_rows, rows_of, take_rows
 from rdslib.errors import UserError
 
 ONE = {"messages": user_assistant("q", "r")}
