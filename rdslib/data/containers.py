@@ -10,9 +10,9 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import math
 import re
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -32,16 +32,21 @@ from rdslib.errors import UserError, reason_of
 
 # Bytes of a line of text that are held at once: a sample of the largest size with each character escaped.
 MAX_LINE = 64 * 2**20
-# Rows of Parquet that are held at once.
-BATCH = 256
+# Rows of Parquet that are held at once, and the bytes that they may be in all.
+BATCH, MAX_BATCH = 256, 2**27
+# Bytes of rows of which Python's objects are made at once.
+MAX_ROWS = 2**22
+# How many times its size, and a line, a compressed file may expand to that has to be held or copied whole.
+EXPANSION = 100
 
 # What JSON may escape half of a surrogate pair with.
 _SURROGATE = re.compile(r"\\u[dD]")
 
-# Both notice a stream that ends too early.
+# Each notices a stream that ends too early.
 _DECOMPRESSED: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".zst": lambda file: pa.input_stream(file, "zstd"),
+    ".xz": lzma.LZMAFile,
 }
 
 
@@ -81,10 +86,23 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             decompressed = _DECOMPRESSED.get(path.suffix.lower())
             yield io.BufferedReader(decompressed(file)) if decompressed else cast(BinaryIO, file)
     # The readers of lines handle what is not UTF-8; the names of Parquet's columns may still be such.
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read ({reason_of(error)}); check that it is whole and that you may read it"
         ) from error
+
+
+def _whole(stream: BinaryIO, path: Path) -> Iterator[bytes]:
+    """All that a file holds, piece by piece, unless it expands beyond measure."""
+    compressed = path.suffix.lower() in _DECOMPRESSED
+    left = path.stat().st_size * EXPANSION + MAX_LINE if compressed else math.inf
+    while piece := stream.read(2**20):
+        left -= len(piece)
+        if left < 0:
+            raise UserError(
+                f"{path}: expands to more than {EXPANSION} times its size; decompress it, or write .jsonl"
+            )
+        yield piece
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, str | None, str | None]]:
@@ -94,9 +112,9 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, str | None, str | None]]:
         if not line:
             return
         if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(MAX_LINE)
             yield number, None, f"is a line of more than {MAX_LINE} bytes; split it"
+            while line and not line.endswith(b"\n"):  # nobody who stops here waits for its end
+                line = stream.readline(MAX_LINE)
             continue
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8"), None
@@ -164,7 +182,7 @@ def _read_jsonl(path: Path) -> Iterator[Found]:
 def _read_json(path: Path) -> Iterator[Found]:
     """A list of records, `{"data": [...]}` or one record; the whole file is held."""
     with _open(path) as stream:
-        data = stream.read()
+        data = b"".join(_whole(stream, path))
     try:
         text = data.decode("utf-8-sig")
         if not text or text.isspace():
@@ -203,11 +221,16 @@ def _is_jsonl(path: Path) -> bool:
 def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
     """The rows under a header; an empty cell is null. After a wrong quote nothing can be made out."""
     broken: list[tuple[int, str]] = []
+    size = 0  # of the row so far
 
     def lines(stream: BinaryIO) -> Iterator[str]:
+        nonlocal size
         for number, text, reason in _lines(stream):
             if text is None:
                 raise UserError(f"{path}:{number}: {reason}")
+            size += len(text)
+            if size > MAX_LINE:
+                raise UserError(f"{path}:{number}: is in a row of more than {MAX_LINE} bytes; split it")
             if reason is not None:
                 broken.append((number, reason))
             yield text
@@ -220,8 +243,9 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
             if broken:
                 raise UserError(f"{path}:{broken[0][0]}: {broken[0][1]}")
             _check_columns(path, header)
-            first = rows.line_num + 1
+            first, size = rows.line_num + 1, 0
             for cells in rows:
+                size = 0
                 if broken:
                     line, reason = broken[0]
                     yield Found(line, cells, None, reason)
@@ -249,14 +273,14 @@ def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
     """Go through a file of Parquet or Arrow in batches of at most `BATCH` rows, with their types."""
     with _open(path) as stream, tempfile.TemporaryFile() as whole:
         if path.suffix.lower() in _DECOMPRESSED:  # these are read from their end
-            shutil.copyfileobj(stream, whole)
+            whole.writelines(_whole(stream, path))
             whole.seek(0)
             stream = cast(BinaryIO, whole)
         start = stream.read(6)
         stream.seek(0)
         if kind_of(path) == ".parquet":
             file = pq.ParquetFile(stream)
-            names, batches = file.schema_arrow.names, file.iter_batches(BATCH)
+            names, batches = file.schema_arrow.names, file.iter_batches(_rows_at_once(path, file.metadata))
         elif start == b"ARROW1":
             ipc = pa.ipc.open_file(stream)
             names, batches = ipc.schema.names, map(ipc.get_batch, range(ipc.num_record_batches))
@@ -267,6 +291,26 @@ def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for at in range(0, len(batch), BATCH):
                 yield batch.slice(at, BATCH)
+
+
+def _rows_at_once(path: Path, metadata: pq.FileMetaData) -> int:
+    """How many rows of Parquet to hold at once: `BATCH`, but where they may be too large.
+
+    A value that many rows share is written once, but held once for each.
+    """
+    largest, first = 0.0, 1
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        size = 0.0
+        for column in map(group.column, range(group.num_columns)):
+            if column.has_dictionary_page and column.total_compressed_size:
+                expansion = column.total_uncompressed_size / column.total_compressed_size
+                size += (column.data_page_offset - column.dictionary_page_offset) * expansion
+            mean = column.total_uncompressed_size / max(1, group.num_rows)
+            if mean > MAX_LINE:
+                raise UserError(f"{path}: row {first} and after: are of over {MAX_LINE} bytes; split them")
+            size += mean
+        largest, first = max(largest, size), first + group.num_rows
+    return min(BATCH, max(1, int(MAX_BATCH / max(1.0, largest))))
 
 
 def _read_batches(path: Path) -> Iterator[Found]:
@@ -291,14 +335,25 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(each(kind) for each in simple)
 
 
-def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
+def _records(batch: pa.RecordBatch) -> Iterator[tuple[Any, str | None]]:
     """The rows, or why one cannot be had in Python: text that is not UTF-8, a date out of range, ..."""
+    alone = len(batch) == 1
+    if alone and batch.nbytes > MAX_LINE:
+        yield None, f"is a row of more than {MAX_LINE} bytes; split it"
+        return
     try:
-        return [(record, None) for record in batch.to_pylist()]
+        # Large ones are had one by one.
+        records = batch.to_pylist() if alone or batch.nbytes <= MAX_ROWS else None
     except (ValueError, ArithmeticError, LookupError) as error:
-        if len(batch) == 1:
-            return [(None, f"cannot be read ({reason_of(error)}); correct or remove it")]
-    return [row for at in range(len(batch)) for row in _records(batch.slice(at, 1))]
+        records = None
+        if alone:
+            yield None, f"cannot be read ({reason_of(error)}); correct or remove it"
+            return
+    if records is None:
+        for at in range(len(batch)):
+            yield from _records(batch.slice(at, 1))
+    else:
+        yield from ((record, None) for record in records)
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import datetime
 import gzip
 import io
 import json
+import lzma
 import os
 import tracemalloc
 from decimal import Decimal
@@ -87,7 +88,7 @@ CONTAINERS = {
     "a.csv": separated,
     "A.TSV": lambda records: separated(records, "\t"),
 }
-COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstd, ".xz": lzma.compress}
 
 texts = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
@@ -267,6 +268,8 @@ UNREADABLE = {
     "broken gzip": ("a.jsonl.gz", GZIPPED[:10] + b"\xff" * 100, "Error -3 while decompressing data"),
     "gzip of another sum": ("a.jsonl.gz", GZIPPED[:-8] + b"sums" + GZIPPED[-4:], "CRC check failed"),
     "zstd cut at its end": ("a.jsonl.zst", ZSTD[:-1], "Truncated compressed stream)"),
+    "xz cut at its end": ("a.jsonl.xz", lzma.compress(MANY)[:-1], "Compressed file ended"),
+    "xz with another's bytes": ("a.jsonl.xz", MANY, "Input format not supported"),
     "zstd with another's bytes": ("a.jsonl.zst", MANY, "ZSTD decompress failed"),
     "gzipped CSV cut": ("a.csv.gz", gzip.compress(b"prompt,answer\n" + b"q,r\n" * 999)[:-1], ""),
     "gzipped Parquet cut": ("a.parquet.gz", gzip.compress(parquet(made(9)))[:-1], "Compressed"),
