@@ -72,8 +72,8 @@ def select(
 
     Args:
         pool: A pandas DataFrame, a pyarrow table, a `datasets.Dataset` or `IterableDataset`, an iterable of
-            dicts, or the name of a file, of a folder or of a data set of the hub. A null cell is a missing
-            field. It is left as it is.
+            dicts, a dict of lists, or the name of a file, of a folder or of a data set of the hub. A null
+            cell is a missing field. It is left as it is.
         queries: Samples of what the model should do, in any of these forms.
         model: The language model: a folder, a hub name or a GGUF file.
         k: How many, or a percent of the pool as "5%".

@@ -28,6 +28,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.data.formats import FIELDS
 from rdslib.errors import UserError, reason_of
 
 # Bytes of a line of text that are held at once: a sample of the largest size with each character escaped.
@@ -53,13 +54,15 @@ _DECOMPRESSED: dict[str, Callable[[BinaryIO], Any]] = {
 class Part(NamedTuple):
     """A file, a data set of the hub or a table in memory; `source` is that of its samples.
 
-    `before` and `after` stand around a number to name a place in it, as `pool.jsonl:3` or `pool[2]`.
+    `before` and `after` stand around a number to name a place in it, as `pool.jsonl:3` or `pool[2]`. `file`
+    is its name in a folder.
     """
 
     name: str
     before: str
     after: str
     source: str
+    file: str = ""
 
     def place(self, number: int | None) -> str:
         """Name a place in it; without a number, the whole of it."""
@@ -180,7 +183,7 @@ def _read_jsonl(path: Path) -> Iterator[Found]:
 
 
 def _read_json(path: Path) -> Iterator[Found]:
-    """A list of records, `{"data": [...]}` or one record; the whole file is held."""
+    """A list of records, `{"data": [...]}`, columns or one record; the whole file is held."""
     with _open(path) as stream:
         data = b"".join(_whole(stream, path))
     try:
@@ -199,12 +202,29 @@ def _read_json(path: Path) -> Iterator[Found]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {_too_much(error)}") from error
     if isinstance(value, dict):
-        value = value["data"] if isinstance(value.get("data"), list) else [value]
+        value = value["data"] if isinstance(value.get("data"), list) else _rows(value)
     if not isinstance(value, list):
         raise UserError(f"{path}: is not a list of records; write one")
     escapes = may_escape(text)
     for number, record in enumerate(value, start=1):
         yield Found(number, record, None, unusable(record, escapes))
+
+
+def _rows(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an object of columns, lists of one length; or else itself as the one row.
+
+    The turns of a conversation are a list too, of objects; in a column each row has a list of them.
+    """
+    columns = list(value.values())
+    lengths = {len(column) if isinstance(column, list) else None for column in columns}
+    fields = (name for fields in FIELDS.values() for name in fields)
+    if (
+        len(lengths) != 1
+        or lengths & {None, 0}
+        or any(isinstance(value[name][0], dict) for name in fields if name in value)
+    ):
+        return [value]
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _is_jsonl(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Table: TypeAlias = (
-        pd.DataFrame | pa.Table | datasets.Dataset | datasets.IterableDataset | Iterable[Mapping[str, Any]]
+        pd.DataFrame
+        | pa.Table
+        | datasets.Dataset
+        | datasets.IterableDataset
+        | Mapping[str, Sequence[Any]]
+        | Iterable[Mapping[str, Any]]
     )
 
 OnError = Literal["stop", "quarantine"]
@@ -68,7 +74,9 @@ def read_records(given: Input) -> Iterator[Record]:
         part = Part(given.name, f"{given.name}: row ", "", given.name)
         yield from records_of(part, _read_hub(given.name, given.split))
     for path in given.files:
-        yield from records_of(*read_file(path))
+        part, found = read_file(path)
+        name = path.relative_to(given.folder).as_posix() if given.folder else path.name
+        yield from records_of(part._replace(file=name), found)
 
 
 def _read_hub(name: str, split: str) -> Iterator[Found]:
@@ -125,10 +133,18 @@ def _table_rows(name: str, table: Table) -> Iterable[Any]:
         return (dict(zip(columns, row, strict=True)) for row in table.itertuples(index=False, name=None))
     if isinstance(table, datasets.Dataset | datasets.IterableDataset):
         return table.with_format(None)
-    if isinstance(table, Mapping) or not isinstance(table, Iterable):
+    splits = (datasets.DatasetDict, datasets.IterableDatasetDict)
+    if isinstance(table, Mapping) and not isinstance(table, splits):
+        columns = list(table.values())
+        if not all(isinstance(column, list | tuple | np.ndarray | pd.Series) for column in columns):
+            raise UserError(f"{name}: is a dict with values that are no lists; give a list for each column")
+        if len({len(column) for column in columns}) > 1:
+            raise UserError(f"{name}: is a dict of lists of different lengths; give each as many values")
+        return (dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True))
+    if isinstance(table, splits) or not isinstance(table, Iterable):
         raise UserError(
             f"{name}: is of type {type(table).__name__}; give a DataFrame, a pyarrow table, one split of a "
-            f"data set, a list of dicts or a path"
+            f"data set, a list of dicts, a dict of lists or a path"
         )
     return table
 
@@ -200,33 +216,46 @@ class _Ids:
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
+        self._starts: list[int] = []  # of each part, its first row
         self._given: dict[int, int] = {}
         # Of each row so far, whether its number is its id.
         self._numbered = bytearray()
 
     def take(self, given: str | None, row: int, part: Part, number: int | None) -> str:
-        """Return the id of the newest row. Raises ValueError if it is taken."""
+        """Return the id of the newest row: with its file's name, if a row of an earlier file has the same.
+
+        Raises ValueError if a row of its own file has it.
+        """
         if not self._parts or self._parts[-1] is not part:
             self._parts.append(part)
+            self._starts.append(row)
         self._numbered.extend(bytes(row + 1 - len(self._numbered)))
+        here, name, who = len(self._parts) - 1, str(row) if given is None else given, ""
+        for each in (name, f"{part.file}:{name}"):
+            holder = self._holder(each, row)
+            if holder is None:
+                if each == str(row) and given is None:
+                    self._numbered[row] = 1
+                else:
+                    self._given[hash(each)] = here << _BITS | (number or 0)
+                return each
+            there, who = holder
+            if there == here:
+                break
         if given is None:
-            name = str(row)
-            if hash(name) in self._given:
-                there = self._where(self._given[hash(name)])
-                raise ValueError(f"has no id, and its row number is the id {name!r} of {there}; give it one")
-            self._numbered[row] = 1
-            return name
-        as_number = int(given) if len(given) < 16 and given.isdecimal() else row
-        if as_number < row and str(as_number) == given and self._numbered[as_number]:
-            raise ValueError(f"has the id {given!r}, the number of a row without an id; ids must be unique")
-        place = len(self._parts) - 1 << _BITS | (number or 0)
-        first = self._given.setdefault(hash(given), place)
-        if first != place:
-            raise ValueError(f"has the id {given[:60]!r} of {self._where(first)}; ids must be unique")
-        return given
+            raise ValueError(f"has no id, and its row number is the id {name!r}{who}; give it one")
+        raise ValueError(f"has the id {given[:60]!r}{who}; ids must be unique in a file")
 
-    def _where(self, place: int) -> str:
-        return self._parts[place >> _BITS].place(place & (1 << _BITS) - 1)
+    def _holder(self, name: str, row: int) -> tuple[int, str] | None:
+        """The position of the part that has an id already, and which row of it that is; None if none has."""
+        as_number = int(name) if len(name) < 16 and name.isdecimal() else row
+        if as_number < row and str(as_number) == name and self._numbered[as_number]:
+            return bisect_right(self._starts, as_number) - 1, ", the number of a row without an id"
+        place = self._given.get(hash(name))
+        if place is None:
+            return None
+        part = self._parts[place >> _BITS]
+        return place >> _BITS, f" of {part.place(place & (1 << _BITS) - 1)}"
 
 
 def rows_of(
@@ -282,6 +311,8 @@ def _name(record: Mapping[str, Any], key: str) -> str | None:
     value = record.get(key)
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"has the field {key} of type {type(value).__name__}; it must be text")
-    return str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"has the field {key} of type {type(value).__name__}; it must be text or a number")
+    # Where some rows have none, tables make floats of whole numbers.
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if whole else value)
