@@ -7,15 +7,23 @@ no turn of Tulu's: it has a header like the others, ``<|tool|>``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
+
+from rdslib.data.prefix import prefix, splits_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant", "tool")
 HEADER = len("<|assistant|>\n")
+# Characters that are tokenised at once. A tokenizer holds some 100 bytes for each token of the whole text,
+# also of what it cuts off.
+HELD = 2**20
+# Characters of a text that are looked at first, for each token that is wanted.
+CHARS = 8
 # A shortened conversation: characters of a message, and messages.
 WIDTH, TURNS = 240, 4
 
@@ -80,10 +88,31 @@ def tokenize_chat(
 
     The response mask covers each assistant turn's content and its end-of-sequence token, not its header.
     """
+    return [each for some in _groups(conversations) for each in _tokenize_chat(tokenizer, some, max_length)]
+
+
+def _groups(conversations: Sequence[Sequence[Message]]) -> Iterator[list[Sequence[Message]]]:
+    """Split conversations into groups of at most `HELD` characters, or of one conversation."""
+    group: list[Sequence[Message]] = []
+    size = 0
+    for messages in conversations:
+        length = sum(len(message["content"]) for message in messages)
+        if group and size + length > HELD:
+            yield group
+            group, size = [], 0
+        group.append(messages)
+        size += length
+    if group:
+        yield group
+
+
+def _tokenize_chat(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], max_length: int
+) -> list[Tokens]:
     eos = str(tokenizer.eos_token)
     texts = [format_chat(messages, eos) for messages in conversations]
     most = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
-    encoded = tokenizer(texts, truncation=True, max_length=most, return_offsets_mapping=True)
+    encoded = _encode_start(tokenizer, texts, most)
     tokens = []
     for row, messages in enumerate(conversations):
         inside = bytearray(len(texts[row]) + 1)  # 1 at every character that is trained on
@@ -94,11 +123,28 @@ def tokenize_chat(
                 prompt_end = at if prompt_end is None else prompt_end
                 inside[at + HEADER : at + len(turn) - 1] = b"\1" * (len(turn) - 1 - HEADER)
             at += len(turn)
-        offsets = encoded["offset_mapping"][row]
+        ids, offsets = encoded[row]
         response = [end > start and inside[start] == 1 for start, end in offsets]
         prompt = sum(prompt_end is None or start < prompt_end for start, _ in offsets)
-        tokens.append(Tokens(list(encoded["input_ids"][row]), response, prompt))
+        tokens.append(Tokens(ids, response, prompt))
     return tokens
+
+
+def _encode_start(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """The first `most` tokens of each text, and where in it they are, without a look at the rest of it."""
+    found: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
+    size = CHARS * most if splits_words(tokenizer) else math.inf
+    while left := [row for row in range(len(texts)) if row not in found]:
+        cut = [texts[row] if len(texts[row]) <= size else prefix(texts[row], int(size)) for row in left]
+        encoded = tokenizer(cut, truncation=True, max_length=most, return_offsets_mapping=True)
+        for at, row in enumerate(left):
+            ids = encoded["input_ids"][at]
+            if len(ids) == most or len(cut[at]) == len(texts[row]):
+                found[row] = ids, encoded["offset_mapping"][at]
+        size *= 4
+    return [found[row] for row in range(len(texts))]
 
 
 def tokenize_query(
@@ -114,6 +160,17 @@ def tokenize_query(
     the paper does, or on the left of the prompt, so that the response stays whole wherever it fits. That is
     also done where nothing of the response would be left.
     """
+    return [
+        each for some in _groups(conversations) for each in _tokenize_query(tokenizer, some, max_length, cut)
+    ]
+
+
+def _tokenize_query(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[Message]],
+    max_length: int,
+    cut: Literal["left", "right"],
+) -> list[Tokens]:
     max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
     eos = str(tokenizer.eos_token)
     prompts, labels = [], []
