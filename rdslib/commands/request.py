@@ -29,7 +29,7 @@ class SelectRequest(BaseModel):
     pool: Annotated[
         str,
         typer.Option(
-            help="What to choose from: a file of JSONL, JSON, Parquet or CSV, a folder, a hub name."
+            help="What to choose from: a file of JSONL, JSON, Parquet or CSV, a folder, a hub name, or -."
         ),
     ]
     model: Annotated[str, typer.Option(help="The language model: a folder, a hub name or a GGUF file.")]

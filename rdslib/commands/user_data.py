@@ -34,6 +34,7 @@ from rdslib.data.reader import (
     rows_of,
     take_rows,
 )
+from rdslib.data.streams import is_stream
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import get_scorer, load_plugins
@@ -280,6 +281,16 @@ class UserSelection:
         if scorer.needs_queries and request.queries is None:
             raise UserError(
                 f"--method {request.method}: needs --queries, samples of what the model should do"
+            )
+
+        names = {"pool": request.pool, "queries": request.queries}
+        names |= {f"exclude_{i}": name for i, name in enumerate(request.exclude or ())}
+        self.streams = [
+            name for part, name in names.items() if name and part not in (tables or ()) and is_stream(name)
+        ]
+        if len(set(self.streams)) < len(self.streams):
+            raise UserError(
+                f"{self.streams[0]}: is a stream, which is read once; give it to one option alone"
             )
 
         def data(part: str, name: str) -> UserData:

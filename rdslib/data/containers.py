@@ -82,7 +82,7 @@ class Found(NamedTuple):
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file's bytes, decompressed; what goes wrong while it is open is a UserError that names it."""
     try:
         with path.open("rb") as file:
@@ -178,13 +178,13 @@ def unusable(value: Any, escapes: bool) -> str | None:
 
 
 def _read_jsonl(path: Path) -> Iterator[Found]:
-    with _open(path) as stream:
+    with opened(path) as stream:
         yield from parse_lines(stream)
 
 
 def _read_json(path: Path) -> Iterator[Found]:
     """A list of records, `{"data": [...]}`, columns or one record; the whole file is held."""
-    with _open(path) as stream:
+    with opened(path) as stream:
         data = b"".join(_whole(stream, path))
     try:
         text = data.decode("utf-8-sig")
@@ -229,7 +229,7 @@ def _rows(value: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _is_jsonl(path: Path) -> bool:
     """Whether a file's first line is a whole object, and not its only one."""
-    with _open(path) as stream:
+    with opened(path) as stream:
         filled = (text for _, text, _ in _lines(stream) if text is None or text.strip())
         try:
             value = json.loads(next(filled, None) or "")
@@ -256,7 +256,7 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
             yield text
 
     csv.field_size_limit(MAX_LINE)  # by default 128 KiB, for the whole process
-    with _open(path) as stream:
+    with opened(path) as stream:
         rows = csv.reader(lines(stream), delimiter=delimiter, strict=True)
         try:
             header = next(filter(None, rows), [])
@@ -291,7 +291,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
 
 def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
     """Go through a file of Parquet or Arrow in batches of at most `BATCH` rows, with their types."""
-    with _open(path) as stream, tempfile.TemporaryFile() as whole:
+    with opened(path) as stream, tempfile.TemporaryFile() as whole:
         if path.suffix.lower() in _DECOMPRESSED:  # these are read from their end
             whole.writelines(_whole(stream, path))
             whole.seek(0)

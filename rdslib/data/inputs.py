@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 from rdslib.data.containers import KINDS, kind_of
+from rdslib.data.streams import is_stream, keep
 from rdslib.errors import UserError, reason_of
 
 # `org/name`, or `org/name:split`.
@@ -39,7 +41,7 @@ class Input:
 
     `files` are read in this order; `ignored` is what else a folder has: hidden files, links to folders, files
     about the data and files of other kinds. Of a `folder` with splits, `others` has those that are not read.
-    A data set of the hub has a `split`, and no files.
+    A data set of the hub has a `split`, and no files. A stream is `kept` in a file as long as there is this.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Input:
     split: str | None = None
     folder: Path | None = None
     others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    kept: TemporaryDirectory[str] | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -70,6 +73,8 @@ def _names(files: Iterable[Path]) -> str:
 
 def in_full(name: str) -> str:
     """Return a path in full, also of `folder:split`; what is no path, such as a name on the hub, as it is."""
+    if is_stream(name):
+        return name
     path, split = folder_split(name)
     return f"{path.resolve()}{f':{split}' if split else ''}" if path.exists() else name
 
@@ -83,12 +88,15 @@ def folder_split(name: str) -> tuple[Path, str | None]:
 
 
 def find_input(name: str | Path) -> Input:
-    """Find what a path or a name stands for: a file, a folder of files, or `org/name[:split]` of the hub.
+    """Find what a path or a name stands for: a file, a folder, a stream, or `org/name[:split]` of the hub.
 
     A folder's files are found in its subfolders too, in the order of their names. Where these tell splits, as
     `datasets` has it, train and what is of no split are taken, or the one of `folder:split`; a folder of one
     split alone is taken whole. Raises UserError if there is no such thing, or nothing in it can be read.
     """
+    if is_stream(str(name)):
+        folder, path = keep(str(name))
+        return Input(str(name), (path,), kept=folder)
     path, split = folder_split(str(name))
     try:
         files, ignored = _find_files(path) if path.is_dir() else ([path] if path.exists() else [], [])

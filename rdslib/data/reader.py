@@ -32,6 +32,7 @@ from rdslib.data.containers import (
 )
 from rdslib.data.formats import FORMS, to_messages
 from rdslib.data.inputs import Input, find_input
+from rdslib.data.streams import called
 from rdslib.errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -74,9 +75,12 @@ def read_records(given: Input) -> Iterator[Record]:
         part = Part(given.name, f"{given.name}: row ", "", given.name)
         yield from records_of(part, _read_hub(given.name, given.split))
     for path in given.files:
-        part, found = read_file(path)
-        name = path.relative_to(given.folder).as_posix() if given.folder else path.name
-        yield from records_of(part._replace(file=name), found)
+        name = given.name if given.kept else str(path)
+        file = path.relative_to(given.folder).as_posix() if given.folder else path.name
+        with called(path, name):
+            part, found = read_file(path)
+            part = part._replace(name=name, before=part.before.replace(str(path), name), file=file)
+            yield from records_of(part, found)
 
 
 def _read_hub(name: str, split: str) -> Iterator[Found]:
