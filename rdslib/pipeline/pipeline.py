@@ -177,11 +177,25 @@ class Pipeline:
         left = sorted(in_order(laid_out), key=lambda step: step.name in late)
         self.store.progress.plan(self.store.missing(left))
         groups: dict[str, list[Step]] = {}
+        readers: dict[str, set[str]] = {}
         for each in left:
             groups.setdefault(each.group, []).append(each)
+            for read in each.inputs:
+                readers.setdefault(read.hash, set()).add(each.hash)
+
+        def made(group: list[Step]) -> bool:
+            if not self.store.try_make(group):
+                return False
+            for each in group:
+                for read in each.inputs:
+                    readers[read.hash].discard(each.hash)
+                    if read.transient and not readers[read.hash]:
+                        self.store.drop(read)
+            return True
+
         passes = list(groups.values())
         while passes:
-            before, passes = len(passes), [group for group in passes if not self.store.try_make(group)]
+            before, passes = len(passes), [group for group in passes if not made(group)]
             if len(passes) == before:
                 time.sleep(0.2)
 
@@ -192,7 +206,10 @@ class Pipeline:
         draw = self.draws[name]
         if draw is not None:
             return draw[0]
-        return len(self.pool_file()) if self.store.has(self.pool) else self.size
+        if not self.store.has(self.pool):
+            return self.size
+        counts = self.store.manifest(self.pool)["counts"]  # a user's pool says how many of its rows it kept
+        return int(counts["kept"] if "kept" in counts else counts["samples"])
 
     def pool_file(self, name: str = ALL) -> PoolFile:
         """A pool, which must have been made."""
