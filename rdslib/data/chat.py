@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from rdslib.data.prefix import prefix, splits_words
 
@@ -26,6 +26,10 @@ HELD = 2**20
 CHARS = 8
 # A shortened conversation: characters of a message, and messages.
 WIDTH, TURNS = 240, 4
+
+
+# Tokens, and where each is in a text: [start, end).
+Placed: TypeAlias = tuple[list[int], list[tuple[int, int]]]
 
 
 class Message(TypedDict):
@@ -88,22 +92,27 @@ def tokenize_chat(
 
     The response mask covers each assistant turn's content and its end-of-sequence token, not its header.
     """
-    return [each for some in _groups(conversations) for each in _tokenize_chat(tokenizer, some, max_length)]
+    return [
+        each
+        for some in _groups(_lengths(conversations))
+        for each in _tokenize_chat(tokenizer, conversations[some], max_length)
+    ]
 
 
-def _groups(conversations: Sequence[Sequence[Message]]) -> Iterator[list[Sequence[Message]]]:
-    """Split conversations into groups of at most `HELD` characters, or of one conversation."""
-    group: list[Sequence[Message]] = []
-    size = 0
-    for messages in conversations:
-        length = sum(len(message["content"]) for message in messages)
-        if group and size + length > HELD:
-            yield group
-            group, size = [], 0
-        group.append(messages)
+def _lengths(conversations: Sequence[Sequence[Message]]) -> list[int]:
+    return [sum(len(message["content"]) for message in messages) for messages in conversations]
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[slice]:
+    """Split texts into groups of at most `HELD` characters, or of one text."""
+    start = size = 0
+    for at, length in enumerate(lengths):
+        if at > start and size + length > HELD:
+            yield slice(start, at)
+            start, size = at, 0
         size += length
-    if group:
-        yield group
+    if start < len(lengths):
+        yield slice(start, None)
 
 
 def _tokenize_chat(
@@ -112,7 +121,7 @@ def _tokenize_chat(
     eos = str(tokenizer.eos_token)
     texts = [format_chat(messages, eos) for messages in conversations]
     most = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
-    encoded = _encode_start(tokenizer, texts, most)
+    encoded = first_tokens(tokenizer, texts, most)
     tokens = []
     for row, messages in enumerate(conversations):
         inside = bytearray(len(texts[row]) + 1)  # 1 at every character that is trained on
@@ -130,11 +139,14 @@ def _tokenize_chat(
     return tokens
 
 
-def _encode_start(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int
-) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """The first `most` tokens of each text, and where in it they are, without a look at the rest of it."""
-    found: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
+def first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> list[Placed]:
+    """Return the first `most` tokens of each text and where in it they are, as if the whole were tokenised."""
+    groups = _groups([len(text) for text in texts])
+    return [each for some in groups for each in _first_tokens(tokenizer, texts[some], most)]
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> list[Placed]:
+    found: dict[int, Placed] = {}
     size = CHARS * most if splits_words(tokenizer) else math.inf
     while left := [row for row in range(len(texts)) if row not in found]:
         cut = [texts[row] if len(texts[row]) <= size else prefix(texts[row], int(size)) for row in left]
@@ -164,8 +176,11 @@ def tokenize_query(
     `leads`: what each response is given to begin with, as part of its prompt. The response goes on from there
     as it is; without leads it is stripped.
     """
+    leads = leads or []
     return [
-        each for some in _groups(conversations) for each in _tokenize_query(tokenizer, some, max_length, cut)
+        each
+        for some in _groups(_lengths(conversations))
+        for each in _tokenize_query(tokenizer, conversations[some], max_length, cut, leads[some])
     ]
 
 
@@ -174,6 +189,7 @@ def _tokenize_query(
     conversations: Sequence[Sequence[Message]],
     max_length: int,
     cut: Literal["left", "right"],
+    leads: Sequence[str],
 ) -> list[Tokens]:
     max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
     eos = str(tokenizer.eos_token)

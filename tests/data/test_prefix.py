@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from rdslib.data import chat, prefix
-from rdslib.data.chat import tokenize_chat, user_assistant
+from rdslib.data.chat import tokenize_chat, tokenize_query, user_assistant
 
 PIECES = ["the", "The", "word", "I", "don't", "'LL", "x", "é", "e\u0301", "漢字", "مرحبا", "12", "345678"]
 PIECES += [
@@ -90,6 +90,14 @@ def test_the_first_tokens_are_those_of_the_whole_text(name, monkeypatch):
             assert found == tokenize_chat(tokenizer, conversations, most)
 
     check()
+
+
+@pytest.mark.parametrize("leads", [None, ["Answer: ", "", "Yes, "]])
+def test_queries_are_the_same_in_groups(leads, monkeypatch):
+    queries = [user_assistant("the word", f"the {answer}") for answer in ("x", "words 12", "don't")]
+    whole = tokenize_query(made(SPLIT["gpt2"]), queries, 20, "left", leads)
+    monkeypatch.setattr(chat, "HELD", 20)
+    assert tokenize_query(made(SPLIT["gpt2"]), queries, 20, "left", leads) == whole
 
 
 @pytest.mark.parametrize("name", WHOLE)
