@@ -94,7 +94,7 @@ def tokenize_chat(
     """
     return [
         each
-        for some in _groups(_lengths(conversations))
+        for some in groups_of(_lengths(conversations))
         for each in _tokenize_chat(tokenizer, conversations[some], max_length)
     ]
 
@@ -103,8 +103,8 @@ def _lengths(conversations: Sequence[Sequence[Message]]) -> list[int]:
     return [sum(len(message["content"]) for message in messages) for messages in conversations]
 
 
-def _groups(lengths: Sequence[int]) -> Iterator[slice]:
-    """Split texts into groups of at most `HELD` characters, or of one text."""
+def groups_of(lengths: Sequence[int]) -> Iterator[slice]:
+    """Split texts of these lengths into groups of at most `HELD` characters, or of one text."""
     start = size = 0
     for at, length in enumerate(lengths):
         if at > start and size + length > HELD:
@@ -140,8 +140,8 @@ def _tokenize_chat(
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> list[Placed]:
-    """Return the first `most` tokens of each text and where in it they are, as if the whole were tokenised."""
-    groups = _groups([len(text) for text in texts])
+    """Return the first `most` tokens of each text, and where in it they are, as if all were tokenised."""
+    groups = groups_of([len(text) for text in texts])
     return [each for some in groups for each in _first_tokens(tokenizer, texts[some], most)]
 
 
@@ -179,7 +179,7 @@ def tokenize_query(
     leads = leads or []
     return [
         each
-        for some in _groups(_lengths(conversations))
+        for some in groups_of(_lengths(conversations))
         for each in _tokenize_query(tokenizer, conversations[some], max_length, cut, leads[some])
     ]
 
