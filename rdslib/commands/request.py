@@ -72,6 +72,10 @@ class SelectRequest(BaseModel):
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the first GPU, if there is one.")
     ] = None
+    template: Annotated[
+        Literal["tulu", "model"],
+        typer.Option(help="What the model is shown: the paper's format, or its own chat template."),
+    ] = "tulu"
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Where features and scores are computed.")
     ] = "local"

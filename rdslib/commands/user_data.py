@@ -38,6 +38,7 @@ from rdslib.data.streams import is_stream
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import get_scorer, load_plugins
+from rdslib.methods.features import split_feature
 from rdslib.params import Encode, Ifd, Less, Model, Settings, Train, load_profile, profile_path
 from rdslib.pipeline.step import Step, step
 from rdslib.pipeline.steps import POOL
@@ -293,6 +294,12 @@ class UserSelection:
                 f"{self.streams[0]}: is a stream, which is read once; give it to one option alone"
             )
 
+        if request.template == "model" and any(split_feature(each)[0] != "lm" for each in scorer.features):
+            raise UserError(
+                f"--template model: --method {request.method} does not use it; leave it out, or take rds or "
+                "a method of perplexity"
+            )
+
         def data(part: str, name: str) -> UserData:
             return UserData(part, tables[part]) if tables and part in tables else UserData(name)
 
@@ -371,8 +378,10 @@ def code_of(profile: str) -> list[str]:
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
     model = Model(title=request.model, path=request.model)
+    template = {"template": request.template}
+    encode = ENCODE.model_copy(update=template)
     paper = Settings(
-        seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA)
+        seed=request.seed, model=model, encode=encode, ifd=Ifd(train=FULL), less=Less(train=LORA)
     )
     if request.profile is None:
         return paper, []
@@ -385,7 +394,8 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     fields = {name: getattr(given, name) for name in Settings.model_fields}
     # The whole of the user's pool is what there is to prepare on.
     ifd = given.ifd and given.ifd.model_copy(update={"pool": "all"})
-    return Settings(**{**fields, "seed": request.seed, "model": model, "ifd": ifd}), plugins
+    encode = given.encode.model_copy(update=template)
+    return Settings(**{**fields, "encode": encode, "seed": request.seed, "model": model, "ifd": ifd}), plugins
 
 
 def _count_of(asked: str, kept: int) -> int:

@@ -94,12 +94,13 @@ def tokenize_chat(
     """
     return [
         each
-        for some in groups_of(_lengths(conversations))
+        for some in groups_of(lengths_of(conversations))
         for each in _tokenize_chat(tokenizer, conversations[some], max_length)
     ]
 
 
-def _lengths(conversations: Sequence[Sequence[Message]]) -> list[int]:
+def lengths_of(conversations: Sequence[Sequence[Message]]) -> list[int]:
+    """Return the characters of each conversation."""
     return [sum(len(message["content"]) for message in messages) for messages in conversations]
 
 
@@ -124,33 +125,54 @@ def _tokenize_chat(
     encoded = first_tokens(tokenizer, texts, most)
     tokens = []
     for row, messages in enumerate(conversations):
-        inside = bytearray(len(texts[row]) + 1)  # 1 at every character that is trained on
-        at, prompt_end = 0, None
+        at, prompt_end, responses = 0, None, []
         for message in messages:
             turn = format_turn(message, eos)
             if message["role"] == "assistant":
                 prompt_end = at if prompt_end is None else prompt_end
-                inside[at + HEADER : at + len(turn) - 1] = b"\1" * (len(turn) - 1 - HEADER)
+                responses.append((at + HEADER, at + len(turn) - 1))
             at += len(turn)
-        ids, offsets = encoded[row]
-        response = [end > start and inside[start] == 1 for start, end in offsets]
-        prompt = sum(prompt_end is None or start < prompt_end for start, _ in offsets)
-        tokens.append(Tokens(ids, response, prompt))
+        tokens.append(marked(encoded[row], len(texts[row]), responses, prompt_end))
     return tokens
 
 
-def first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> list[Placed]:
+def marked(
+    placed: Placed, length: int, responses: Sequence[tuple[int, int]], prompt_end: int | None
+) -> Tokens:
+    """Mark the tokens of a text of some `length` that are trained on, and those before the first of them.
+
+    `responses`: where in the text they are, [start, end); `prompt_end`: where the header of the first starts.
+    """
+    inside = bytearray(length + 1)  # 1 at every character that is trained on
+    for start, end in responses:
+        inside[start:end] = b"\1" * (end - start)
+    ids, offsets = placed
+    response = [end > start and inside[start] == 1 for start, end in offsets]
+    return Tokens(ids, response, sum(prompt_end is None or start < prompt_end for start, _ in offsets))
+
+
+def first_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int, special: bool = True
+) -> list[Placed]:
     """Return the first `most` tokens of each text, and where in it they are, as if all were tokenised."""
     groups = groups_of([len(text) for text in texts])
-    return [each for some in groups for each in _first_tokens(tokenizer, texts[some], most)]
+    return [each for some in groups for each in _first_tokens(tokenizer, texts[some], most, special)]
 
 
-def _first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> list[Placed]:
+def _first_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int, special: bool
+) -> list[Placed]:
     found: dict[int, Placed] = {}
     size = CHARS * most if splits_words(tokenizer) else math.inf
     while left := [row for row in range(len(texts)) if row not in found]:
         cut = [texts[row] if len(texts[row]) <= size else prefix(texts[row], int(size)) for row in left]
-        encoded = tokenizer(cut, truncation=True, max_length=most, return_offsets_mapping=True)
+        encoded = tokenizer(
+            cut,
+            truncation=True,
+            max_length=most,
+            return_offsets_mapping=True,
+            add_special_tokens=special,
+        )
         for at, row in enumerate(left):
             ids = encoded["input_ids"][at]
             if len(ids) == most or len(cut[at]) == len(texts[row]):
@@ -179,7 +201,7 @@ def tokenize_query(
     leads = leads or []
     return [
         each
-        for some in groups_of(_lengths(conversations))
+        for some in groups_of(lengths_of(conversations))
         for each in _tokenize_query(tokenizer, conversations[some], max_length, cut, leads[some])
     ]
 
@@ -191,21 +213,35 @@ def _tokenize_query(
     cut: Literal["left", "right"],
     leads: Sequence[str],
 ) -> list[Tokens]:
-    max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
     eos = str(tokenizer.eos_token)
-    prompts, labels = [], []
+    prompts, ends, labels = [], [], []
     for messages, lead in zip(conversations, leads or [""] * len(conversations), strict=True):
         answered = messages[-1]["role"] == "assistant"
         asked = messages[:-1] if answered else messages
         prompts.append("".join(format_turn(m, eos) for m in asked) + "<|assistant|>\n" + lead)
         answer = messages[-1]["content"] if leads else messages[-1]["content"].strip()
+        ends.append(len(prompts[-1]) - HEADER)
         labels.append(answer + eos if answered else "")
-    encoded = tokenizer(prompts, return_offsets_mapping=True)
-    label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
+    return joined(tokenizer, prompts, ends, labels, max_length, cut)
+
+
+def joined(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    ends: Sequence[int],
+    labels: Sequence[str],
+    max_length: int,
+    cut: Literal["left", "right"],
+    special: bool = True,
+) -> list[Tokens]:
+    """Tokenise prompts, without a response's header up to `ends`, and responses apart; join and cut them."""
+    max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
+    encoded = tokenizer(list(prompts), return_offsets_mapping=True, add_special_tokens=special)
+    label_ids = tokenizer(list(labels), add_special_tokens=False)["input_ids"]
     tokens = []
     for row, label in enumerate(label_ids):
         prompt = encoded["input_ids"][row]
-        before = sum(start < len(prompts[row]) - HEADER for start, _ in encoded["offset_mapping"][row])
+        before = sum(start < ends[row] for start, _ in encoded["offset_mapping"][row])
         ids = [*prompt, *label]
         response = [False] * len(prompt) + [True] * len(label)
         keeps_start = cut == "right" and (not label or len(prompt) < max_length)
