@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,19 +34,30 @@ FOLDER, FILE = re.compile(r"[a-z_]+"), re.compile(r"[a-z_]+\.parquet")
 
 def write(store: Store, steps: Iterable[Step], path: Path) -> None:
     """Write the records of some steps, and of all that they rest on, which must have been made."""
-    rows = []
-    for each in in_order(steps):
-        # As it is written, since the order of counts is one of sources.
-        row = {"step": each.name, "hash": each.hash, "manifest": json.dumps(store.manifest(each))}
-        if each.record is not None:
-            row[each.record] = pq.read_table(store.path(each) / each.record).to_pylist()
-        rows.append(row)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-    table = table.replace_schema_metadata({DEVICE: device_kind()})
+    laid_out = in_order(steps)
+    columns: dict[str, Any] = {
+        "step": [each.name for each in laid_out],
+        "hash": [each.hash for each in laid_out],
+        # As it is written, not in order of keys: the order of counts is one of sources.
+        "manifest": [json.dumps(store.manifest(each)) for each in laid_out],
+    }
+    for name in sorted({each.record for each in laid_out if each.record is not None}):
+        columns[name] = _nested(
+            [pq.read_table(store.path(each) / name) if each.record == name else None for each in laid_out]
+        )
+    table = pa.table(columns).replace_schema_metadata({DEVICE: device_kind()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_whole(path, sink.getvalue().to_pybytes())
+
+
+def _nested(tables: Sequence[pa.Table | None]) -> pa.Array:
+    """Tables as lists of rows: list of struct [tables], null for none."""
+    there = [table for table in tables if table is not None]
+    values = pa.concat_tables(there).combine_chunks().to_struct_array().combine_chunks()
+    offsets = np.cumsum([0, *(0 if table is None else len(table) for table in tables)])
+    mask = pa.array([table is None for table in tables])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=mask)
 
 
 def take(store: Store, path: Path) -> str:
@@ -71,8 +84,7 @@ def take(store: Store, path: Path) -> str:
             files = {}
             for name in tables:
                 if FILE.fullmatch(name) and table[name][row].is_valid:
-                    schema = pa.schema(table[name].type.value_type)
-                    files[name] = pa.Table.from_pylist(table[name][row].as_py(), schema=schema)
+                    files[name] = pa.Table.from_struct_array(table[name][row].values)
             store.take(step, digest, manifest, files)
     except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         raise UserError(

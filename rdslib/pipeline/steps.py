@@ -93,7 +93,11 @@ def task(work: Work, settings: Task, pinned: Mapping[str, Download], seed: int) 
     return {"queries": len(data.queries), "test": len(data.test), "note": data.note}
 
 
-@step(version=1)
+# The source of each sample of a pool, by itself.
+SOURCES = "sources.parquet"
+
+
+@step(version=2, record=SOURCES)
 def pool(
     work: Work, settings: Pool, pinned: Mapping[str, Download], tests: Sequence[Path], seed: int
 ) -> dict[str, Any]:
@@ -104,6 +108,8 @@ def pool(
         held_out = [sample for folder in tests for sample in tasks.read_task(folder).test]
         samples, counts = build_pool(settings, archives, seed, held_out)
         write_pool(samples, work.path / POOL)
+        sources = pa.array([sample.source for sample in samples]).dictionary_encode()
+        pq.write_table(pa.table({"source": sources}), work.path / SOURCES, compression="zstd")
         bar.update()
     return {"samples": len(samples), "sources": counts}
 

@@ -153,11 +153,8 @@ class Store:
             self._verified.discard(each.hash)
 
     def drop(self, step: Step) -> None:
-        """Remove the files of an artifact and keep its manifest; a step that reads them has them made again.
-
-        What another process is at work on is left as it is.
-        """
-        with contextlib.suppress(filelock.Timeout), self._locked([step], wait=False):
+        """Remove an artifact's files and keep its manifest; a step that reads them has them made again."""
+        with self._locked([step], wait=True):
             manifest = _manifest_of(self.path(step))
             if manifest is not None and not manifest["dropped"]:
                 dropped = {**manifest, "dropped": sorted(manifest["files"])}

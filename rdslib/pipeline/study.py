@@ -321,11 +321,10 @@ class Study:
         return self.table(self.pool, steps.POOL)
 
     def pool_sources(self) -> pd.Series:
-        """The source of each sample of the pool, which is built source by source."""
+        """The source of each sample of the pool."""
         self.compute([self.pool])
-        counts = self.store.manifest(self.pool)["counts"]["sources"]
-        sizes = [each["kept"] for each in counts.values()]
-        return pd.Series(np.repeat(np.array([*counts], dtype=object), sizes), name="source")
+        found = pq.read_table(self.store.path(self.pool) / steps.SOURCES)["source"]
+        return found.to_pandas().astype(object)
 
     def task_counts(self, name: str) -> dict[str, Any]:
         """How many queries and test samples a task has, and the profile's note before the task's."""
