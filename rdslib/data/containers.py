@@ -5,7 +5,6 @@ A file that cannot be read to its end is an error that names it.
 
 from __future__ import annotations
 
-import base64
 import csv
 import gzip
 import io
@@ -15,20 +14,18 @@ import math
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from decimal import Decimal
 from functools import partial
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
-from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.data.formats import FIELDS
+from rdslib.data.values import is_plain, plain
 from rdslib.errors import UserError, reason_of
 
 # Bytes of a line of text that are held at once: a sample of the largest size with each character escaped.
@@ -336,23 +333,12 @@ def _rows_at_once(path: Path, metadata: pq.FileMetaData) -> int:
 def _read_batches(path: Path) -> Iterator[Found]:
     number = 0
     for batch in batches_of(path):
-        typed = [field.name for field in batch.schema if not _is_plain(field.type)]
+        typed = [field.name for field in batch.schema if not is_plain(field.type)]
         for record, reason in _records(batch):
             number += 1
             if record is not None and typed:
                 record |= {name: plain(record[name]) for name in typed}
             yield Found(number, record, None, reason)
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    """Whether Python's values of a type of Arrow are those of JSON, whatever they are."""
-    types = pa.types
-    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
-        return _is_plain(kind.value_type)
-    if types.is_struct(kind):
-        return all(_is_plain(field.type) for field in kind)
-    simple = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null)
-    return any(each(kind) for each in simple)
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[tuple[Any, str | None]]:
@@ -374,48 +360,6 @@ def _records(batch: pa.RecordBatch) -> Iterator[tuple[Any, str | None]]:
             yield from _records(batch.slice(at, 1))
     else:
         yield from ((record, None) for record in records)
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it.
-
-    Times are text as ISO 8601 has it, decimals their digits, bytes base64, and what is no number is null.
-    Raises TypeError for what has no such form, such as an image.
-    """
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str | int) for key in value):
-            raise TypeError("keys must be text")
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return _plain_other(value)
-
-
-def _plain_other(value: Any) -> Any:
-    import numpy as np
-    import pandas as pd
-
-    if isinstance(value, np.ndarray | pd.Series | pd.Index):
-        return [plain(each) for each in value]
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return None
-    if isinstance(value, np.datetime64):
-        value = pd.Timestamp(value)
-    elif isinstance(value, timedelta | np.timedelta64):
-        value = pd.Timedelta(value)
-    elif isinstance(value, np.generic):
-        return plain(value.item())
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode()
-    if isinstance(value, Decimal | PurePath | UUID):
-        return str(value)
-    raise TypeError(f"it has a value of type {type(value).__name__}, for which JSON has no form")
 
 
 # By suffix: what is in a file, and what stands between its name and a number in it.

@@ -26,13 +26,13 @@ from rdslib.data.containers import (
     batches_of,
     kind_of,
     may_escape,
-    plain,
     read_file,
     unusable,
 )
 from rdslib.data.formats import FORMS, to_messages
 from rdslib.data.inputs import Input, find_input
 from rdslib.data.streams import called
+from rdslib.data.values import plain
 from rdslib.errors import UserError, reason_of
 
 if TYPE_CHECKING:
