@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.commands.request import SelectRequest
+from rdslib.data.inputs import folder_split
 from rdslib.errors import UserError, reason_of
 from rdslib.files import sha256_of
 
@@ -99,7 +100,8 @@ def not_data(folder: Path, files: Sequence[Path]) -> set[Path]:
         except UserError:
             continue
         found |= {path, left_out_of(out)}
-        inputs = [Path(each) for each in (request.pool, request.queries, *(request.exclude or ())) if each]
+        names = (request.pool, request.queries, *(request.exclude or ()))
+        inputs = [folder_split(each)[0] for each in names if each]
         if any(each.is_absolute() and each.is_relative_to(folder.resolve()) for each in inputs):
             found.add(out)
     return found & set(files)

@@ -21,23 +21,24 @@ from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.download import home
+from rdslib.data.inputs import Input, find_input
 from rdslib.data.pool import PoolWriter, to_table
 from rdslib.data.reader import (
-    Input,
     OnError,
     Record,
     Rejected,
     Row,
     digest_of,
-    find_input,
     read_records,
     records_in_memory,
     rows_of,
     take_rows,
 )
+from rdslib.data.streams import is_stream
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import get_scorer, load_plugins
+from rdslib.methods.features import split_feature
 from rdslib.params import Encode, Ifd, Less, Model, Settings, Train, load_profile, profile_path
 from rdslib.pipeline.step import Step, step
 from rdslib.pipeline.steps import POOL
@@ -90,13 +91,21 @@ class UserData:
         self._input = _found(name) if table is None else None
         # What can be gone through only once is kept.
         self._kept = list(records_in_memory(name, table)) if isinstance(table, Iterator) else None
-        # What else a folder has, which is not read.
-        self.ignored = self._input.ignored if self._input else ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that are read."""
         return self._input.files if self._input else ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a folder has that is not read."""
+        return self._input.notes if self._input else []
+
+    @property
+    def other_splits(self) -> list[str]:
+        """The splits of a folder that are not read."""
+        return list(self._input.others) if self._input else []
 
     def rows(
         self, form: str | None = None, on_error: OnError = "stop", queries: bool = False
@@ -134,8 +143,8 @@ class UserData:
 
 def _found(name: str) -> Input:
     """What a name stands for; of a folder, without what was selected from what is in it."""
-    found, folder = find_input(name), Path(name)
-    if not folder.is_dir():
+    found = find_input(name)
+    if (folder := found.folder) is None:
         return found
     written = not_data(folder, found.files)
     place = home().resolve()
@@ -173,7 +182,7 @@ def sort_out(
                 yield "kept", row, ""
 
 
-@step(version=2)
+@step(version=3)
 def user_pool(
     work: Work,
     contents: Any,
@@ -275,17 +284,38 @@ class UserSelection:
                 f"--method {request.method}: needs --queries, samples of what the model should do"
             )
 
+        names = {"pool": request.pool, "queries": request.queries}
+        names |= {f"exclude_{i}": name for i, name in enumerate(request.exclude or ())}
+        self.streams = [
+            name for part, name in names.items() if name and part not in (tables or ()) and is_stream(name)
+        ]
+        if len(set(self.streams)) < len(self.streams):
+            raise UserError(
+                f"{self.streams[0]}: is a stream, which is read once; give it to one option alone"
+            )
+
+        if request.template == "model" and any(split_feature(each)[0] != "lm" for each in scorer.features):
+            raise UserError(
+                f"--template model: --method {request.method} does not use it; leave it out, or take rds or "
+                "a method of perplexity"
+            )
+
         def data(part: str, name: str) -> UserData:
             return UserData(part, tables[part]) if tables and part in tables else UserData(name)
 
         self.pool = data("pool", request.pool)
         self.tests = [data(f"exclude_{i}", name) for i, name in enumerate(request.exclude or ())]
+        for each in self.tests:
+            if splits := each.other_splits:
+                raise UserError(
+                    f"--exclude {each.name}: has several splits; say which, as in {each.name}:{splits[0]}"
+                )
         self.queries: dict[str, list[Row]] = {}
-        self.inputs = [path for each in (self.pool, *self.tests) for path in each.files]
+        read = [self.pool, *self.tests]
         if request.queries is not None:
-            queries = data("queries", request.queries)
-            self.queries = _read_queries(queries, request.method)
-            self.inputs += queries.files
+            read.append(data("queries", request.queries))
+            self.queries = _read_queries(read[-1], request.method)
+        self.inputs = [path for each in read for path in each.files]
         self.pipeline = Pipeline(
             settings,
             user_pool.step(
@@ -301,11 +331,8 @@ class UserSelection:
             Store(home() / "artifacts"),
             executor(request.engine, plugins),
         )
-        for each in (self.pool, *self.tests):
-            if each.ignored:
-                names = ", ".join(path.name for path in each.ignored[:5])
-                more = ", ..." if len(each.ignored) > 5 else ""
-                self.store.progress.note(f"{each.name}: {len(each.ignored)} not read: {names}{more}")
+        for note in (note for each in read for note in each.notes):
+            self.store.progress.note(note)
 
     @property
     def store(self) -> Store:
@@ -351,8 +378,10 @@ def code_of(profile: str) -> list[str]:
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
     model = Model(title=request.model, path=request.model)
+    template = {"template": request.template}
+    encode = ENCODE.model_copy(update=template)
     paper = Settings(
-        seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA)
+        seed=request.seed, model=model, encode=encode, ifd=Ifd(train=FULL), less=Less(train=LORA)
     )
     if request.profile is None:
         return paper, []
@@ -365,7 +394,8 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     fields = {name: getattr(given, name) for name in Settings.model_fields}
     # The whole of the user's pool is what there is to prepare on.
     ifd = given.ifd and given.ifd.model_copy(update={"pool": "all"})
-    return Settings(**{**fields, "seed": request.seed, "model": model, "ifd": ifd}), plugins
+    encode = given.encode.model_copy(update=template)
+    return Settings(**{**fields, "encode": encode, "seed": request.seed, "model": model, "ifd": ifd}), plugins
 
 
 def _count_of(asked: str, kept: int) -> int:
