@@ -173,7 +173,7 @@ def sort_out(
                 yield "kept", row, ""
 
 
-@step(version=2)
+@step(version=3)
 def user_pool(
     work: Work,
     contents: Any,

@@ -7,8 +7,10 @@ before it alone.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import count
 from typing import NamedTuple
 
@@ -21,6 +23,18 @@ from rdslib.errors import needs
 NGRAM = 13
 # A question of fewer words is found by chance too often (Brown et al. 2020, appendix C, take the same).
 SHORTEST = 8
+
+# Scripts without spaces between words: of Chinese and Japanese, and of Thai, Lao, Burmese and Khmer.
+CJK = (
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U00020000-\U0003ffff"
+)
+SOUTH_EAST_ASIAN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"
+# A letter of these is a word of its own, but counts as a part of one: in a corpus of translations there are
+# 1.6 Chinese letters to an English word, and 4.2 Thai ones. Elsewhere a word is a run of letters and digits.
+WORD = re.compile(rf"[^\W{CJK}{SOUTH_EAST_ASIAN}]+|(?=\w)[{CJK}{SOUTH_EAST_ASIAN}]")
+PARTS = [(re.compile(f"[{CJK}]"), 5 / 8), (re.compile(f"[{SOUTH_EAST_ASIAN}]"), 1 / 4)]
+NO_SPACE = re.compile(f"(?<=[{CJK}{SOUTH_EAST_ASIAN}]) (?=[{CJK}{SOUTH_EAST_ASIAN}])")
 
 SHINGLE = 5
 PERMUTATIONS = 128
@@ -38,13 +52,40 @@ def text_key(sample: Sample) -> tuple[tuple[str, str], ...]:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text, lower-cased: runs of letters, digits and underscores."""
-    return re.findall(r"\w+", text.lower())
+    """Return the words of a text, lower-cased: runs of letters, digits and underscores.
+
+    In scripts without spaces between words each letter is returned by itself.
+    """
+    return WORD.findall(text.lower())
 
 
-def runs(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Iterate over the runs of `n` words; there are none if there are fewer words."""
-    return zip(*(words[at:] for at in range(n)), strict=False)
+def count_words(words: Sequence[str]) -> float:
+    """Return how many words there are, where a letter of a script without spaces is a part of one."""
+    return sum(_parts(words))
+
+
+def runs(words: Sequence[str], n: float) -> Iterator[tuple[str, ...]]:
+    """Iterate over the runs of `n` words, or the least that is more; there are none if there are fewer."""
+    if not _has_parts(words):
+        return zip(*(words[at:] for at in range(math.ceil(n))), strict=False)
+    before = np.cumsum([0, *_parts(words)])
+    ends = np.searchsorted(before, before[:-1] + n).tolist()
+    return (tuple(words[start:end]) for start, end in enumerate(ends) if end <= len(words))
+
+
+def _has_parts(words: Sequence[str]) -> bool:
+    return max(words, default="") >= SOUTH_EAST_ASIAN[0]  # the first of these letters
+
+
+def _parts(words: Sequence[str]) -> list[float]:
+    """What each counts as."""
+    return [_part(word[0]) for word in words] if _has_parts(words) else [1] * len(words)
+
+
+@cache
+def _part(letter: str) -> float:
+    """What a word counts as that begins with a letter."""
+    return next((part for letters, part in PARTS if letters.match(letter)), 1)
 
 
 class Repeat(NamedTuple):
@@ -119,7 +160,7 @@ def _shingles(sample: Sample) -> set[bytes]:
     found = [word for message in sample.messages for word in words(message["content"])]
     if not found:
         return {_text(sample)}
-    return {" ".join(run).encode() for run in runs(found, min(SHINGLE, len(found)))}
+    return {" ".join(run).encode() for run in runs(found, min(SHINGLE, count_words(found)))}
 
 
 class Match(NamedTuple):
@@ -144,11 +185,11 @@ class Contamination:
         # Of each n-gram's 8-byte hash the first test sample that has it; an n-gram itself would take several
         # times the memory. Of two with the same hash, one in a million among millions, the second is lost.
         self._first: dict[int, int] = {}
-        lengths: set[int] = set()
+        lengths: set[float] = set()
         for index, test in enumerate(self._tests):
-            for gram in self._wanted(test):
+            for length, gram in self._wanted(test):
                 self._first.setdefault(hash(gram), index)
-                lengths.add(len(gram))
+                lengths.add(length)
         self._lengths = sorted(lengths, reverse=True)
 
     def found(self, sample: Sample) -> Match | None:
@@ -158,14 +199,14 @@ class Contamination:
             for message in messages:
                 for gram in runs(message, length):
                     index = self._first.get(hash(gram))
-                    if index is not None and gram in self._wanted(self._tests[index]):
-                        return Match(self._tests[index], " ".join(gram))
+                    if index is not None and (length, gram) in self._wanted(self._tests[index]):
+                        return Match(self._tests[index], NO_SPACE.sub("", " ".join(gram)))
         return None
 
-    def _wanted(self, test: Sample) -> Iterator[tuple[str, ...]]:
-        """The runs of words to look for, of one test sample."""
+    def _wanted(self, test: Sample) -> Iterator[tuple[float, tuple[str, ...]]]:
+        """The runs of words to look for, of one test sample, each with how many words are looked for."""
         for message in test.messages:
             found = words(message["content"])
-            yield from runs(found, self._n)
-            if message["role"] == "user" and self._shortest <= len(found) < self._n:
-                yield tuple(found)
+            yield from ((self._n, run) for run in runs(found, self._n))
+            if message["role"] == "user" and self._shortest <= (length := count_words(found)) < self._n:
+                yield length, tuple(found)
