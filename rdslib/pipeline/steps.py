@@ -89,7 +89,7 @@ def task(work: Work, settings: Task, pinned: Mapping[str, Download], seed: int) 
     return {"queries": len(data.queries), "test": len(data.test)}
 
 
-@step(version=1)
+@step(version=2)
 def pool(
     work: Work, settings: Pool, pinned: Mapping[str, Download], tests: Sequence[Path], seed: int
 ) -> dict[str, Any]:
