@@ -149,13 +149,15 @@ def _found(name: str) -> Input:
 
 
 def sort_out(
-    pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str
+    pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str, scratch: Path
 ) -> Iterator[tuple[str, Row | Rejected, str]]:
-    """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why."""
+    """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why.
+
+    `scratch` is a folder for a file without a name, of near duplicates.
+    """
     rows = [row for each in tests for row in each.rows(queries=True) if isinstance(row, Row)]
     contamination = Contamination(Sample(row.where, row.source, row.messages) for row in rows)
-    repeats = {"none": None, "exact": ExactDuplicates, "near": NearDuplicates}[dedup]
-    seen = repeats and repeats()
+    seen = NearDuplicates(scratch) if dedup == "near" else ExactDuplicates() if dedup == "exact" else None
     # Where the samples are that duplicates have been looked for among.
     places: list[str] = []
     for row in pool.rows(form, on_error):
@@ -196,7 +198,7 @@ def user_pool(
         (work.path / LEFT_OUT).open("w", encoding="utf-8") as left_out,
         work.progress.bar(work.label, 0, "row") as bar,
     ):
-        for kind, row, reason in sort_out(pool, tests, form, on_error, dedup):
+        for kind, row, reason in sort_out(pool, tests, form, on_error, dedup, work.path):
             counts.update(["read", kind])
             bar.update()
             if isinstance(row, Row) and kind == "kept":

@@ -303,8 +303,8 @@ def test_bad_rows_stop_a_plan_or_are_counted(ask, tmp_path):
     kinds = ("read", "kept", "rejected", "duplicate")
     assert [found.facts[f"rows {kind}"][0] for kind in kinds] == [31, 30, 1, 0]
     found = plan_request(ask(on_error="quarantine", dedup="near"))
-    assert found.memory["near duplicates"] == 7_000 * found.facts["rows kept"][0]
-    assert "7,000 bytes a row that stays" in said(found)
+    assert found.memory["near duplicates"] == plan.NEAR_DUPLICATE * found.facts["rows kept"][0]
+    assert "400 bytes a row that stays" in said(found)
     write(tmp_path / "pool.jsonl", [{"messages": []}])
     with pytest.raises(UserError, match="no sample is left of its 1 rows"):
         plan_request(ask(on_error="quarantine"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -178,7 +180,7 @@ def test_texts_without_spaces_are_found(language: str) -> None:
 
 @pytest.mark.parametrize("language", LETTERS)
 def test_near_copies_of_texts_without_spaces_are_found(language: str) -> None:
-    seen = NearDuplicates()
+    seen = NearDuplicates(Path(tempfile.gettempdir()))
     texts = [written(language, 200, seed) for seed in range(20)]
     assert not any(seen.repeats(asked(text)) for text in texts)
     for at, text in enumerate(texts):
