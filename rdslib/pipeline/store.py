@@ -84,17 +84,7 @@ class Work:
 
     def siblings(self, but: Sequence[str]) -> list[Path]:
         """Artifacts that are there whose keys differ from this one's in some arguments, the newest first."""
-
-        def fixed(key: Mapping[str, Any]) -> str:
-            arguments = {name: value for name, value in key["arguments"].items() if name not in but}
-            return canonical([key["version"], key["marks"], arguments])
-
-        path, found = self._store.path(self._step), []
-        for each in path.parent.iterdir():
-            manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
-            if manifest is not None and fixed(manifest) == fixed(self._step.key):
-                found.append(each)
-        return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
+        return self._store.siblings(self._step, but)
 
     @property
     def shard_seconds(self) -> float:
@@ -137,6 +127,20 @@ class Store:
     def missing(self, steps: Iterable[Step]) -> list[Step]:
         """Of the steps and all they rest on, those without an artifact, in the order to make them."""
         return [each for each in in_order(steps) if not self.has(each)]
+
+    def siblings(self, step: Step, but: Sequence[str]) -> list[Path]:
+        """Artifacts that are there whose keys differ from a step's in some arguments, the newest first."""
+
+        def fixed(key: Mapping[str, Any]) -> str:
+            arguments = {name: value for name, value in key["arguments"].items() if name not in but}
+            return canonical([key["version"], key["marks"], arguments])
+
+        path, found = self.path(step), []
+        for each in path.parent.glob("*"):
+            manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
+            if manifest is not None and fixed(manifest) == fixed(step.key):
+                found.append(each)
+        return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
 
     def forget(self, *steps: Step) -> None:
         """Remove the artifacts of some steps, whole or in the making; `make` then starts from nothing."""
