@@ -20,7 +20,7 @@ from rdslib.commands.outputs import not_data
 from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
-from rdslib.data.download import home
+from rdslib.data.download import home, hub_commit
 from rdslib.data.pool import PoolWriter, to_table
 from rdslib.data.reader import (
     Input,
@@ -121,15 +121,7 @@ class UserData:
             return [self.name, digest_of(self._records())]
         if self._input.split is None:
             return [[path.name, sha256_of(path)] for path in self._input.files]
-        from huggingface_hub import HfApi
-
-        try:
-            return [self._input.name, self._input.split, HfApi().dataset_info(self._input.name).sha]
-        except Exception as error:  # of the hub's client or the network
-            raise UserError(
-                f"{self._input.name}: is no file or folder, and cannot be had from the hub "
-                f"({' '.join(str(error).split())[:150]}); check the name and the connection"
-            ) from error
+        return [self._input.name, self._input.split, hub_commit(self._input.name)]
 
 
 def _found(name: str) -> Input:
