@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Pipeline:
         self.pool, self.queries, self.store, self.executor = pool, queries, store, executor
         self.draws: Mapping[str, Draw] = {ALL: None, **(draws or {})}
         self.size = size
+        self._made: int | None = None  # the size of the pool, once it is known
 
     @cached_property
     def model(self) -> Step:
@@ -192,7 +194,11 @@ class Pipeline:
         draw = self.draws[name]
         if draw is not None:
             return draw[0]
-        return len(self.pool_file()) if self.store.has(self.pool) else self.size
+        # A damaged one is found, and made again, once it is made use of.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            if self._made is None and self.store.has(self.pool):
+                self._made = len(self.pool_file())
+        return self._made or self.size
 
     def pool_file(self, name: str = ALL) -> PoolFile:
         """A pool, which must have been made."""

@@ -99,14 +99,27 @@ class Store:
         self.folder = folder
         self.progress = progress or Progress()
         self._verified: set[str] = set()
+        # Whether a manifest in some state is sound and in its place.
+        self._read: dict[tuple[Any, ...], bool] = {}
 
     def path(self, step: Step) -> Path:
         """Where the step's artifact is, or will be."""
         return self.folder / step.name / step.hash
 
     def has(self, step: Step) -> bool:
-        """Whether the artifact is there. Its bytes are checked when it is made use of, by `make`."""
-        return _manifest_of(self.path(step)) is not None
+        """Whether the artifact is there. Its bytes are checked when it is made use of, by `make`.
+
+        Its manifest is read once for as long as nothing has been written to it.
+        """
+        path = self.path(step)
+        try:
+            at = (path / MANIFEST).stat()
+        except OSError:
+            return False
+        state = (path, at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+        if state not in self._read:
+            self._read[state] = _manifest_of(path) is not None
+        return self._read[state]
 
     def manifest(self, step: Step) -> dict[str, Any]:
         """What made an artifact that exists: key, files, counts and seconds."""
