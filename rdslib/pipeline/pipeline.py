@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,11 +178,25 @@ class Pipeline:
         left = sorted(in_order(laid_out), key=lambda step: step.name in late)
         self.store.progress.plan(self.store.missing(left))
         groups: dict[str, list[Step]] = {}
+        readers: dict[str, set[str]] = {}
         for each in left:
             groups.setdefault(each.group, []).append(each)
+            for read in each.inputs:
+                readers.setdefault(read.hash, set()).add(each.hash)
+
+        def made(group: list[Step]) -> bool:
+            if not self.store.try_make(group):
+                return False
+            for each in group:
+                for read in each.inputs:
+                    readers[read.hash].discard(each.hash)
+                    if read.transient and not readers[read.hash]:
+                        self.store.drop(read)
+            return True
+
         passes = list(groups.values())
         while passes:
-            before, passes = len(passes), [group for group in passes if not self.store.try_make(group)]
+            before, passes = len(passes), [group for group in passes if not made(group)]
             if len(passes) == before:
                 time.sleep(0.2)
 
@@ -194,10 +207,11 @@ class Pipeline:
         draw = self.draws[name]
         if draw is not None:
             return draw[0]
-        # A damaged one is found, and made again, once it is made use of.
-        with contextlib.suppress(OSError, pa.ArrowException):
-            if self._made is None and self.store.has(self.pool):
-                self._made = len(self.pool_file())
+        if self._made is None and self.store.has(self.pool):
+            counts = self.store.manifest(self.pool)[
+                "counts"
+            ]  # a user's pool says how many of its rows it kept
+            self._made = int(counts["kept"] if "kept" in counts else counts["samples"])
         return self._made or self.size
 
     def pool_file(self, name: str = ALL) -> PoolFile:

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rdslib.errors import UserError, reason_of
 from rdslib.files import MANIFEST, canonical, read_manifest, sha256_of, write_manifest
@@ -98,7 +100,9 @@ class Store:
     def __init__(self, folder: Path, progress: Progress | None = None) -> None:
         self.folder = folder
         self.progress = progress or Progress()
+        # Artifacts that are as their manifests say, and of these, those whose files were dropped.
         self._verified: set[str] = set()
+        self._dropped: set[str] = set()
         # Whether a manifest in some state is sound and in its place.
         self._read: dict[tuple[Any, ...], bool] = {}
 
@@ -151,7 +155,9 @@ class Store:
         path, found = self.path(step), []
         for each in path.parent.glob("*"):
             manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
-            if manifest is not None and fixed(manifest) == fixed(step.key):
+            if manifest is None or manifest["dropped"]:
+                continue
+            if fixed(manifest) == fixed(step.key):
                 found.append(each)
         return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
 
@@ -163,9 +169,39 @@ class Store:
                     _remove(place)
             self._verified.discard(each.hash)
 
+    def drop(self, step: Step) -> None:
+        """Remove an artifact's files and keep its manifest; a step that reads them has them made again."""
+        with self._locked([step], wait=True):
+            manifest = _manifest_of(self.path(step))
+            if manifest is not None and not manifest["dropped"]:
+                dropped = {**manifest, "dropped": sorted(manifest["files"])}
+                write_manifest(self.path(step), dropped)
+                for each in _strange(self.path(step), dropped):
+                    _remove(each)
+                self._dropped.add(step.hash)
+
+    def take(
+        self, step: str, digest: str, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]
+    ) -> None:
+        """Put a record of an artifact there, with these of its files alone, unless the artifact is there."""
+        path = self.folder / step / digest
+        if _manifest_of(path) is not None:
+            return
+        part = path.with_name(f"{digest}.part")
+        for each in (path, part):
+            _remove(each)
+        part.mkdir(parents=True)
+        files = dict(manifest["files"])
+        for name, table in tables.items():
+            pq.write_table(table, part / name)
+            files[name] = _describe(part / name)
+        dropped = sorted(files.keys() - tables.keys())
+        write_manifest(part, {**manifest, "files": files, "dropped": dropped, "recorded": True})
+        os.replace(part, path)
+
     def make(self, step: Step) -> Path:
         """Return the artifact's folder, with every byte as its manifest says; make it if it is not so."""
-        self._make([step], wait=True)
+        self._make([step], wait=True, whole=True)
         return self.path(step)
 
     def try_make(self, steps: Sequence[Step]) -> bool:
@@ -175,22 +211,24 @@ class Store:
             Whether they are made: False where another process is making one of them, or of their inputs.
         """
         try:
-            self._make(steps, wait=False)
+            self._make(steps, wait=False, whole=False)
         except filelock.Timeout:
             return False
         return True
 
-    def _make(self, steps: Sequence[Step], wait: bool) -> None:
+    def _make(self, steps: Sequence[Step], wait: bool, whole: bool) -> None:
+        """Make what is missing; unless it must be `whole`, an artifact whose files were dropped is there."""
         for each in steps[0].unsettled:
-            self._make([each], wait)
-        left = [each for each in steps if each.hash not in self._verified]
+            self._make([each], wait, whole=True)
+        known = self._verified - self._dropped if whole else self._verified
+        left = [each for each in steps if each.hash not in known]
         if not left:
             return
         with self._locked(left, wait):
-            broken = [each for each in left if not self._is_there(each)]
+            broken = [each for each in left if not self._is_there(each, whole)]
             if broken:
                 for each in broken[0].inputs:
-                    self._make([each], wait)
+                    self._make([each], wait, whole=True)
                 with self.progress.step(broken):
                     self._call(broken)
         self._verified |= {each.hash for each in left}
@@ -212,7 +250,7 @@ class Store:
                     ) from error
             yield
 
-    def _is_there(self, step: Step) -> bool:
+    def _is_there(self, step: Step, whole: bool) -> bool:
         """Whether a step's artifact is whole; what is wrong with it is named, and it is taken apart."""
         path, part = self.path(step), self._part(step)
         # A run that was killed at the very end has left it whole, but for its name.
@@ -220,6 +258,12 @@ class Store:
         if place is part and not (part / MANIFEST).exists():
             return False
         if (manifest := _manifest_of(place)) is not None:
+            if manifest["dropped"] and whole:
+                _remove(place)
+                self._dropped.discard(step.hash)
+                return False
+            if manifest["dropped"]:
+                self._dropped.add(step.hash)
             for each in _strange(place, manifest):
                 self.progress.note(f"{step.name}/{step.hash}: {each.name} is no part of it; removed")
                 _remove(each)
@@ -305,7 +349,7 @@ def damage(path: Path, deep: bool = True) -> list[str]:
     if not _in_its_place(path, manifest):
         return [f"it is another artifact, {manifest.get('step')}/{hash_of(manifest)}, in this one's place"]
     problems = []
-    for name, entry in manifest["files"].items():
+    for name, entry in _kept(manifest).items():
         if not (path / name).is_file():
             problems.append(f"{name} is missing")
         elif not sound(path / name, entry, deep):
@@ -329,8 +373,13 @@ def _files(folder: Path) -> list[Path]:
 
 def _strange(path: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """Files that an artifact does not list, but for the journal of one in the making."""
-    listed = {MANIFEST, SHARDS, *manifest["files"]}
+    listed = {MANIFEST, SHARDS, *_kept(manifest)}
     return [each for each in _files(path) if str(each.relative_to(path)) not in listed]
+
+
+def _kept(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of an artifact, without those that were dropped."""
+    return {name: entry for name, entry in manifest["files"].items() if name not in manifest["dropped"]}
 
 
 def _take_apart(part: Path) -> None:

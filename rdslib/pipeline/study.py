@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,7 @@ class Study:
         e = self.experiment
         return train_steps.train.step(
             label=f"train {run}",
+            transient=not e.keep_models,
             weight=4.0 * run.budget * e.train.epochs,
             marks={"device": device_kind()},
             model=self.pipeline.model,
@@ -241,10 +242,16 @@ class Study:
             seed=run.seed,
         )
 
-    def evaluation(self, run: Run, task: str) -> Step:
-        """A run's model on a task's test samples."""
+    def evaluation(self, run: Run, task: str, bare: bool = False) -> Step:
+        """A run's model on a task's test samples, in the form of its protocol if it has one.
+
+        `bare`: the question and the answer alone, whatever the protocol.
+        """
+        protocol = self.task(task).protocol
+        form = None if bare or protocol is None else harness.form(protocol)
         return train_steps.evaluate.step(
-            label=f"evaluate {run} on {task}",
+            label=f"evaluate {run} on {task}{' (bare)' if bare else ''}",
+            form=form,
             weight=2.0 * self.task(task).test,
             marks={"device": device_kind()},
             **self._tested(run, task),
@@ -260,9 +267,20 @@ class Study:
             "token_budget": self.experiment.evaluate.token_budget or token_budget(),
         }
 
-    def evaluations(self, runs: Iterable[Run]) -> list[Step]:
+    def costs(self, runs: Iterable[Run]) -> list[Step]:
+        """What the FLOPs of runs are added up from, beside their training."""
+        return [
+            step for run in runs if self.training(run) for step in costs.steps_of(self.pipeline, run.request)
+        ]
+
+    def recorded(self) -> list[Step]:
+        """What a study's records are of: all evaluations, and what they cost."""
+        runs = self.all_runs()
+        return [*self.data_steps, *self.evaluations(runs), *self.costs(runs)]
+
+    def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
-        return [self.evaluation(run, task) for run in runs for task in self.tasks_of(run)]
+        return [self.evaluation(run, task, bare) for run in runs for task in self.tasks_of(run)]
 
     def measurement(self, run: Run, task: str) -> Step:
         """A run's model on a task's test samples, by its protocol; raises UserError if it has none."""
@@ -296,7 +314,7 @@ class Study:
     def table(self, step: Step, name: str) -> pd.DataFrame:
         """A Parquet file of a step's artifact, which is made if it is missing."""
         self.compute([step])
-        return pq.read_table(self.store.path(step) / name).to_pandas()
+        return pq.read_table(self.store.make(step) / name).to_pandas()
 
     def pool_table(self) -> pd.DataFrame:
         """The pool: id, source, messages."""
@@ -305,14 +323,20 @@ class Study:
     def pool_sources(self) -> pd.Series:
         """The source of each sample of the pool."""
         self.compute([self.pool])
-        return pd.Series(list(self.pipeline.pool_file().sources), name="source")
+        found = pq.read_table(self.store.path(self.pool) / steps.SOURCES)["source"]
+        return found.to_pandas().astype(object)
+
+    def task_counts(self, name: str) -> dict[str, Any]:
+        """How many queries and test samples a task has, and the profile's note before the task's."""
+        self.compute([self.tasks[name]])
+        counts = self.store.manifest(self.tasks[name])["counts"]
+        parts = (self.task(name).note.strip(), counts["note"])
+        return {**counts, "note": " ".join(part for part in parts if part)}
 
     def task_data(self, name: str) -> TaskData:
-        """A task's query and test samples, with the profile's note before the task's."""
+        """A task's query and test samples."""
         self.compute([self.tasks[name]])
-        data = read_task(self.store.path(self.tasks[name]))
-        note = " ".join(part for part in (self.task(name).note.strip(), data.note) if part)
-        return replace(data, note=note)
+        return read_task(self.store.make(self.tasks[name]))
 
     def pool_size(self, name: str) -> int:
         """How many samples a pool has: all, or a named subset."""
@@ -324,9 +348,9 @@ class Study:
         """A run's selection: position, id, source, score, picked_by, in order of picking."""
         return self.table(self.selection(run), "selection.parquet")
 
-    def scores(self, run: Run, task: str) -> pd.DataFrame:
+    def scores(self, run: Run, task: str, bare: bool = False) -> pd.DataFrame:
         """A run's evaluation on a task: id, subtask, bits, bytes, correct."""
-        return self.table(self.evaluation(run, task), "scores.parquet")
+        return self.table(self.evaluation(run, task, bare), "scores.parquet")
 
     def measured(self, run: Run, task: str) -> pd.DataFrame:
         """A run on a task by the paper's protocol: id, subtask, score, prompt, responses."""
@@ -353,14 +377,15 @@ class Study:
         """Bits per byte of the reference answers of a task, with its 95% interval."""
         return estimate_mean({task: [self._bits(run, task)]}, *self._bootstrap)
 
-    def relative(self, runs: Sequence[Run], task: str | None = None) -> Estimate:
+    def relative(self, runs: Sequence[Run], task: str | None = None, bare: bool = False) -> Estimate:
         """Bits per byte relative to the untuned model's, mean over tasks and runs; below 1 is better.
 
-        Of the tasks that the runs are for, or of `task` alone. A plain mean over tasks would be that of the
-        tasks with the shortest answers, whose bits per byte are several times those of the others.
+        Of the tasks that the runs are for, or of `task` alone; of `bare` answers, if they are asked for. A
+        plain mean over tasks would be that of the tasks with the shortest answers, whose bits per byte are
+        several times those of the others.
         """
-        base = self._bits_by_task([self.untuned()])
-        return estimate_mean(self._bits_by_task(runs, task), *self._bootstrap, base)
+        base = self._bits_by_task([self.untuned()], bare=bare)
+        return estimate_mean(self._bits_by_task(runs, task, bare), *self._bootstrap, base)
 
     def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
         """`relative` of ours minus that of theirs, paired by test sample."""
@@ -381,15 +406,15 @@ class Study:
         return self.experiment.evaluate.bootstrap, self.experiment.seed
 
     def _bits_by_task(
-        self, runs: Sequence[Run], only: str | None = None
+        self, runs: Sequence[Run], only: str | None = None, bare: bool = False
     ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         """Bits and bytes by test sample, of each run of a task, for the tasks that the runs are for."""
         return {
-            task: [self._bits(run, task) for run in those]
+            task: [self._bits(run, task, bare) for run in those]
             for task in self.task_names
             if only in (None, task) and (those := [run for run in runs if task in self.tasks_of(run)])
         }
 
-    def _bits(self, run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
-        scores = self.scores(run, task)
+    def _bits(self, run: Run, task: str, bare: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        scores = self.scores(run, task, bare)
         return scores["bits"].to_numpy(), scores["bytes"].to_numpy()
