@@ -20,7 +20,7 @@ from rdslib.commands.outputs import not_data
 from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
-from rdslib.data.download import home
+from rdslib.data.download import home, hub_commit
 from rdslib.data.inputs import Input, find_input
 from rdslib.data.pool import PoolWriter, to_table
 from rdslib.data.reader import (
@@ -130,15 +130,7 @@ class UserData:
             return [self.name, digest_of(self._records())]
         if self._input.split is None:
             return [[path.name, sha256_of(path)] for path in self._input.files]
-        from huggingface_hub import HfApi
-
-        try:
-            return [self._input.name, self._input.split, HfApi().dataset_info(self._input.name).sha]
-        except Exception as error:  # of the hub's client or the network
-            raise UserError(
-                f"{self._input.name}: is no file or folder, and cannot be had from the hub "
-                f"({' '.join(str(error).split())[:150]}); check the name and the connection"
-            ) from error
+        return [self._input.name, self._input.split, hub_commit(self._input.name)]
 
 
 def _found(name: str) -> Input:
@@ -158,13 +150,15 @@ def _found(name: str) -> Input:
 
 
 def sort_out(
-    pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str
+    pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str, scratch: Path
 ) -> Iterator[tuple[str, Row | Rejected, str]]:
-    """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why."""
+    """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why.
+
+    `scratch` is a folder for a file without a name, of near duplicates.
+    """
     rows = [row for each in tests for row in each.rows(queries=True) if isinstance(row, Row)]
     contamination = Contamination(Sample(row.where, row.source, row.messages) for row in rows)
-    repeats = {"none": None, "exact": ExactDuplicates, "near": NearDuplicates}[dedup]
-    seen = repeats and repeats()
+    seen = NearDuplicates(scratch) if dedup == "near" else ExactDuplicates() if dedup == "exact" else None
     # Where the samples are that duplicates have been looked for among.
     places: list[str] = []
     for row in pool.rows(form, on_error):
@@ -205,7 +199,7 @@ def user_pool(
         (work.path / LEFT_OUT).open("w", encoding="utf-8") as left_out,
         work.progress.bar(work.label, 0, "row") as bar,
     ):
-        for kind, row, reason in sort_out(pool, tests, form, on_error, dedup):
+        for kind, row, reason in sort_out(pool, tests, form, on_error, dedup, work.path):
             counts.update(["read", kind])
             bar.update()
             if isinstance(row, Row) and kind == "kept":

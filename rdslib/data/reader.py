@@ -29,6 +29,7 @@ from rdslib.data.containers import (
     read_file,
     unusable,
 )
+from rdslib.data.download import hub_commit
 from rdslib.data.formats import FORMS, to_messages
 from rdslib.data.inputs import Input, find_input
 from rdslib.data.streams import called
@@ -90,9 +91,10 @@ def _read_hub(name: str, split: str) -> Iterator[Found]:
         for number, value in enumerate(load_dataset(name, split=split, streaming=True), start=1):
             yield Found(number, plain(value))
     except Exception as error:  # of the hub's client, the network or a file format
+        hub_commit(name)  # which says what to do where the hub refuses
+        reason = f"cannot be read from the hub ({reason_of(error)})"
         raise UserError(
-            f"{name}: is no file or folder, and the split {split!r} of that name cannot be read from "
-            f"the hub ({reason_of(error)}); check the name, the split and the connection"
+            f"{name}: the split {split!r} {reason}; check the split and the connection"
         ) from error
 
 

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdslib.data import containers
+from rdslib.data import containers, reader
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.containers import Found, Part
 from rdslib.data.inputs import Input, find_input
@@ -648,9 +648,15 @@ def test_a_data_set_that_cannot_be_had(monkeypatch, after, error):
         return rows()
 
     monkeypatch.setattr(datasets, "load_dataset", broken)
+    monkeypatch.setattr(reader, "hub_commit", lambda name: "abc")
     with pytest.raises(UserError) as raised:
         list(read_rows("org/none", on_error="quarantine"))
     assert str(raised.value) == (
-        "org/none: is no file or folder, and the split 'train' of that name cannot be read from the hub "
-        f"({'no way out' if str(error) else 'TimeoutError'}); check the name, the split and the connection"
+        "org/none: the split 'train' cannot be read from the hub "
+        f"({'no way out' if str(error) else 'TimeoutError'}); check the split and the connection"
     )
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets, "load_dataset", broken)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^org/none: is no file or folder, and the hub is out of reach \("):
+        list(read_rows("org/none", on_error="quarantine"))
