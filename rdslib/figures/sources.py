@@ -129,7 +129,10 @@ def _fig5_draw(table: pd.DataFrame) -> Drawing:
 
 
 def _fig6_runs(study: Study) -> list[Run]:
-    budget, seed = max(study.experiment.grid.multi_task_budgets), _first_seed(study)
+    budgets, seed = study.experiment.grid.multi_task_budgets, _first_seed(study)
+    if not budgets:
+        return []
+    budget = max(budgets)
     targets = [*((task,) for task in study.task_names), study.task_names]
     return [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
 

@@ -146,6 +146,15 @@ class Store:
                     _remove(place)
             self._verified.discard(each.hash)
 
+    def others(self, steps: Iterable[Step]) -> dict[Path, int]:
+        """The artifacts that are none of some steps', whole or in the making, with their bytes."""
+        wanted = {(each.name, each.hash) for each in in_order(steps)}
+        return {
+            path: sum(each.lstat().st_size for each in _files(path))
+            for path in sorted(self.folder.glob("*/*"))
+            if path.is_dir() and (path.parent.name, path.name.removesuffix(".part")) not in wanted
+        }
+
     def make(self, step: Step) -> Path:
         """Return the artifact's folder, with every byte as its manifest says; make it if it is not so."""
         self._make([step], wait=True)
