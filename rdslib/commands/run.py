@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rdslib.commands.text import as_text, line
 from rdslib.errors import UserError, needs
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def run_command(
     wanted = only or list(figures.FIGURES)
     absent = {name: reason for name in wanted if (reason := figures.why_absent(study, name, show))}
     for reason in dict.fromkeys(absent.values()):
-        titles = [figures.FIGURES[name].title for name, why in absent.items() if why == reason]
-        line = f"not drawn: {', '.join(titles)} ({reason})"
+        titles = [figures.FIGURES[name].title for name, each in absent.items() if each == reason]
+        why = f"not drawn: {', '.join(titles)} ({reason})"
         if only:
-            raise UserError(f"{line}; use a profile that measures it, such as mini")
-        typer.echo(line, err=True)
+            raise UserError(f"{why}; use a profile that measures it, such as mini")
+        typer.echo(as_text([line(why)]), err=True)
     names = [name for name in wanted if name not in absent]
     steps = [step for name in names for step in figures.steps(study, name, figures.checked(show))]
     workers = processes(study, len(study.missing(steps)), workers)
