@@ -73,8 +73,10 @@ def _sums(study: Study, profile: str, here: Sequence[Step], todo: Sequence[Step]
         found.append(f"Time: {time}.")
     manifests = [study.store.manifest(step) for step in here]
     size = sum(file["bytes"] for each in manifests for file in each["files"].values())
-    whole = sum(each.lstat().st_size for each in home().rglob("*") if each.is_file())
-    return [*found, f"On disk: {decimal(size)} of this profile's artifacts; {decimal(whole)} in all, in"]
+    return [
+        *found,
+        f"On disk: {decimal(size)} of this profile's artifacts; {decimal(_size(home()))} in all, in",
+    ]
 
 
 def seconds_left(study: Study, here: Sequence[Step], todo: Sequence[Step]) -> float | None:
@@ -129,14 +131,27 @@ def _unneeded(studies: Sequence[Study]) -> dict[Path, int]:
     """The artifacts and downloads that no figure of some studies rests on, with their bytes."""
     from rdslib import figures
 
-    steps = [step for study in studies for name in figures.FIGURES for step in figures.steps(study, name)]
+    wanted = {
+        (step.name, step.hash)
+        for study in studies
+        for step in in_order(each for name in figures.FIGURES for each in figures.steps(study, name))
+    }
+    found = {
+        path: _size(path)
+        for path in sorted(studies[0].store.folder.glob("*/*"))
+        if path.is_dir() and (path.parent.name, path.name.removesuffix(".part")) not in wanted
+    }
     experiments = [study.experiment for study in studies if study.profile.experiment is not None]
     downloads = [each for experiment in experiments for each in experiment.downloads.values()]
     # A download is kept under the beginning of its checksum.
     pins = {pin[:16] for each in downloads for pin in [each.sha256, *(each.files or {}).values()] if pin}
     files = [path for path in sorted(cache_dir().glob("*")) if path.suffix != ".lock"]
-    unpinned = {path: path.stat().st_size for path in files if path.name[:16] not in pins}
-    return {**studies[0].store.others(steps), **unpinned}
+    return found | {path: path.stat().st_size for path in files if path.name[:16] not in pins}
+
+
+def _size(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(each.lstat().st_size for each in folder.rglob("*") if each.is_file())
 
 
 def _free(path: Path) -> bool:
