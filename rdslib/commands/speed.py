@@ -157,7 +157,7 @@ class Costs:
             "pool tokens": self.over_pool(self._tokens(self.pool.samples)),
             "queries": exactly(sum(map(len, queries))),
             "query tokens": exactly(sum(self._tokens(each, queries=True).sum() for each in queries)),
-            "parameters": exactly(self.parameters),
+            "parameters without embeddings": exactly(self.parameters),
         }
 
     def _tokens(self, samples: Sequence[Sample], cut: int | None = None, queries: bool = False) -> np.ndarray:
