@@ -22,7 +22,7 @@ from rdslib.figures import base
 from rdslib.figures.base import ORIGINS, by_origin, distinct, human
 from rdslib.figures.base import styled as styled
 
-# Inches of the widest figure, and of a panel of scores: in a README of 830 pixels, SMALL points are 9 of them.
+# Inches of the widest figure, and of a panel; in a README of 830 pixels, SMALL points of it are 9.
 PAGE, PANEL, SMALL = 9.5, 4.75, 7.5
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GREY = "#666666"
