@@ -374,6 +374,10 @@ class Part:
         assert min(sizes([shown])[0]) > 0, "the picture is broken"
         return self.notebook.driver.execute_script(_PIXELS, shown)
 
+    def marks(self) -> list[WebElement]:
+        """What lies over the picture and says on hover what it is; the topmost first."""
+        return self._all("circle")[::-1]
+
     def another_picture(self, before: str) -> str:
         """The picture, once it is another one than before."""
         self.notebook.wait(lambda: self.picture() != before, "the picture stays")
