@@ -10,6 +10,7 @@ from rdslib import __version__
 from rdslib.commands.compare import compare_command
 from rdslib.commands.evaluate import evaluate_command
 from rdslib.commands.explain import explain_command
+from rdslib.commands.export import export_command
 from rdslib.commands.plan import plan_command
 from rdslib.commands.run import help_command, report_command, run_command
 from rdslib.commands.select import select_command
@@ -45,3 +46,4 @@ app.command("plan")(plan_command)
 app.command("explain")(explain_command)
 app.command("compare")(compare_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)

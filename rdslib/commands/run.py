@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,7 @@ from rdslib.commands.text import as_text, line
 from rdslib.errors import UserError, needs
 
 if TYPE_CHECKING:
+    from rdslib.pipeline.store import Store
     from rdslib.pipeline.study import Study
 
 # What a study imports, sooner or later.
@@ -38,6 +40,10 @@ def run_command(
         Literal["local", "ray"] | None,
         typer.Option(help="Where features and scores are computed; by default the profile's."),
     ] = None,
+    record: Annotated[
+        list[Path] | None,
+        typer.Option("--records", help="A records.parquet: what is in it is not computed; may be repeated."),
+    ] = None,
 ) -> None:
     """Compute what a profile's figures need, and draw them through their notebooks.
 
@@ -49,12 +55,17 @@ def run_command(
     from rdslib.figures import publish
     from rdslib.figures.notebook import run_notebooks
     from rdslib.files import write_whole
+    from rdslib.models import device
+    from rdslib.pipeline import records
     from rdslib.pipeline.executors import helpers
     from rdslib.pipeline.study import Study
 
     if profile.endswith((".yaml", ".yml")):
         profile = str(Path(profile).resolve())
     study = Study.load(profile, engine=engine)
+    if record:
+        look_up(study.store, record)
+        study = Study.load(profile, engine=engine)  # laid out as it was where the records are from
     out = out or publish.folder_of(study.profile.name)
     wanted = only or list(figures.FIGURES)
     absent = {name: reason for name in wanted if (reason := figures.why_absent(study, name, show))}
@@ -66,7 +77,13 @@ def run_command(
         typer.echo(as_text([line(why)]), err=True)
     names = [name for name in wanted if name not in absent]
     steps = [step for name in names for step in figures.steps(study, name, figures.checked(show))]
-    workers = processes(study, len(study.missing(steps)), workers)
+    missing = len(study.missing(steps))
+    if missing and device.device_kind() != device.this_kind():
+        raise UserError(
+            f"{missing} steps are not in the records, which are of {device.device_kind()}, and this is "
+            f"{device.this_kind()}; leave --records away to compute all here"
+        )
+    workers = processes(study, missing, workers)
     study.store.progress.workers = workers
     arguments = ["--profile", profile, "--show", show, "--engine", study.profile.engine]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
@@ -75,6 +92,8 @@ def run_command(
         typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and study.profile.experiment is not None:
         write_whole(out / "records.csv", publish.records_csv(study).encode())
+        every = [step for name in figures.FIGURES for step in figures.steps(study, name)]
+        records.write(study.store, [*study.recorded(), *every], out / records.NAME)
     typer.echo(f"figures are in {out}")
 
 
@@ -87,6 +106,17 @@ def processes(study: Study, missing: int, wanted: int = 0) -> int:
     alone = study.profile.engine == "ray" or device.device().type != "cpu"
     wanted = wanted or (1 if alone else device.PROCESSES)
     return max(1, min(wanted, os.cpu_count() or 1, missing))
+
+
+def look_up(store: Store, paths: Sequence[Path]) -> None:
+    """Put records into a store, and from now on lay out steps as where they were made."""
+    from rdslib.models.device import KIND
+    from rdslib.pipeline.records import take
+
+    kinds = {take(store, path) for path in paths}
+    if len(kinds) > 1:
+        raise UserError(f"--records: are of several kinds of device, {', '.join(sorted(kinds))}; give one's")
+    os.environ[KIND] = kinds.pop()
 
 
 def help_command(
