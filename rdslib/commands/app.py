@@ -12,8 +12,9 @@ from rdslib.commands.evaluate import evaluate_command
 from rdslib.commands.explain import explain_command
 from rdslib.commands.export import export_command
 from rdslib.commands.plan import plan_command
-from rdslib.commands.run import help_command, report_command, run_command, status_command
+from rdslib.commands.run import help_command, report_command, run_command
 from rdslib.commands.select import select_command
+from rdslib.commands.status import clean_command, status_command
 from rdslib.commands.verify import verify_command
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -37,6 +38,7 @@ def rds(
 app.command("run")(run_command)
 app.command("help", hidden=True)(help_command)
 app.command("status")(status_command)
+app.command("clean")(clean_command)
 app.command("verify")(verify_command)
 app.command("report")(report_command)
 app.command("select")(select_command)
