@@ -108,7 +108,7 @@ def plan_request(request: SelectRequest) -> Plan:
     pool = sample_pool(kept(), request.seed)
     reading = time.monotonic() - started
     check_kept(selection.pool.name, counts)
-    asked = selection.asked(counts["kept"], sources)
+    asked = selection.asked(counts, sources)
     steps = in_order([pipeline.selection(asked)])
     samples = {
         (pipeline.queries[task].hash, QUERIES): [row.sample for row in rows]

@@ -223,7 +223,7 @@ def _asked(selection: UserSelection) -> Request:
     pipeline = selection.pipeline
     pipeline.compute([pipeline.pool, *pipeline.queries.values()])
     sources = pipeline.pool_file().sources if selection.limits else []
-    return selection.asked(counts_of(selection)["kept"], sources)
+    return selection.asked(counts_of(selection), sources)
 
 
 def counts_of(selection: UserSelection) -> dict[str, int]:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdslib.commands.outputs import not_data
+from rdslib.commands.outputs import KINDS, not_data
 from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
@@ -216,10 +216,15 @@ def user_pool(
 def check_kept(pool: str, counts: Mapping[str, int]) -> None:
     """Raise UserError if nothing is left of a pool."""
     if not counts["kept"]:
-        raise UserError(
-            f"{pool}: no sample is left of its {counts['read']} rows, of which {counts['rejected']} are bad; "
-            f"give a larger pool, or leave less out"
-        )
+        out = left_out(counts)
+        cure = "give a larger pool" + (", or leave less out" if out else "")
+        raise UserError(f"{pool}: no sample is left of its {counts['read']:,} rows{out}; {cure}")
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """How many rows of a pool were left out of it, and as what: " (20 duplicate)"; empty if none were."""
+    kinds = ", ".join(f"{counts[kind]:,} {words}" for kind, words in KINDS.items() if counts[kind])
+    return kinds and f" ({kinds})"
 
 
 @step(version=1)
@@ -318,19 +323,21 @@ class UserSelection:
         limits = {"most": self.request.max_per_source, "balance": self.request.balance_sources}
         return {name: value for name, value in limits.items() if value}
 
-    def asked(self, kept: int, sources: Sequence[str]) -> Request:
-        """What is asked of a pool of `kept` samples, of these sources (which matter where they are limited).
+    def asked(self, counts: Mapping[str, int], sources: Sequence[str]) -> Request:
+        """What is asked of a pool of these `counts` and sources (which matter where they are limited).
 
         Raises:
             UserError: The pool cannot give it.
         """
         from rdslib.pipeline.pipeline import Request
 
-        request, k = self.request, _count_of(self.request.k, kept)
+        request, kept = self.request, counts["kept"]
+        k = _count_of(request.k, kept)
         if not 1 <= k <= kept:
-            raise UserError(
-                f"-k {request.k}: must be from 1 to {kept}, the number of samples in {self.pool.name}"
-            )
+            of = f"samples in {self.pool.name}"
+            if out := left_out(counts):
+                of = f"samples left of the {counts['read']:,} rows of {self.pool.name}{out}"
+            raise UserError(f"-k {request.k}: must be from 1 to {kept}, the number of {of}")
         try:
             if self.limits:
                 per_source(sources, k, **self.limits)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -91,6 +94,34 @@ def test_help_is_there_for_every_command():
 
 def test_the_package_can_be_found():
     assert Path(shutil.which("rds", path=str(Path(sys.executable).parent)) or "").name == "rds"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_stopped_says_so_and_goes_on_where_it_was(interrupt, tmp_path, tiny_model):
+    rows = [{"messages": user_assistant(f"Say {i}", "yes " * 9)} for i in range(2500)]
+    (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ["--pool", tmp_path / "pool.jsonl", "--method", "top_ppl", "--model", tiny_model, "-k", "2"]
+    arguments = ["select", *given, "--out", tmp_path / "out.jsonl"]
+    environment = {**os.environ, "RDSLIB_HOME": str(tmp_path / "home")}
+    run = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    features = tmp_path / "home" / "artifacts" / "features"
+    while not (journals := list(features.glob("*.part/shards.jsonl"))):
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(interrupt)
+    _, error = run.communicate()
+    assert run.returncode == 128 + interrupt
+    assert error.splitlines()[-1] == "rds: stopped; run the same command again to go on"
+    assert "Traceback" not in error
+    (part,) = [journal.parent for journal in journals]
+    kept = {path.name: path.stat().st_mtime_ns for path in part.glob("*0000*")}
+    done = rds(*arguments, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert kept
+    assert kept.items() <= {p.name: p.stat().st_mtime_ns for p in part.with_suffix("").iterdir()}.items()
 
 
 @pytest.mark.slow

@@ -236,6 +236,32 @@ def test_a_number_that_is_none_is_one_line(ask, k):
         ask(k=k)
 
 
+def test_a_count_beyond_what_is_left_says_what_was_left_out(ask, tmp_path):
+    test = [row("one two three four five six seven eight nine ten", "yes")]
+    pool = [*POOL[:5], *POOL[:3], *test]
+    path = write(tmp_path / "repeated.jsonl", pool)
+    with open(path, "a") as stream:
+        stream.write("{\n")
+    options = {"pool": path, "dedup": "exact", "on_error": "quarantine"}
+    options["exclude"] = [write(tmp_path / "test.jsonl", test)]
+    with pytest.raises(UserError) as error:
+        ask(k="6", **options)
+    assert str(error.value) == (
+        "-k 6: must be from 1 to 5, the number of samples left of the 10 rows of "
+        f"{path} (1 rejected as bad, 1 contaminated, 3 duplicate)"
+    )
+    assert len(ask(k="5", **options)[0]) == 5
+
+
+def test_a_query_of_two_forms_is_not_told_of_an_option_for_pools(ask, tmp_path):
+    both = write(tmp_path / "both.jsonl", [{**row("q", "r"), "prompt": "q"}])
+    with pytest.raises(UserError, match="messages and prompt_completion; say which with --format"):
+        ask(pool=both)
+    for part in ({"queries": both}, {"exclude": [both]}):
+        with pytest.raises(UserError, match="messages and prompt_completion; keep one of them"):
+            ask(**part)
+
+
 def test_every_kind_of_output_holds_the_same(ask, tmp_path):
     lines, _ = ask()
     packed, _ = ask(name="out.jsonl.gz")
@@ -330,7 +356,9 @@ def test_bad_rows_stop_or_are_put_aside(ask, tmp_path):
     assert [each["where"] for each in read(written.left_out)] == [f"{path}:{n}" for n in (8, 9, 10)]
     assert "10 = 3 selected + 4 left + 3 rejected as bad" in str(written)
     path.write_bytes(b"{\n[]\n")
-    with pytest.raises(UserError, match="no sample is left of its 2 rows, of which 2 are bad"):
+    with pytest.raises(
+        UserError, match=r"no sample is left of its 2 rows \(2 rejected as bad\); give a larger"
+    ):
         ask(pool=str(path), k="1", on_error="quarantine")
 
 
