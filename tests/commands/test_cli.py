@@ -14,7 +14,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from rdslib.commands.app import COMMANDS, app
 from rdslib.data.chat import user_assistant
 from rdslib.figures import FIGURES
 from rdslib.models.loading import make_random
@@ -84,12 +86,31 @@ def test_no_network_and_no_cache_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-def test_help_is_there_for_every_command():
-    for command in ([], ["run"], ["status"], ["select"]):
-        done = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0
-        assert "Usage" in done.stdout
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_the_help_of_every_command_fits_80_columns(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, [*([name] if name else []), "--help"])
+    assert shown.exit_code == 0, shown.output
+    assert "Usage: " in shown.output
+    for line in shown.output.splitlines():
+        assert len(line) <= 80
+        assert line.startswith("Usage: ") or not line.endswith(("...", "…"))
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_takes_a_second_is_not_loaded_to_list_the_commands(option):
+    command = [sys.executable, "-X", "importtime", *COMMAND[1:], option]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert not loaded & {"torch", "pandas", "transformers", "pyarrow", "numpy", "pydantic", "rich"}
+
+
+def test_a_command_that_is_not_there_is_named():
+    shown = CliRunner().invoke(app, ["selct"])
+    assert shown.exit_code == 2
+    assert "Did you mean 'select'?" in shown.output
 
 
 def test_the_package_can_be_found():
