@@ -13,11 +13,11 @@ import pandas as pd
 import typer
 from rich.console import RenderableType
 
-from rdslib.commands.outputs import read_record, record_of
+from rdslib.commands.outputs import check_apart, read_record, record_of
 from rdslib.commands.text import line, show, table
 from rdslib.data.dedup import text_key
 from rdslib.data.formats import form_of
-from rdslib.data.reader import Row, read_rows
+from rdslib.data.reader import Row, find_input, read_rows
 from rdslib.errors import UserError, needs
 from rdslib.methods import SCORERS
 
@@ -45,6 +45,8 @@ def compare_command(
     """Compare two selections: their overlap, sources and scores."""
     if figure is not None:
         check_figure(figure)
+        read = [path for each in (a, b) for path in (*find_input(each).files, record_of(each))]
+        check_apart([figure], read, "--figure")
     compared = compare(a, b, format)
     show(shown(compared))
     if figure is not None:

@@ -12,13 +12,14 @@ import pandas as pd
 import typer
 from rich.console import RenderableType
 
+from rdslib.commands.outputs import check_apart
 from rdslib.commands.run import ProfileOption
 from rdslib.commands.text import show, table
 from rdslib.errors import UserError, needs
 from rdslib.evaluation.bootstrap import estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
-from rdslib.params import Model, profile_path
+from rdslib.params import Model, load_profile, profile_path
 
 if TYPE_CHECKING:
     from rdslib.pipeline.step import Step
@@ -60,6 +61,10 @@ def evaluate_command(
     needs("study", "lm_eval")
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"--out {out}: cannot be written there; give a file in a folder that exists")
+    if out is not None:
+        experiment = load_profile(profile).experiment
+        own = [experiment.model.path] if experiment and experiment.model.path else []
+        check_apart([out], [profile_path(profile), *(model or own)])
     scores = evaluate(profile, model or (), task or (), limit, max_response, judge, judge_url)
     if out is not None:
         scores.to_csv(out, index=False)

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from rdslib.commands.outputs import check_apart
 from rdslib.errors import UserError, needs, plain
+from rdslib.params import ROOT, load_profile, profile_path
 
 # What a study imports, sooner or later.
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
@@ -54,6 +56,8 @@ def run_command(
     study = Study.load(profile, engine=engine)
     out = out or publish.folder_of(study.profile.name)
     wanted = only or list(figures.FIGURES)
+    # Executed copies go into a folder `notebooks` there.
+    check_apart([out / "notebooks" / f"{name}.ipynb" for name in wanted], [ROOT / "notebooks"])
     absent = {name: reason for name in wanted if (reason := figures.why_absent(study, name, show))}
     for reason in dict.fromkeys(absent.values()):
         titles = [figures.FIGURES[name].title for name, why in absent.items() if why == reason]
@@ -134,7 +138,9 @@ def report_command(
     needs("study", *STUDY)
     from rdslib.figures.publish import folder_of
     from rdslib.figures.report import write_report
-    from rdslib.params import load_profile
 
     folder = figures or folder_of(load_profile(profile).name)
-    typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")
+    out = out or folder / "report.html"
+    read = [path for path in folder.glob("*") if path.suffix != ".html"]
+    check_apart([out], [profile_path(profile), *read])
+    typer.echo(f"the report is {write_report(profile, folder, out)}")

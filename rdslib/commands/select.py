@@ -22,6 +22,7 @@ from rdslib.commands.outputs import (
     columns,
     left_out_of,
     read_record,
+    record_of,
     write,
 )
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
@@ -300,7 +301,7 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
 
     check_output(out)
     selection = UserSelection(request)
-    check_apart(out, selection.inputs, request.model)
+    check_apart((out, left_out_of(out), record_of(out)), [*selection.inputs, request.model])
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
     counts = {**counts, "selected": asked.k, "left": counts["kept"] - asked.k}

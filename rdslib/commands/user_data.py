@@ -286,7 +286,10 @@ class UserSelection:
         self.pool = data("pool", request.pool)
         self.tests = [data(f"exclude_{i}", name) for i, name in enumerate(request.exclude or ())]
         self.queries: dict[str, list[Row]] = {}
-        self.inputs = [path for each in (self.pool, *self.tests) for path in each.files]
+        # The files that are read, beside the model's.
+        self.inputs = [path for each in (self.pool, *self.tests) for path in each.files] + plugins
+        if request.profile is not None:
+            self.inputs.append(profile_path(request.profile))
         if request.queries is not None:
             queries = data("queries", request.queries)
             self.queries = _read_queries(queries, request.method)
