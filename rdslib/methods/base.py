@@ -26,8 +26,9 @@ from rdslib.params import Settings, Train
 from rdslib.selection.topk import Block
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from rdslib.models.train import Bar
 
 # Scores are made for up to this many samples at a time, whatever the size of a shard.
 TILE = 8192
@@ -185,7 +186,7 @@ class Preparation:
     samples: Sequence[Sample]
     features: Mapping[str, np.ndarray]
     out: Path
-    bar: tqdm[Any]
+    bar: Bar
     downloads: Path
 
 

@@ -175,7 +175,7 @@ class Pipeline:
         # Features first: they take longest, and most of the rest waits for them.
         late = ("select", "train", "evaluate", "measure")
         left = sorted(in_order(laid_out), key=lambda step: step.name in late)
-        self.store.progress.plan(self.store.missing(left))
+        self.store.progress.plan(self.store.missing(left), self.store.has)
         groups: dict[str, list[Step]] = {}
         for each in left:
             groups.setdefault(each.group, []).append(each)
