@@ -272,6 +272,8 @@ class Experiment(Settings):
     pool: Pool
     tasks: tuple[Task, ...] = Field(min_length=1)
     train: Train
+    # Whether fine-tuned models are kept once they are evaluated: a study has many, and needs their scores.
+    keep_models: bool = False
     evaluate: Evaluate
     grid: Grid
 

@@ -106,6 +106,7 @@ def tokenize_query(
     conversations: Sequence[Sequence[Message]],
     max_length: int,
     cut: Literal["left", "right"] = "right",
+    leads: Sequence[str] | None = None,
 ) -> list[Tokens]:
     """Tokenise query or test samples: prompt and gold response apart, then joined (paper, section 4).
 
@@ -113,15 +114,19 @@ def tokenize_query(
     prompt alone, and ends with the header that a response would have. A longer one is cut on the right, as
     the paper does, or on the left of the prompt, so that the response stays whole wherever it fits. That is
     also done where nothing of the response would be left.
+
+    `leads`: what each response is given to begin with, as part of its prompt. The response goes on from there
+    as it is; without leads it is stripped.
     """
     max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
     eos = str(tokenizer.eos_token)
     prompts, labels = [], []
-    for messages in conversations:
+    for messages, lead in zip(conversations, leads or [""] * len(conversations), strict=True):
         answered = messages[-1]["role"] == "assistant"
         asked = messages[:-1] if answered else messages
-        prompts.append("".join(format_turn(m, eos) for m in asked) + "<|assistant|>\n")
-        labels.append(messages[-1]["content"].strip() + eos if answered else "")
+        prompts.append("".join(format_turn(m, eos) for m in asked) + "<|assistant|>\n" + lead)
+        answer = messages[-1]["content"] if leads else messages[-1]["content"].strip()
+        labels.append(answer + eos if answered else "")
     encoded = tokenizer(prompts, return_offsets_mapping=True)
     label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
     tokens = []

@@ -7,17 +7,20 @@ Tulu chat format.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from rdslib import tasks
 from rdslib.errors import UserError, needs
+from rdslib.evaluation.likelihood import Question
 from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
@@ -66,6 +69,47 @@ def digest(name: str) -> str:
     """Return a checksum of a protocol's file and of the metrics: another one is another measurement."""
     files = (path_of(name), Path(__file__).with_name("metrics.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a protocol without lm-eval, which takes long to load; functions are left as names."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+@functools.cache
+def form(name: str) -> dict[str, Any]:
+    """Return what `questions` takes of a protocol's file: it is a part of the key of what is scored by it."""
+    config = yaml.load(path_of(name).read_text(encoding="utf-8"), _Loader)
+    about = config["metadata"]
+    return {
+        "prompt": config["doc_to_text"],
+        "lead": about.get("lead") or config.get("gen_prefix", ""),
+        "delimiter": config.get("target_delimiter", ""),
+        "context_tokens": about.get("context_tokens"),
+    }
+
+
+def questions(
+    form: Mapping[str, Any], samples: Iterable[TaskSample], tokenizer: PreTrainedTokenizerBase
+) -> list[Question]:
+    """Ask for the gold response of test samples as a protocol does, exemplars and all.
+
+    A response begins with what the protocol has it begin with. Where of a chain of thought the answer alone
+    is known, that is what leads to the answer in the exemplars (the protocol's `lead`).
+    """
+    needs("study", "lm_eval")
+    from lm_eval.utils import apply_template
+
+    asked = []
+    for sample in samples:
+        row = _row(sample, tokenizer, form["context_tokens"])
+        choices = None if sample.choices is None else [form["delimiter"] + each for each in sample.choices]
+        prompt, lead = (apply_template(form[name], row) for name in ("prompt", "lead"))
+        gold = sample.gold or sample.messages[-1]["content"].strip()
+        asked.append(Question(sample.id, prompt.strip(), lead, gold, choices, sample.answer))
+    return asked
 
 
 def measure(

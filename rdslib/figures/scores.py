@@ -26,6 +26,11 @@ METRIC = "bits per byte, relative to untuned"
 # Measured scores, of these figures and of tables.
 
 
+def bare_score(study: Study, runs: list[Run], task: str | None = None) -> dict[str, float]:
+    """The same columns for bare answers: `bare`, `bare_low`, `bare_high`."""
+    return _estimated(study.relative(runs, task, bare=True), "bare")
+
+
 def measured_score(study: Study, runs: list[Run], task: str | None = None) -> dict[str, Any]:
     """The columns of a score: the mean of some runs, or of a task's, with its interval."""
     found = study.relative(runs, task)

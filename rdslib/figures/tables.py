@@ -29,8 +29,9 @@ from rdslib.figures.base import (
     published,
     span,
 )
-from rdslib.figures.scores import difference, measured_note, measured_score, not_run
-from rdslib.pipeline.study import Study
+from rdslib.figures.scores import bare_score, difference, measured_note, measured_score, not_run
+from rdslib.pipeline.step import Step
+from rdslib.pipeline.study import Run, Study
 
 # What stands for a missing number, and before a negative one.
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -221,28 +222,36 @@ def _tab1_measured(study: Study) -> pd.DataFrame:
     """A selection, and a model, for each task."""
     grid = study.experiment.grid
     pools = {pool: list(methods) for pool, methods in grid.single_task.items()}
-    rows = _by_task(study, pools, grid.single_task_budget, multi=False)
+    rows = _by_task(study, pools, grid.single_task_budget, multi=False, bare=False)
     gone = not_run(study)
     rows += [{**row, "task": task} for row in gone for task in study.task_names]
     return pd.DataFrame(rows + [{**row, "task": AVERAGE} for row in gone])
 
 
 def _tab2_measured(study: Study) -> pd.DataFrame:
-    return _multi_task(study, "all")
+    return _multi_task(study, "all", bare=True)
+
+
+def _tab2_steps(study: Study, runs: list[Run]) -> list[Step]:
+    """Evaluations, and those of bare answers at the largest budget."""
+    largest = [run for run in runs if run.budget == max(study.experiment.grid.multi_task_budgets)]
+    return evaluated(study, runs) + study.evaluations([study.untuned(), *largest], bare=True)
 
 
 def _tab3_measured(study: Study) -> pd.DataFrame:
-    return _multi_task(study, study.experiment.grid.second_pool)
+    return _multi_task(study, study.experiment.grid.second_pool, bare=False)
 
 
-def _multi_task(study: Study, pool: str | None) -> pd.DataFrame:
+def _multi_task(study: Study, pool: str | None, bare: bool) -> pd.DataFrame:
     """One selection for all tasks, at the largest budget; no rows without a pool."""
     grid = study.experiment.grid
     pools = {pool: list(grid.multi_task_methods)} if pool is not None else {}
-    return pd.DataFrame(_by_task(study, pools, max(grid.multi_task_budgets, default=0), multi=True))
+    return pd.DataFrame(_by_task(study, pools, max(grid.multi_task_budgets, default=0), True, bare))
 
 
-def _by_task(study: Study, pools: dict[str, list[str]], budget: int, multi: bool) -> list[dict[str, Any]]:
+def _by_task(
+    study: Study, pools: dict[str, list[str]], budget: int, multi: bool, bare: bool
+) -> list[dict[str, Any]]:
     return [
         {
             "method": method,
@@ -250,6 +259,7 @@ def _by_task(study: Study, pools: dict[str, list[str]], budget: int, multi: bool
             "pool_size": study.pool_size(pool),
             "budget": budget,
             **measured_score(study, runs, task),
+            **(bare_score(study, runs, task) if bare else {}),
             "note": measured_note(study),
         }
         for pool, methods in pools.items()
@@ -277,6 +287,23 @@ def _tasks_set(table: pd.DataFrame) -> Tables:
     marks = f"Bold: the best of its column among methods that had the same pool.{_small(table)}"
     marks += gap if base.gaps(table).any() else ""
     return Tables([_tasks_part(*part) for part in base.by_origin(table)], [marks, *base.notes(table, name)])
+
+
+def _tab2_set(table: pd.DataFrame) -> Tables:
+    """As Table 1, and once more for bare answers, where they were measured."""
+    whole = _tasks_set(table)
+    if "bare" not in table or table["bare"].isna().all():
+        return whole
+    rows = table[table["bare"].notna()]
+    names = {"bare": "score", "bare_low": "low", "bare_high": "high"}
+    bare = rows.drop(columns=[*names.values()]).rename(columns=names)
+    part = _tasks_part("Measured: the bare answer", bare)
+    forms = (
+        "Bits are of the response in the form that the task's protocol asks for, after its exemplars; of the "
+        "bare answer, they are of the answer alone after the question alone, so that a model that has learnt "
+        "to explain first, as the exemplars do, is marked down for it."
+    )
+    return Tables([*whole.parts, part], [*whole.notes, forms])
 
 
 def _tasks_part(title: str, rows: pd.DataFrame) -> Part:
@@ -409,9 +436,9 @@ FIGURES = {
         "Table 2",
         partial(published, "tab2"),
         _tab2_measured,
-        _tasks_set,
+        _tab2_set,
         Study.multi_task_runs,
-        evaluated,
+        _tab2_steps,
     ),
     "tab3_second_pool": Figure(
         "Table 3",

@@ -177,11 +177,25 @@ class Pipeline:
         left = sorted(in_order(laid_out), key=lambda step: step.name in late)
         self.store.progress.plan(self.store.missing(left), self.store.has)
         groups: dict[str, list[Step]] = {}
+        readers: dict[str, set[str]] = {}
         for each in left:
             groups.setdefault(each.group, []).append(each)
+            for read in each.inputs:
+                readers.setdefault(read.hash, set()).add(each.hash)
+
+        def made(group: list[Step]) -> bool:
+            if not self.store.try_make(group):
+                return False
+            for each in group:
+                for read in each.inputs:
+                    readers[read.hash].discard(each.hash)
+                    if read.transient and not readers[read.hash]:
+                        self.store.drop(read)
+            return True
+
         passes = list(groups.values())
         while passes:
-            before, passes = len(passes), [group for group in passes if not self.store.try_make(group)]
+            before, passes = len(passes), [group for group in passes if not made(group)]
             if len(passes) == before:
                 time.sleep(0.2)
 

@@ -29,7 +29,8 @@ class Step:
     also in mappings and lists. `marks` are part of the key too, and are not passed: what the function depends
     on by itself, such as the device. `given` is passed, and is not part of the key. `label` is what a person
     reads while the step runs; `weight` is its expected share of the time, in any unit that is common to the
-    steps of one name. Steps whose arguments differ in `joined_by` alone are made in one call.
+    steps of one name. Steps whose arguments differ in `joined_by` alone are made in one call. The files of a
+    `transient` step's artifact are removed once what reads them is made; its manifest stays.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Step:
     label: str = ""
     weight: float = 1.0
     joined_by: str | None = None
+    transient: bool = False
     _known: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -137,11 +139,12 @@ class Kind:
         weight: float = 1.0,
         marks: Mapping[str, Any] | None = None,
         given: Mapping[str, Any] | None = None,
+        transient: bool = False,
         **arguments: Any,
     ) -> Step:
         """Lay out a step that calls the function with these arguments (see `Step`)."""
         call = self.function.__name__, self.version, self.function
-        return Step(*call, arguments, marks or {}, given or {}, label, weight, self.joined_by)
+        return Step(*call, arguments, marks or {}, given or {}, label, weight, self.joined_by, transient)
 
 
 def step(version: int, joined_by: str | None = None) -> Callable[[Callable[..., Any]], Kind]:

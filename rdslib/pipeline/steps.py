@@ -81,7 +81,7 @@ def model_folder(artifact: Path) -> Path:
     return pointed(artifact)
 
 
-@step(version=1)
+@step(version=3)
 def task(work: Work, settings: Task, pinned: Mapping[str, Download], seed: int) -> dict[str, Any]:
     """Read the query and test samples of a task."""
     data = tasks.build_task(settings, Archives(pinned, cache_dir()), seed)

@@ -146,9 +146,23 @@ class Store:
                     _remove(place)
             self._verified.discard(each.hash)
 
+    def drop(self, step: Step) -> None:
+        """Remove the files of an artifact and keep its manifest; a step that reads them has them made again.
+
+        What another process is at work on is left as it is.
+        """
+        with contextlib.suppress(filelock.Timeout), self._locked([step], wait=False):
+            manifest = _manifest_of(self.path(step))
+            if manifest is not None and manifest["files"]:
+                dropped = {**manifest, "files": {}, "shards": {}, "dropped": sorted(manifest["files"])}
+                write_manifest(self.path(step), dropped)
+                for each in _strange(self.path(step), dropped):
+                    _remove(each)
+        self._verified.discard(step.hash)
+
     def make(self, step: Step) -> Path:
         """Return the artifact's folder, with every byte as its manifest says; make it if it is not so."""
-        self._make([step], wait=True)
+        self._make([step], wait=True, whole=True)
         return self.path(step)
 
     def try_make(self, steps: Sequence[Step]) -> bool:
@@ -158,25 +172,27 @@ class Store:
             Whether they are made: False where another process is making one of them, or of their inputs.
         """
         try:
-            self._make(steps, wait=False)
+            self._make(steps, wait=False, whole=False)
         except filelock.Timeout:
             return False
         return True
 
-    def _make(self, steps: Sequence[Step], wait: bool) -> None:
+    def _make(self, steps: Sequence[Step], wait: bool, whole: bool) -> None:
+        """Make what is missing; unless it must be `whole`, an artifact whose files were dropped is there."""
         for each in steps[0].unsettled:
-            self._make([each], wait)
+            self._make([each], wait, whole=True)
         left = [each for each in steps if each.hash not in self._verified]
         if not left:
             return
         with self._locked(left, wait):
-            broken = [each for each in left if not self._is_there(each)]
+            broken = [each for each in left if not self._is_there(each, whole)]
             if broken:
                 for each in broken[0].inputs:
-                    self._make([each], wait)
+                    self._make([each], wait, whole=True)
                 with self.progress.step(broken):
                     self._call(broken)
-        self._verified |= {each.hash for each in left}
+        if whole or not any(each.transient for each in left):
+            self._verified |= {each.hash for each in left}
 
     @contextlib.contextmanager
     def _locked(self, steps: Sequence[Step], wait: bool) -> Iterator[None]:
@@ -195,7 +211,7 @@ class Store:
                     ) from error
             yield
 
-    def _is_there(self, step: Step) -> bool:
+    def _is_there(self, step: Step, whole: bool) -> bool:
         """Whether a step's artifact is whole; what is wrong with it is named, and it is taken apart."""
         path, part = self.path(step), self._part(step)
         # A run that was killed at the very end has left it whole, but for its name.
@@ -203,6 +219,9 @@ class Store:
         if place is part and not (part / MANIFEST).exists():
             return False
         if (manifest := _manifest_of(place)) is not None:
+            if whole and "dropped" in manifest:
+                _remove(place)
+                return False
             for each in _strange(place, manifest):
                 self.progress.note(f"{step.name}/{step.hash}: {each.name} is no part of it; removed")
                 _remove(each)

@@ -232,6 +232,7 @@ class Study:
         e = self.experiment
         return train_steps.train.step(
             label=f"train {run}",
+            transient=not e.keep_models,
             weight=4.0 * run.budget * e.train.epochs,
             marks={"device": device_kind()},
             model=self.pipeline.model,
@@ -241,10 +242,16 @@ class Study:
             seed=run.seed,
         )
 
-    def evaluation(self, run: Run, task: str) -> Step:
-        """A run's model on a task's test samples."""
+    def evaluation(self, run: Run, task: str, bare: bool = False) -> Step:
+        """A run's model on a task's test samples, in the form of its protocol if it has one.
+
+        `bare`: the question and the answer alone, whatever the protocol.
+        """
+        protocol = self.task(task).protocol
+        form = None if bare or protocol is None else harness.form(protocol)
         return train_steps.evaluate.step(
-            label=f"evaluate {run} on {task}",
+            label=f"evaluate {run} on {task}{' (bare)' if bare else ''}",
+            form=form,
             weight=2.0 * self.task(task).test,
             marks={"device": device_kind()},
             **self._tested(run, task),
@@ -260,9 +267,9 @@ class Study:
             "token_budget": self.experiment.evaluate.token_budget or token_budget(),
         }
 
-    def evaluations(self, runs: Iterable[Run]) -> list[Step]:
+    def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
-        return [self.evaluation(run, task) for run in runs for task in self.tasks_of(run)]
+        return [self.evaluation(run, task, bare) for run in runs for task in self.tasks_of(run)]
 
     def measurement(self, run: Run, task: str) -> Step:
         """A run's model on a task's test samples, by its protocol; raises UserError if it has none."""
@@ -324,9 +331,9 @@ class Study:
         """A run's selection: position, id, source, score, picked_by, in order of picking."""
         return self.table(self.selection(run), "selection.parquet")
 
-    def scores(self, run: Run, task: str) -> pd.DataFrame:
+    def scores(self, run: Run, task: str, bare: bool = False) -> pd.DataFrame:
         """A run's evaluation on a task: id, subtask, bits, bytes, correct."""
-        return self.table(self.evaluation(run, task), "scores.parquet")
+        return self.table(self.evaluation(run, task, bare), "scores.parquet")
 
     def measured(self, run: Run, task: str) -> pd.DataFrame:
         """A run on a task by the paper's protocol: id, subtask, score, prompt, responses."""
@@ -353,14 +360,15 @@ class Study:
         """Bits per byte of the reference answers of a task, with its 95% interval."""
         return estimate_mean({task: [self._bits(run, task)]}, *self._bootstrap)
 
-    def relative(self, runs: Sequence[Run], task: str | None = None) -> Estimate:
+    def relative(self, runs: Sequence[Run], task: str | None = None, bare: bool = False) -> Estimate:
         """Bits per byte relative to the untuned model's, mean over tasks and runs; below 1 is better.
 
-        Of the tasks that the runs are for, or of `task` alone. A plain mean over tasks would be that of the
-        tasks with the shortest answers, whose bits per byte are several times those of the others.
+        Of the tasks that the runs are for, or of `task` alone; of `bare` answers, if they are asked for. A
+        plain mean over tasks would be that of the tasks with the shortest answers, whose bits per byte are
+        several times those of the others.
         """
-        base = self._bits_by_task([self.untuned()])
-        return estimate_mean(self._bits_by_task(runs, task), *self._bootstrap, base)
+        base = self._bits_by_task([self.untuned()], bare=bare)
+        return estimate_mean(self._bits_by_task(runs, task, bare), *self._bootstrap, base)
 
     def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
         """`relative` of ours minus that of theirs, paired by test sample."""
@@ -381,15 +389,15 @@ class Study:
         return self.experiment.evaluate.bootstrap, self.experiment.seed
 
     def _bits_by_task(
-        self, runs: Sequence[Run], only: str | None = None
+        self, runs: Sequence[Run], only: str | None = None, bare: bool = False
     ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
         """Bits and bytes by test sample, of each run of a task, for the tasks that the runs are for."""
         return {
-            task: [self._bits(run, task) for run in those]
+            task: [self._bits(run, task, bare) for run in those]
             for task in self.task_names
             if only in (None, task) and (those := [run for run in runs if task in self.tasks_of(run)])
         }
 
-    def _bits(self, run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
-        scores = self.scores(run, task)
+    def _bits(self, run: Run, task: str, bare: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        scores = self.scores(run, task, bare)
         return scores["bits"].to_numpy(), scores["bytes"].to_numpy()

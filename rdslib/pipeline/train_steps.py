@@ -6,6 +6,7 @@ select -> train -> evaluate, measure
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,20 +60,30 @@ def _model_of(model: Path, trained: Path | None) -> tuple[ModelCache, PreTrained
     return cache, cache.base() if trained is None else cache.trained(trained)
 
 
-@step(version=1)
+@step(version=2)
 def evaluate(
-    work: Work, model: Path, trained: Path | None, task: Path, max_length: int, token_budget: int
+    work: Work,
+    model: Path,
+    trained: Path | None,
+    task: Path,
+    form: Mapping[str, Any] | None,
+    max_length: int,
+    token_budget: int,
 ) -> dict[str, Any]:
-    """Score test samples: `scores.parquet` has bits, bytes and correctness of each."""
-    from rdslib.evaluation import likelihood
+    """Score test samples: `scores.parquet` has bits, bytes and correctness of each.
+
+    They are asked as a protocol does (`harness.form`), or by themselves.
+    """
+    from rdslib.evaluation import harness, likelihood
 
     samples = tasks.read_task(task).test
     cache, tuned = _model_of(model, trained)
+    questions = harness.questions(form, samples, cache.tokenizer) if form else likelihood.bare(samples)
     with work.progress.bar(work.label, len(samples), "sample") as bar:
         scores = likelihood.evaluate(
             tuned,
             cache.tokenizer,
-            samples,
+            questions,
             max_length,
             token_budget,
             lambda batch: bar.update(len(batch)),

@@ -26,7 +26,7 @@ from rdslib.seeds import generator
 
 @dataclass(frozen=True)
 class TaskSample(Sample):
-    """A sample to evaluate on: its last message, from the assistant, is the gold response.
+    """A sample to evaluate on: its last message, from the assistant, is the bare gold response.
 
     What follows `answer` is for the task's protocol (`rdslib.evaluation.harness`).
 
@@ -34,6 +34,8 @@ class TaskSample(Sample):
         subtask: What test samples are drawn evenly over.
         choices: The fixed set of responses, as a model would write them, where the task has one.
         answer: Which of `choices` is the gold response.
+        gold: The gold response in the protocol's form, as it follows what the protocol begins the response
+            with; empty where that is the bare one.
         question: The question by itself.
         context: What the question is about, or what its subtask asks for.
         exemplars: Solved questions to show before it (see `exemplar`).
@@ -46,6 +48,7 @@ class TaskSample(Sample):
     subtask: str
     choices: list[str] | None = None
     answer: int | None = None
+    gold: str = ""
     question: str = ""
     context: str = ""
     exemplars: list[dict[str, str]] | None = None
@@ -202,7 +205,8 @@ TEXT = pa.string()
 TEST_SCHEMA = pa.schema(
     [
         *SCHEMA,
-        *((name, TEXT) for name in ("subtask", "question", "context", "program", "entry_point", "test")),
+        *((name, TEXT) for name in ("subtask", "gold", "question", "context")),
+        *((name, TEXT) for name in ("program", "entry_point", "test")),
         *((name, pa.list_(TEXT)) for name in ("choices", "references")),
         ("answer", pa.int32()),
         ("exemplars", pa.list_(pa.struct([(name, TEXT) for name in ("question", "context", "response")]))),

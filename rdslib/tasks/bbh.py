@@ -22,7 +22,7 @@ from rdslib.seeds import generator
 from rdslib.tasks.base import Candidates, Files, TaskSample, exemplar, malformed, register, text_of
 
 # What a chain of thought begins with.
-LEAD = "A: Let's think step by step."
+THOUGHT = "Let's think step by step."
 EXEMPLARS = 3
 
 
@@ -37,8 +37,8 @@ class Subtask(NamedTuple):
         """Return the exemplars as query samples."""
         queries = []
         for index, each in enumerate(self.exemplars):
-            prompt = f"{self.description}\n\nQ: {each['question']}\n{LEAD}"
-            messages = user_assistant(prompt, each["response"])
+            prompt = f"{self.description}\n\nQ: {each['question']}"
+            messages = user_assistant(prompt, f"{THOUGHT}\n{each['response']}")
             queries.append(TaskSample(f"{self.name}/exemplar/{index}", task.name, messages, self.name))
         return queries
 
@@ -49,6 +49,7 @@ class Subtask(NamedTuple):
             task.name,
             user_assistant(f"{self.description}\n\nQ: {question}\nA:", response),
             self.name,
+            gold=f" {response}",
             question=question,
             context=self.description,
             exemplars=self.exemplars,
@@ -223,7 +224,7 @@ def _exemplars(text: str) -> tuple[str, list[dict[str, str]]]:
     """What a subtask asks for, and its exemplars; raises ValueError unless there are three."""
     # Above the line is a canary that asks to keep the text out of training corpora.
     description, *chunks = text.partition("\n-----\n")[2].split("\n\nQ: ")
-    parts = [chunk.partition(f"\n{LEAD}") for chunk in chunks]
+    parts = [chunk.partition(f"\nA: {THOUGHT}") for chunk in chunks]
     exemplars = [exemplar(question.strip(), response.strip()) for question, lead, response in parts if lead]
     if not len(exemplars) == len(chunks) == EXEMPLARS:
         raise ValueError(f"{len(exemplars)} exemplars with a chain of thought, not {EXEMPLARS}")

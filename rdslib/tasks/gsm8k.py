@@ -28,7 +28,8 @@ def _exemplars(task: Task, files: Mapping[str, bytes]) -> tuple[list[dict[str, s
         exemplars = [exemplar(text_of(row, "question"), text_of(row, "target")) for row in rows]
     queries = []
     for index, each in enumerate(exemplars):
-        messages = user_assistant(f"Q: {each['question']}\nA:", each["response"])
+        prompt = f"Answer the following question.\n\nQuestion: {each['question']}"
+        messages = user_assistant(prompt, f"Answer: {each['response']}")
         queries.append(TaskSample(f"exemplar/{index}", task.name, messages, "gsm8k"))
     return exemplars, queries
 
@@ -39,11 +40,13 @@ def _sample(
     """A problem whose gold response is the lines of its worked answer as sentences, and the number."""
     lines = [line.strip() for line in worked.splitlines() if line.strip()]
     steps = " ".join(line if line.endswith((".", "!", "?")) else f"{line}." for line in lines)
+    response = f"{steps} The answer is {answer}."
     return TaskSample(
         key,
         task.name,
-        user_assistant(f"Q: {question}\nA:", f"{steps} The answer is {answer}."),
+        user_assistant(f"Question: {question}\nAnswer:", response),
         "gsm8k",
+        gold=f" {response}",
         question=question,
         exemplars=exemplars,
         references=[answer],

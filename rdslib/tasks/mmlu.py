@@ -7,19 +7,22 @@ import io
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rdslib.data.chat import user_assistant
 from rdslib.params import Task
 from rdslib.tasks.base import Candidates, Files, TaskSample, malformed, only, register
 
 LETTERS = ["A", "B", "C", "D"]
+# What the response to a query begins with, in the paper's code.
+LEAD = "The answer is:"
 
 
 def _sample(
     task: Task, key: str, subject: str, question: str, choices: Iterable[str], answer: int
 ) -> TaskSample:
-    name = subject.replace("_", " ")
-    about = f"The following are multiple choice questions (with answers) about {name}."
+    # The paper's code has two spaces before a subject.
+    about = f"The following are multiple choice questions (with answers) about  {subject.replace('_', ' ')}."
     listed = [f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, choices, strict=True)]
     asked = "\n".join([question.strip(), *listed])
     return TaskSample(
@@ -29,9 +32,15 @@ def _sample(
         subject,
         choices=LETTERS,
         answer=answer,
+        gold=f" {LETTERS[answer]}",
         question=asked,
         references=[LETTERS[answer]],
     )
+
+
+def _query(sample: TaskSample) -> TaskSample:
+    prompt, response = (message["content"] for message in sample.messages)
+    return replace(sample, messages=user_assistant(prompt, f"{LEAD} {response}"))
 
 
 # --- from packages
@@ -41,6 +50,13 @@ DEV_QUESTION = re.compile(
     r"(.+?)\s\(A\)\s(.+?)\s\(B\)\s(.+?)\s\(C\)\s(.+?)\s\(D\)\s(.+?)\nA: .*answer is \(([ABCD])\)", re.DOTALL
 )
 
+# Where the prompts were written, the `\f` and `\r` of LaTeX commands were taken for escapes, and some became
+# line breaks: `\factorial` is a new line and `actorial`.
+LATEX = {
+    r"\\f": re.compile(r"[\n\f](?=(?:actorial|rac)\{)"),
+    r"\\r": re.compile(r"[\n\r](?=ight(?:arrow)?\b)"),
+}
+
 
 @register("mmlu_dev", downloads={"lm-eval": ("lm_eval/tasks/mmlu/flan_cot_fewshot/_cot_prompts.json",)})
 def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
@@ -48,9 +64,11 @@ def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
     subjects: dict[str, str] = json.loads(only(files[0], "_cot_prompts.json"))
     queries: list[TaskSample] = []
     test: list[TaskSample] = []
-    for subject in sorted(subjects):
+    for subject, text in sorted(subjects.items()):
+        for lost, rest in LATEX.items():
+            text = rest.sub(lost, text)
         good = []
-        for index, chunk in enumerate(subjects[subject].split("\n\nQ: ")[1:]):
+        for index, chunk in enumerate(text.split("\n\nQ: ")[1:]):
             parsed = DEV_QUESTION.match(chunk)
             # A few are damaged: no answer letter, or a fifth choice where four are known.
             if parsed is None or "(E)" in parsed[5]:
@@ -59,7 +77,7 @@ def mmlu_dev(files: Files, task: Task, seed: int) -> Candidates:
             good.append(
                 _sample(task, f"{subject}/{index}", subject, question, choices, LETTERS.index(letter))
             )
-        queries += good[:DEV_QUERIES]
+        queries += map(_query, good[:DEV_QUERIES])
         test += good[DEV_QUERIES:]
     note = "Test samples are held out from MMLU's dev split, two a subject; its test split is not packaged."
     return queries, test, note
@@ -89,4 +107,4 @@ def mmlu_full(files: Files, task: Task, seed: int) -> Candidates:
                 answer = ["0", "1", "2", "3"].index(row[-1])
             key = f"{subject}/{split}/{index}"
             splits[split].append(_sample(task, key, subject, row[0], row[1:-1], answer))
-    return splits["dev"], splits["test"], "MMLU's dev and test splits, whole."
+    return list(map(_query, splits["dev"])), splits["test"], "MMLU's dev and test splits, whole."

@@ -59,7 +59,7 @@ def _sample(task: Task, row: Mapping[str, Any]) -> TaskSample:
     return TaskSample(
         text_of(row, "id"),
         task.name,
-        user_assistant(f"{context}\n\nQuestion: {question}", answers[0]),
+        user_assistant(f"{context}\n\n{question}", answers[0]),
         text_of(row, "title"),
         question=question,
         context=context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,19 +32,21 @@ ASKED = sample(question="3 + 3?", context="On threes.", exemplars=SHOWN, referen
 
 # What each protocol asks, written out. Between <<>> stands the user's turn; what follows is the model's.
 PROMPTS = {
-    "gsm8k": "<<Question: 1 + 1?\nAnswer: It is 2. The answer is 2.\n\n"
-    "Question: 2 + 2?\nAnswer: It is 4. The answer is 4.\n\nQuestion: 3 + 3?\nAnswer:>>",
+    "gsm8k": "<<Answer the following questions.\n\nQuestion: 1 + 1?\nAnswer: It is 2. The answer is 2.\n\n"
+    "Question: 2 + 2?\nAnswer: It is 4. The answer is 4.\n\nQuestion: 3 + 3?>>Answer:",
     "bbh": "<<On threes.\n\nQ: 1 + 1?\nA: Let's think step by step.\nIt is 2. The answer is 2.\n\n"
     "Q: 2 + 2?\nA: Let's think step by step.\nIt is 4. The answer is 4.\n\n"
-    "Q: 3 + 3?\nA: Let's think step by step.>>",
-    "squad": "<<On ones.\n\nQuestion: 1 + 1?\nAnswer: It is 2. The answer is 2.\n\n"
+    "Q: 3 + 3?>>A:",
+    "squad": "<<On ones.\n\n1 + 1?\n\nIt is 2. The answer is 2.\n"
+    "On twos.\n\n2 + 2?\n\nIt is 4. The answer is 4.\nOn threes.\n\n3 + 3?>>",
+    "tydiqa": "<<On ones.\n\nQuestion: 1 + 1?\nAnswer: It is 2. The answer is 2.\n\n"
     "On twos.\n\nQuestion: 2 + 2?\nAnswer: It is 4. The answer is 4.\n\n"
     "On threes.\n\nQuestion: 3 + 3?\nAnswer:>>",
-    "mmlu": "<<Which?\nA. x\nB. y\nAnswer:>>",
+    "mmlu": "<<Which?\nA. x\nB. y\nAnswer:>>The answer is:",
     "alpaca_eval": "<<Which?\nA. x\nB. y\nAnswer:>>",
-    "codex": "<<Which?\nA. x\nB. y\nAnswer:>>Here is the completed function:\n\n```python\ndef f(x):",
+    "codex": "<<Which?\nA. x\nB. y\nAnswer:>>Here is the function:\n\n```python\ndef f(x):",
 }
-PROMPTS |= dict.fromkeys(("tydiqa", "xquad"), PROMPTS["squad"])
+PROMPTS["xquad"] = PROMPTS["tydiqa"]
 OTHERS = sample(
     "Which?\nA. x\nB. y\nAnswer:", "B", choices=["A", "B"], answer=1, references=["def f(x): pass"],
     program="def f(x):\n",
@@ -68,6 +71,24 @@ def test_prompts_are_these_bytes(name, tiny):
     before = format_chat([{"role": "user", "content": user}], "")
     assert found.prompts == [f"{before}\n<|assistant|>\n{begun}"]
     assert len(found.responses[0]) == (10 if name == "codex" else 1)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_bits_are_asked_for_as_the_protocol_asks(name, tiny):
+    given = replace(OTHERS if "Which" in PROMPTS[name] else ASKED, gold=" so")
+    (question,) = harness.questions(harness.form(name), [given], tiny[1])
+    (prompt,) = measure(*tiny, name, [given], 2048, 2, 0, longest=2).prompts
+    before = f"{format_chat([{'role': 'user', 'content': question.prompt}], '')}\n<|assistant|>\n"
+    assert prompt == before + (question.lead.rstrip() if name != "bbh" else "A:")
+    if name == "bbh":
+        assert question.lead == "A: Let's think step by step.\nSo the answer is"
+    assert (question.id, question.gold, question.answer) == ("one", " so", given.answer)
+    assert question.choices == ([" A", " B"] if name == "mmlu" else given.choices)
+
+
+def test_a_gold_response_is_the_bare_one_where_a_task_has_no_other_form(tiny):
+    (question,) = harness.questions(harness.form("squad"), [ASKED], tiny[1])
+    assert (question.gold, question.lead) == ("me", "")
 
 
 def test_contexts_are_cut_to_so_many_tokens(tiny):
@@ -127,11 +148,12 @@ AGREEING = int(os.environ.get("AGREEING_SAMPLES", "2"))
 REAL = [
     ("mmlu", "MMLU", "mini", [], "Answer:"),
     ("gsm8k", "GSM8k", "mini", ["Question:"], "Question: "),
-    ("squad", "Squad", "mini", ["Question:"], "Question: "),
+    ("squad", "Squad", "mini", ["\n"], ""),
     ("bbh", "BBH", "mini", ["\n\nQ:", "\nQ:"], "Q: "),
     ("xquad", "XQuAD", "tasks", ["Question:"], "Question: "),
     ("alpaca_eval", "AlpacaEval", "tasks", [], ""),
 ]
+BEGUN = {"mmlu": "The answer is:", "gsm8k": "Answer:", "bbh": "A:"}
 
 
 def real_samples(mini, task, profile):
@@ -159,15 +181,15 @@ def test_a_real_model_does_as_a_plain_computation_says(name, task, profile, stop
     for each, prompt, responses, score in zip(
         samples, found.prompts, found.responses, found.scores, strict=True
     ):
-        user = prompt.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
+        user, _, begun = prompt.removeprefix("<|user|>\n").partition("\n<|assistant|>\n")
+        assert begun == BEGUN.get(name, "")
         if name in ("mmlu", "alpaca_eval"):
             assert user == each.messages[0]["content"].strip()
         else:
-            end = "\nA: Let's think step by step." if name == "bbh" else "\nAnswer:"
-            assert user.endswith(f"{lead}{each.question}{end}")
+            assert user.endswith(f"{lead}{each.question}" + ("\nAnswer:" if name == "xquad" else ""))
             assert user.count(f"\n{lead}") + user.startswith(lead) >= 1 + len(each.exemplars)
         if name == "mmlu":
-            expected = likeliest(model, tokenizer, prompt, each.choices)
+            expected = likeliest(model, tokenizer, prompt, [f" {choice}" for choice in each.choices]).strip()
             assert score == (expected == each.messages[1]["content"])
         else:
             expected = greedy(model, tokenizer, prompt, 8, stops)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from rdslib.data.chat import Sample, tokenize_chat, tokenize_query, user_assistant
 from rdslib.errors import UserError
-from rdslib.evaluation.likelihood import evaluate
+from rdslib.evaluation import likelihood
+from rdslib.evaluation.likelihood import Question, bare
 from rdslib.models.cache import LayerCache, ModelCache, layers_below_lora
 from rdslib.models.device import compute_dtype
 from rdslib.models.loading import load_causal_lm, load_tokenizer
@@ -35,6 +36,10 @@ def params(**changes):
     return Train(**{**values, **changes})
 
 
+def evaluate(model, tokenizer, samples, *args, **kwargs):
+    return likelihood.evaluate(model, tokenizer, bare(samples), *args, **kwargs)
+
+
 def bits(model, tokenizer, samples):
     return evaluate(model, tokenizer, samples, 128, 300).bits.sum()
 
@@ -56,6 +61,37 @@ def test_bits_and_accuracy_equal_a_naive_computation(tiny_model):
     assert found.bytes.tolist() == [1] * len(TESTS)
 
 
+def test_no_bits_are_counted_of_what_a_response_is_given_to_begin_with(tiny_model):
+    model, tokenizer = load_causal_lm(tiny_model, dtype=torch.float32), load_tokenizer(tiny_model)
+    question = Question("q", "say 1", "So it is", " né.", [" né.", "x"], 0)
+    found = likelihood.evaluate(model, tokenizer, [question], 128, 100)
+    before = tokenizer("<|user|>\nsay 1\n<|assistant|>\nSo it is")["input_ids"]
+    ids = torch.tensor([before + tokenizer(" né.", add_special_tokens=False)["input_ids"]])
+    with torch.inference_mode():
+        logits = model(ids).logits[0].log_softmax(-1)
+    cost = -sum(logits[t - 1, ids[0, t]].item() for t in range(len(before), ids.shape[1]))
+    assert found.bits[0] == pytest.approx(cost / math.log(2), rel=1e-4)
+    assert found.bytes.tolist() == [len("né.".encode())]
+
+
+def test_a_sample_that_is_no_prompt_with_a_response_is_named():
+    for messages in ([], user_assistant("a", "b")[:1], user_assistant("a", "b") * 2):
+        with pytest.raises(UserError, match="test sample q7: is not a prompt and a response"):
+            bare([TaskSample("q7", "t", messages, "t")])
+
+
+def test_choices_are_told_apart_by_the_first_token_in_which_they_differ(tiny_model):
+    model, tokenizer = load_causal_lm(tiny_model, dtype=torch.float32), load_tokenizer(tiny_model)
+    for answer, gold in enumerate((" A", " B")):
+        question = Question("q", "say 1", "So:", gold, [" A", " B"], answer)
+        found = likelihood.evaluate(model, tokenizer, [question], 128, 100)
+        ids = tokenizer("<|user|>\nsay 1\n<|assistant|>\nSo: ", return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            last = model(ids).logits[0, -1]
+        a, b = (last[tokenizer(each, add_special_tokens=False)["input_ids"][0]] for each in "AB")
+        assert found.correct[0] == float((a > b) == (answer == 0))
+
+
 def test_bytes_are_utf8_and_no_choices_means_no_accuracy(tiny_model):
     sample = TaskSample("0", "t", user_assistant("x", " né "), "t")
     found = evaluate(load_causal_lm(tiny_model), load_tokenizer(tiny_model), [sample], 128, 100)
@@ -66,7 +102,8 @@ def test_bytes_are_utf8_and_no_choices_means_no_accuracy(tiny_model):
 @pytest.mark.parametrize(
     ("response", "choices", "expected"),
     [
-        ("ab", {"choices": ["ab", "ac"], "answer": 0}, "its choices begin with the same token"),
+        ("ab", {"choices": ["ab", "ac", "b"], "answer": 0}, "its choices begin with the same tokens"),
+        ("ab", {"choices": ["ab", "abc"], "answer": 0}, "its choices begin with the same tokens"),
         ("y" * 200, {}, "its response does not fit 128 tokens"),
     ],
 )

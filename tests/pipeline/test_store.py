@@ -246,3 +246,52 @@ def test_an_input_that_goes_after_it_was_checked_is_named(tmp_path):
         store.make(second)
     assert not store.has(second)
     assert Store(tmp_path).make(second)
+
+
+def transient_chain(calls, store, readers=2):
+    """A transient step, and steps that read its file."""
+
+    @step(version=1)
+    def train(work):
+        calls.append("train")
+        (work.path / "weights.txt").write_text("9")
+        return {"tokens": 5}
+
+    @step(version=1)
+    def evaluate(work, trained, task):
+        calls.append(f"evaluate {task}")
+        (work.path / "score.txt").write_text((trained / "weights.txt").read_text() + task)
+        return {}
+
+    trained = train.step("train", transient=True)
+    return trained, [evaluate.step("evaluate", trained=trained, task=str(at)) for at in range(readers)]
+
+
+def test_a_dropped_artifact_keeps_its_manifest_and_is_made_again_for_what_reads_it(tmp_path):
+    calls, store = [], Store(tmp_path)
+    trained, (first, second) = transient_chain(calls, store)
+    store.make(first)
+    store.drop(trained)
+    assert contents(store.path(trained)).keys() == {MANIFEST}
+    assert store.has(trained)
+    assert store.manifest(trained)["counts"] == {"tokens": 5}
+    for known in (store, Store(tmp_path)):
+        assert known.try_make([trained])
+        assert known.try_make([first])
+    assert calls == ["train", "evaluate 0"]
+    store.make(second)
+    assert calls == ["train", "evaluate 0", "train", "evaluate 1"]
+    assert (store.path(second) / "score.txt").read_text() == "91"
+    assert (store.path(trained) / "weights.txt").exists()
+
+
+def test_files_that_a_kill_left_of_a_dropped_artifact_are_no_part_of_it(tmp_path):
+    calls, store = [], Store(tmp_path)
+    trained, (first, _) = transient_chain(calls, store)
+    store.make(first)
+    left = (store.path(trained) / "weights.txt").read_bytes()
+    store.drop(trained)
+    (store.path(trained) / "weights.txt").write_bytes(left)
+    assert Store(tmp_path).try_make([trained])
+    assert contents(store.path(trained)).keys() == {MANIFEST}
+    assert calls == ["train", "evaluate 0"]

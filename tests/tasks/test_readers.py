@@ -68,7 +68,7 @@ def test_tydiqa_takes_one_train_question_a_language(form, ending):
     queries, test, _ = found = read("tydiqa_full", files)
     assert [sample.subtask for sample in queries] == ["finnish", "korean"]
     assert queries[1].id == "korean-2-1"
-    assert queries[1].messages == user_assistant("Passage two.\n\nQuestion: Where?", "There")
+    assert queries[1].messages == user_assistant("Passage two.\n\nWhere?", "There")
     assert [sample.id for sample in test] == ["korean-3-1", "finnish-3-2"]
     assert test[0].exemplars == [WHERE]
     assert (test[1].context, test[1].question) == ("Passage three.", "Why?")
@@ -150,10 +150,12 @@ MMLU = b'question,choice0,choice1,choice2,choice3,answer\n"Which, ""really""?", 
 def test_gsm8k_answers_in_sentences_without_the_calculators_marks():
     row = b'{"question": "Q?", "answer": "a\\n2*3=<<2*3=6>>6 b\\n#### 6,000"}'
     queries, (sample,), _ = read("gsm8k_full", COT, {"test.jsonl": row})
-    assert sample.messages == user_assistant("Q: Q?\nA:", "a. 2*3=6 b. The answer is 6000.")
+    assert sample.messages == user_assistant("Question: Q?\nAnswer:", "a. 2*3=6 b. The answer is 6000.")
+    assert sample.gold == " a. 2*3=6 b. The answer is 6000."
     assert sample.references == ["6000"]
     assert sample.exemplars == [{"question": "1+1?", "context": "", "response": "The answer is 2."}]
-    assert queries[0].messages[0]["content"] == "Q: 1+1?\nA:"
+    asked = "Answer the following question.\n\nQuestion: 1+1?"
+    assert queries[0].messages == user_assistant(asked, "Answer: The answer is 2.")
 
 
 TEMPLATE = b"""
@@ -198,7 +200,9 @@ def test_bbh_asks_for_the_answer_after_what_the_subtask_asks_for():
     assert sample.messages[0]["content"] == "Do it.\n\nQ: Question 4\nA:"
     assert (sample.context, sample.references, sample.subtask) == ("Do it.", ["4"], "one")
     assert [each["response"] for each in sample.exemplars][2] == "Thought. So the answer is 2."
-    assert queries[0].messages[0]["content"] == "Do it.\n\nQ: Question 0\nA: Let's think step by step."
+    assert sample.gold == " 4"
+    thought = "Let's think step by step.\nThought. So the answer is 0."
+    assert queries[0].messages == user_assistant("Do it.\n\nQ: Question 0", thought)
     fewer = {**BBH, "cot-prompts/one.txt": PROMPTS.replace("\nA: Let's think", "\nA: Think", 1).encode()}
     with pytest.raises(
         UserError, match=r"cot-prompts/one\.txt: .*2 exemplars with a chain of thought, not 3"
@@ -208,10 +212,21 @@ def test_bbh_asks_for_the_answer_after_what_the_subtask_asks_for():
 
 def test_mmlu_lists_four_choices_below_its_subject():
     files = {"dev/high_school_art_dev.csv": MMLU, "test/high_school_art_test.csv": MMLU}
-    _, (sample,), _ = read("mmlu_full", files)
+    (query,), (sample,), _ = read("mmlu_full", files)
     assert sample.question == 'Which, "really"?\nA. a\nB. b\nC. c\nD. d'
-    assert f"about high school art.\n\n{sample.question}\nAnswer:" in sample.messages[0]["content"]
+    assert f"about  high school art.\n\n{sample.question}\nAnswer:" in sample.messages[0]["content"]
     assert (sample.subtask, sample.answer, sample.references) == ("high_school_art", 2, ["C"])
+    assert (sample.gold, sample.messages[1]["content"]) == (" C", "C")
+    assert query.messages == user_assistant(sample.messages[0]["content"], "The answer is: C")
+
+
+def test_mmlus_lost_latex_commands_are_found_again():
+    lost = "Has $\nactorial{n}$, $\x0crac{1}{2}$, $\nrac{1}{2}$, S \nightarrow [0\right]; new\nline, ra\nise."
+    row = f"{lost}\n(A) 1 (B) $\x0crac{{1}}{{3}}$ (C) 3 (D) 4\nA: Let's think. The answer is (B)."
+    text = json.dumps({"algebra": f"About algebra.\n\nQ: {row}"}).encode()
+    ((sample,), _, _) = read("mmlu_dev", {"_cot_prompts.json": text})
+    found = r"Has $\factorial{n}$, $\frac{1}{2}$, $\frac{1}{2}$, S \rightarrow [0\right];"
+    assert sample.question == f"{found} new\nline, ra\nise.\nA. 1\nB. $\\frac{{1}}{{3}}$\nC. 3\nD. 4"
 
 
 def test_a_function_is_split_at_its_docstring():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -89,6 +90,17 @@ def test_mini_samples_are_well_formed(mini):
     queries, test, _ = mini.read["Squad"]
     assert {sample.context for sample in queries}.isdisjoint(sample.context for sample in test)
     assert {sample.subtask for sample in queries}.isdisjoint(sample.subtask for sample in test)
+
+
+def test_no_task_has_lost_an_escape(mini):
+    """What is left of a LaTeX command whose backslash and first letter were taken for one character."""
+    lost = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]|[\n\r\t](?=(actorial|rac|imes|ext|ight|eq|abla)\b)")
+    for data in mini.data.values():
+        for sample in [*data.queries, *data.test]:
+            text = "".join(turn["content"] for turn in sample.messages)
+            assert not lost.search(text), sample.id
+    (algebra,) = (each for each in mini.read["MMLU"][0] if each.id == "abstract_algebra/1")
+    assert algebra.question.startswith(r"The symmetric group $S_n$ has $\factorial{n}$ elements")
 
 
 # --- whole
