@@ -212,6 +212,12 @@ def compute(selection: UserSelection) -> Request:
     pipeline = selection.pipeline
     # Whether the pool can give what is asked is known before a model is loaded.
     asked = _asked(selection)
+    what, turns = selection.turns
+    if asked.k < turns:
+        selection.store.progress.note(
+            f"-k {selection.request.k}: is less than the {turns} {what}, which pick in turns, so that it is "
+            f"their order that decides; ask for {4 * turns} (four each), or give fewer {what}"
+        )
     step = pipeline.selection(asked)
     if not selection.request.resume:
         selection.store.forget(*in_order([step]))

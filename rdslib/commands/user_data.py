@@ -326,6 +326,15 @@ class UserSelection:
         limits = {"most": self.request.max_per_source, "balance": self.request.balance_sources}
         return {name: value for name, value in limits.items() if value}
 
+    @property
+    def turns(self) -> tuple[str, int]:
+        """What takes turns in picking, and how many of it there are: 0 where nothing does."""
+        if not get_scorer(self.request.method).needs_queries:
+            return "queries", 0
+        if len(self.queries) > 1:
+            return "tasks", len(self.queries)
+        return "queries", sum(map(len, self.queries.values()))
+
     def asked(self, counts: Mapping[str, int], sources: Sequence[str]) -> Request:
         """What is asked of a pool of these `counts` and sources (which matter where they are limited).
 

@@ -253,6 +253,21 @@ def test_a_count_beyond_what_is_left_says_what_was_left_out(ask, tmp_path):
     assert len(ask(k="5", **options)[0]) == 5
 
 
+def test_fewer_picks_than_what_picks_in_turns_is_said_once(ask, tmp_path, capsys):
+    queries = [row(f"What is {i} + 5?", "7") for i in range(5)]
+    one = write(tmp_path / "one.jsonl", queries)
+    tasks = write(tmp_path / "tasks.jsonl", [{**each, "task": f"t{i}"} for i, each in enumerate(queries)])
+    for path, what in ((one, "queries"), (tasks, "tasks")):
+        for k, said in (("4", 1), ("5", 0), ("15%", 0)):
+            ask(k=k, queries=path)
+            found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("-k ")]
+            assert len(found) == said
+            assert all(f"-k {k}: is less than the 5 {what}, which" in line for line in found)
+            assert all(line.endswith(f"ask for 20 (four each), or give fewer {what}") for line in found)
+    ask(k="1", queries=one, method="random")
+    assert "-k" not in capsys.readouterr().err
+
+
 def test_a_query_of_two_forms_is_not_told_of_an_option_for_pools(ask, tmp_path):
     both = write(tmp_path / "both.jsonl", [{**row("q", "r"), "prompt": "q"}])
     with pytest.raises(UserError, match="messages and prompt_completion; say which with --format"):
