@@ -64,7 +64,7 @@ def select(
     pool: Data,
     queries: Data | None = None,
     *,
-    model: str | Path,
+    model: str | Path | None = None,
     k: int | str,
     exclude: Data | Sequence[Data] = (),
     **options: Any,
@@ -76,7 +76,8 @@ def select(
             dicts, or the name of a file, of a folder or of a data set of the hub. A null cell is a missing
             field. It is left as it is.
         queries: Samples of what the model should do, in any of these forms.
-        model: The language model: a folder, a hub name or a GGUF file.
+        model: The language model: a folder, a hub name, a GGUF file or a profile's name; by default that of
+            `profile`. Methods that use none need none.
         k: How many, or a percent of the pool as "5%".
         exclude: A test set, or a list of them, in any of these forms.
         **options: The command's other options, with its defaults; `as_` is `--as`.
@@ -303,11 +304,11 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
     Raises:
         UserError: Something cannot be read, selected or written.
     """
-    from rdslib.models.device import CHOICE
-
     check_output(out)
     selection = UserSelection(request)
-    check_apart((out, left_out_of(out), record_of(out)), [*selection.inputs, request.model])
+    check_apart((out, left_out_of(out), record_of(out)), selection.inputs)
+    from rdslib.models.device import CHOICE  # loads torch, which what is refused has no need of
+
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
     counts = {**counts, "selected": asked.k, "left": counts["kept"] - asked.k}

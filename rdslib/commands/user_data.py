@@ -37,8 +37,19 @@ from rdslib.data.reader import (
 )
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
-from rdslib.methods import get_scorer, load_plugins
-from rdslib.params import Encode, Ifd, Less, Model, Settings, Train, load_profile, profile_path
+from rdslib.methods import get_extractor, get_scorer, load_plugins
+from rdslib.params import (
+    NO_MODEL,
+    Encode,
+    Ifd,
+    Less,
+    Model,
+    Settings,
+    Train,
+    find_model,
+    load_profile,
+    profile_path,
+)
 from rdslib.pipeline.step import Step, step
 from rdslib.pipeline.steps import POOL
 from rdslib.pipeline.store import Store, Work
@@ -270,8 +281,6 @@ class UserSelection:
     """
 
     def __init__(self, request: SelectRequest, tables: Mapping[str, Table] | None = None) -> None:
-        from rdslib.pipeline.pipeline import Pipeline, executor  # loads torch
-
         self.request = request
         settings, plugins = _settings(request)
         scorer = get_scorer(request.method)
@@ -279,6 +288,8 @@ class UserSelection:
             raise UserError(
                 f"--method {request.method}: needs --queries, samples of what the model should do"
             )
+        if any(get_extractor(each).uses_model for each in scorer.features):
+            _check_model(settings.model, request.method)
 
         def data(part: str, name: str) -> UserData:
             return UserData(part, tables[part]) if tables and part in tables else UserData(name)
@@ -286,14 +297,18 @@ class UserSelection:
         self.pool = data("pool", request.pool)
         self.tests = [data(f"exclude_{i}", name) for i, name in enumerate(request.exclude or ())]
         self.queries: dict[str, list[Row]] = {}
-        # The files that are read, beside the model's.
+        # The files that are read, and the model, which may be a name.
         self.inputs = [path for each in (self.pool, *self.tests) for path in each.files] + plugins
+        if settings.model.path:
+            self.inputs.append(Path(settings.model.path))
         if request.profile is not None:
             self.inputs.append(profile_path(request.profile))
         if request.queries is not None:
             queries = data("queries", request.queries)
             self.queries = _read_queries(queries, request.method)
             self.inputs += queries.files
+        from rdslib.pipeline.pipeline import Pipeline, executor  # loads torch
+
         self.pipeline = Pipeline(
             settings,
             user_pool.step(
@@ -369,12 +384,17 @@ def code_of(profile: str) -> list[str]:
 
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
-    model = Model(title=request.model, path=request.model)
-    paper = Settings(
-        seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA)
-    )
+    model, downloads = find_model(request.model) if request.model is not None else (NO_MODEL, {})
     if request.profile is None:
-        return paper, []
+        # Embedding models that packages have are the default profile's.
+        mini = load_profile("mini").experiment
+        assert mini is not None
+        used = {each.download for each in mini.embedders.values()}
+        downloads |= {name: each for name, each in mini.downloads.items() if name in used}
+        return Settings(
+            seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA),
+            embedders=mini.embedders, downloads=downloads,
+        ), []  # fmt: skip
     given = load_profile(request.profile).experiment
     if given is None:
         raise UserError(f"profile {request.profile}: has no experiment to take parameters from; give another")
@@ -384,7 +404,26 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     fields = {name: getattr(given, name) for name in Settings.model_fields}
     # The whole of the user's pool is what there is to prepare on.
     ifd = given.ifd and given.ifd.model_copy(update={"pool": "all"})
-    return Settings(**{**fields, "seed": request.seed, "model": model, "ifd": ifd}), plugins
+    changes: dict[str, Any] = {
+        "seed": request.seed,
+        "ifd": ifd,
+        "downloads": {**given.downloads, **downloads},
+    }
+    changes["model"] = given.model if request.model is None else model
+    return Settings(**{**fields, **changes}), plugins
+
+
+def _check_model(model: Model, method: str) -> None:
+    """Raise UserError, before anything is made, unless there is a model, here or on the hub."""
+    from rdslib.models.folder import folder_of
+
+    if model == NO_MODEL:
+        raise UserError(
+            f"--method {method}: needs --model: a folder, a hub name, a GGUF file, or the name of a profile, "
+            "such as mini, for its model"
+        )
+    if model.path is not None:
+        folder_of(model.path, weights=False)
 
 
 def _count_of(asked: str, kept: int) -> int:

@@ -256,12 +256,14 @@ class Extractor(ABC):
         prepare_features: Features of other extractors that `prepare` reads.
         per_pool: Whether features of a sample depend on the pool that it is in; they are then made for each
             pool apart. Else those of the whole pool serve every smaller one.
+        uses_model: Whether features depend on the language model; without, there need be none.
         sees: The fields of a sample that its features depend on. They are not made again of a sample for
             which another pool, or other queries, have had them made.
     """
 
     name: str
     version: int = 1
+    uses_model: bool = True
     sees: tuple[str, ...] = ("id", "source", "messages")
     prepares: bool = False
     prepare_features: tuple[str, ...] = ()

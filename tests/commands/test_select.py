@@ -29,7 +29,9 @@ from rdslib.errors import UserError
 from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.encode import encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
-from rdslib.params import RandomModel
+from rdslib.params import ROOT, RandomModel, find_model
+from rdslib.pipeline.step import in_order
+from rdslib.pipeline.study import Study
 from tests.command import rds, refused
 
 
@@ -144,6 +146,47 @@ def test_what_cannot_be_used_is_one_line_exit_code_2_and_leaves_nothing(
     line = refused(capsys, *arguments(options, options["out"]), home=tmp_path_factory.mktemp("home"))
     assert message in line
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("model", ["MODEL", "no/such", "./none", "/none/x", "~/none", None])
+def test_a_model_that_is_not_there_is_refused_before_anything_is_made(given, tmp_path, capsys, model):
+    options = {name: value for name, value in {**given, "model": model}.items() if value is not None}
+    line = refused(capsys, *arguments(options, tmp_path / "out.jsonl"), home=tmp_path / "home")
+    assert (f"model {model}: " if model else "--method rds: needs --model: a folder") in line
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_model_may_be_a_profiles(ask, given, tmp_path):
+    """By its name, its file, or --profile; the artifact is that of the profile's own study."""
+    rows, _ = ask(model="tiny")
+    for options in ({"model": str(ROOT / "params" / "tiny.yaml")}, {"model": None, "profile": "tiny"}):
+        assert ask(**options)[0] == rows
+        study = Study.load("tiny")
+        same = SelectRequest.of({**given, **options, "seed": study.experiment.seed})
+        assert UserSelection(same).pipeline.model.hash == study.pipeline.model.hash
+    reopen(tmp_path / "out.jsonl")
+    # A model that is named counts, and so does a folder that has a profile's name.
+    for name in (given["model"], "tiny"):
+        selection = UserSelection(SelectRequest.of({**given, "model": name, "profile": "tiny"}))
+        assert (selection.pipeline.settings.model.path == given["model"]) == (name != "tiny")
+    (tmp_path / "tiny").symlink_to(given["model"])
+    assert find_model(str(tmp_path / "tiny"))[0].path == str(tmp_path / "tiny")
+
+
+def test_no_model_is_asked_for_where_none_is_used(ask, given):
+    for method in ("random", "random_balanced"):
+        assert len(ask(model=None, queries=None, method=method)[0]) == 9
+    request = SelectRequest.of({**given, "method": "embed_minilm"})
+    for model, used in ((None, False), (given["model"], True)):
+        pipeline = UserSelection(request.model_copy(update={"model": model})).pipeline
+        steps = in_order([pipeline.features("minilm.sentence")])
+        assert ("model" in [step.name for step in steps]) == used
+    assert pipeline.settings.embedders["minilm"].download in pipeline.settings.downloads
+
+
+@pytest.mark.real
+def test_minilm_comes_from_its_package_without_a_profile_or_a_model(ask):
+    assert len(ask(model=None, method="embed_minilm")[0]) == 9
 
 
 METHODS = sorted(set(SCORERS) - {"embed_gtr", "embed_minilm", "embed_nv"})
