@@ -30,8 +30,6 @@ COLOURS = ("#0072B2", "#E69F00")
 FIGURES = (".png", ".svg")
 # Sources that are shown apart, the largest, and characters of a name in the figure.
 LAYERS, LONGEST = 20, 34
-# The source of a selection's rows that name none.
-UNNAMED = "(no source named)"
 
 
 def compare_command(
@@ -95,7 +93,7 @@ class Compared:
         return notes
 
 
-def compare(a: Path, b: Path, form: str | None = None) -> Compared:
+def compare(a: Path | str, b: Path | str, form: str | None = None) -> Compared:
     """Compare two files: what `rds select` has written, or other data that `read_rows` reads.
 
     Holds a few hundred bytes a sample.
@@ -108,7 +106,7 @@ def compare(a: Path, b: Path, form: str | None = None) -> Compared:
     Raises:
         UserError: Something cannot be read, or a rank or score is no number.
     """
-    read = [_read(path, form) for path in (a, b)]
+    read = [_read(Path(path), form) for path in (a, b)]
     one, other = (table.drop_duplicates("text").set_index("text") for _, table in read)
     common = one.index.intersection(other.index)
     ranks = pd.concat([each["rank"].reindex(common) for each in (one, other)], axis=1).dropna()
@@ -147,10 +145,9 @@ def _read(path: Path, form: str | None) -> tuple[str | None, pd.DataFrame]:
     rows = []
     for row in read_rows(path, form):
         assert isinstance(row, Row)  # a bad one is an error
-        # In the pool, the source of rows that name none was the name of their file.
-        named = row.record.get("source") or row.record.get("dataset") or not selected
         text = hashlib.blake2b(repr(text_key(row.sample)).encode(), digest_size=16).digest()
-        source = row.source if named else UNNAMED
+        # What it was in the pool, where a selection's rows may name none.
+        source = str(row.record.get("rds_source") or row.source)
         rows.append((text, source, _number(row, "rds_rank"), _number(row, "rds_score")))
     return method, pd.DataFrame(rows, columns=["text", "source", "rank", "score"])
 

@@ -184,6 +184,23 @@ def test_no_model_is_asked_for_where_none_is_used(ask, given):
     assert pipeline.settings.embedders["minilm"].download in pipeline.settings.downloads
 
 
+def test_picks_of_several_forms_are_said_unless_they_become_one(ask, tmp_path, capsys):
+    alpaca = [{"instruction": f"What is {i}?", "output": f"{i}"} for i in range(9)]
+    mixed = write(tmp_path / "mixed.jsonl", [*POOL[:9], *alpaca])
+    one = write(tmp_path / "one.jsonl", alpaca * 2)
+    for options, said in (({}, 1), ({"as_": "messages"}, 0), ({"pool": one}, 0)):
+        ask(**{"pool": mixed, "k": "18", **options})
+        text = "of the forms alpaca and messages, which trainers do not read from one file; --as messages"
+        assert capsys.readouterr().err.count(text) == said
+
+
+def test_rows_say_their_id_and_source_in_the_pool(ask, tmp_path):
+    pool = [row("a", "b", id="one", source="s"), row("c", "d", rds_id="old", rds_source="old"), row("e", "f")]
+    rows, _ = ask(pool=write(tmp_path / "named.jsonl", pool), k="3", method="random")
+    found = {each["messages"][0]["content"]: (each["rds_id"], each["rds_source"]) for each in rows}
+    assert found == {"a": ("one", "s"), "c": ("1", "named"), "e": ("2", "named")}
+
+
 @pytest.mark.real
 def test_minilm_comes_from_its_package_without_a_profile_or_a_model(ask):
     assert len(ask(model=None, method="embed_minilm")[0]) == 9
