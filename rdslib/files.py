@@ -55,6 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict) or value.pop("checksum", None) != _checksum(value):
         return None
+    value.setdefault("dropped", [])  # manifests of earlier versions have none
     return value
 
 

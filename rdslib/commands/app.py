@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": ("explain", "Say why a sample was picked, or why not."),
     "compare": ("compare", "Compare two selections: their overlap, sources and scores."),
     "evaluate": ("evaluate", "Score models on a profile's tasks."),
+    "export": ("export", "Write the model of one run as a plain model folder."),
     "help": ("run", ""),
 }
 # Plain text: panels of rich squeeze the options' names, and every word of the help, into half of 80 columns.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rdslib.commands.outputs import check_apart
 from rdslib.errors import UserError, needs, plain
 from rdslib.params import ROOT, load_profile, profile_path
+
+if TYPE_CHECKING:
+    from rdslib.pipeline.store import Store
 
 # What a study imports, sooner or later.
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
@@ -36,6 +40,10 @@ def run_command(
         Literal["local", "ray"] | None,
         typer.Option(help="Where features and scores are computed; by default the profile's."),
     ] = None,
+    record: Annotated[
+        list[Path] | None,
+        typer.Option("--records", help="A records.parquet: what is in it is not computed; may be repeated."),
+    ] = None,
 ) -> None:
     """Compute what a profile's figures need, and draw them through their notebooks.
 
@@ -48,12 +56,16 @@ def run_command(
     from rdslib.figures.notebook import run_notebooks
     from rdslib.files import write_whole
     from rdslib.models import device
+    from rdslib.pipeline import records
     from rdslib.pipeline.executors import helpers
     from rdslib.pipeline.study import Study
 
     if profile.endswith((".yaml", ".yml")):
         profile = str(Path(profile).resolve())
     study = Study.load(profile, engine=engine)
+    if record:
+        look_up(study.store, record)
+        study = Study.load(profile, engine=engine)  # laid out as it was where the records are from
     out = out or publish.folder_of(study.profile.name)
     wanted = only or list(figures.FIGURES)
     # Executed copies go into a folder `notebooks` there.
@@ -68,6 +80,11 @@ def run_command(
     names = [name for name in wanted if name not in absent]
     steps = [step for name in names for step in figures.steps(study, name, figures.checked(show))]
     missing = len(study.missing(steps))
+    if missing and device.device_kind() != device.this_kind():
+        raise UserError(
+            f"{missing} steps are not in the records, which are of {device.device_kind()}, and this is "
+            f"{device.this_kind()}; leave --records away to compute all here"
+        )
     # A process for each model keeps two cores busier than two threads for one model do; where Ray has
     # workers, they have the cores.
     alone = study.profile.engine == "ray" or device.device().type != "cpu"
@@ -81,7 +98,20 @@ def run_command(
         typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and study.profile.experiment is not None:
         write_whole(out / "records.csv", publish.records_csv(study).encode())
+        every = [step for name in figures.FIGURES for step in figures.steps(study, name)]
+        records.write(study.store, [*study.recorded(), *every], out / records.NAME)
     typer.echo(f"figures are in {out}")
+
+
+def look_up(store: Store, paths: Sequence[Path]) -> None:
+    """Put records into a store, and from now on lay out steps as where they were made."""
+    from rdslib.models.device import KIND
+    from rdslib.pipeline.records import take
+
+    kinds = {take(store, path) for path in paths}
+    if len(kinds) > 1:
+        raise UserError(f"--records: are of several kinds of device, {', '.join(sorted(kinds))}; give one's")
+    os.environ[KIND] = kinds.pop()
 
 
 def help_command(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from rdslib.params import Profile
 from rdslib.pipeline.step import in_order
 
 if TYPE_CHECKING:
+    from rdslib.pipeline.step import Step
     from rdslib.pipeline.study import Study
 
 
@@ -61,7 +63,8 @@ def verify(folder: Path, home: Path | None = None, profile: str | None = None) -
     """Recompute the CSV of every figure in a folder from its artifacts, and compare.
 
     The parameters are those that the figure's JSON holds. Nothing is computed that is not there: without its
-    artifacts a figure has no verdict. `records.csv`, if there is one, is compared as well.
+    artifacts a figure has no verdict. Where the folder has records, they stand in for artifacts that are not
+    here, and the verdict says so. `records.csv`, if there is one, is compared as well.
 
     Args:
         folder: The figures.
@@ -72,7 +75,10 @@ def verify(folder: Path, home: Path | None = None, profile: str | None = None) -
         UserError: The folder has no figures, or a JSON file that does not describe one, or one of methods of
             plug-ins while no profile is given.
     """
-    from rdslib.pipeline.study import Study  # loads torch
+    # These load torch.
+    from rdslib.models.device import recorded_on
+    from rdslib.pipeline import records
+    from rdslib.pipeline.study import Study
 
     found = sorted(folder.glob("*.json"))
     if not found:
@@ -91,10 +97,13 @@ def verify(folder: Path, home: Path | None = None, profile: str | None = None) -
                 )
             experiment = parameters.experiment.model_copy(update={"plugins": ()})
             parameters = parameters.model_copy(update={"experiment": experiment})
-        study = Study(parameters, home)
-        verdicts.append(_verdict(study, path, described))
-    if (folder / "records.csv").is_file():
-        verdicts.append(_records(study, folder / "records.csv"))
+        with recorded_on(described.get("device")):
+            study = Study(parameters, home)
+            if (folder / records.NAME).is_file() and described["origins"] != ["published"]:
+                records.take(study.store, folder / records.NAME)
+            verdicts.append(_verdict(study, path, described))
+            if path == found[-1] and (folder / "records.csv").is_file():
+                verdicts.append(_records(study, folder / "records.csv"))
     return verdicts
 
 
@@ -126,16 +135,24 @@ def _verdict(study: Study, path: Path, described: dict[str, Any]) -> Verdict:
     missing = len(study.missing(steps))
     if missing:
         return Verdict(name, None, f"{missing} of its {len(recorded)} artifacts are not here")
-    return _compared(name, path.with_suffix(".csv"), as_csv(figures.table(study, name, show)))
+    verdict = _compared(name, path.with_suffix(".csv"), as_csv(figures.table(study, name, show)))
+    return replace(verdict, reason=verdict.reason + _of_records(study, in_order(steps)))
+
+
+def _of_records(study: Study, steps: Sequence[Step]) -> str:
+    """How many of a figure's artifacts are records, if any are."""
+    recorded = sum(study.store.manifest(step).get("recorded", False) for step in steps)
+    return f"; {recorded} of {len(steps)} artifacts from records" if recorded else ""
 
 
 def _records(study: Study, path: Path) -> Verdict:
     from rdslib.figures import publish
 
-    missing = len(study.missing(study.evaluations(study.all_runs())))
+    missing = len(study.missing(study.recorded()))
     if missing:
         return Verdict("records", None, f"{missing} of its artifacts are not here")
-    return _compared("records", path, publish.records_csv(study))
+    verdict = _compared("records", path, publish.records_csv(study))
+    return replace(verdict, reason=verdict.reason + _of_records(study, in_order(study.recorded())))
 
 
 def _compared(name: str, path: Path, made: str) -> Verdict:

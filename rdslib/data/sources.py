@@ -30,14 +30,15 @@ DIALOGUE_TURNS = 4
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read lines of `{"messages": [...]}` with an optional `id`: the download, or members of an archive.
 
-    The id is the row number, from 0, where a row gives none. A line that cannot be used, or an id that comes
-    twice in a file, is a UserError that names the line.
+    The id is the row number, from 0, where a row gives none. The source is what the row says it is (`source` or
+    `dataset`), or else the profile's name for all. A line that cannot be used, or an id that comes twice in a
+    file, is a UserError that names the line.
     """
     for name, data in _files(archives, source).items():
         lines = records_of(Part(name, f"{name}:", "", source.name), parse_lines(io.BytesIO(data)))
         for row in rows_of(lines, "messages", queries=True, check=False):
             assert isinstance(row, Row)  # a bad one is an error
-            yield Sample(f"{source.name}/{row.id}", source.name, row.messages)
+            yield Sample(f"{source.name}/{row.id}", row.source, row.messages)
 
 
 def bigbench(archives: Archives, source: Source) -> Iterator[Sample]:

@@ -85,8 +85,8 @@ def styled(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def evaluated(study: Study, runs: list[Run]) -> list[Step]:
-    """Steps of figures of scores: the runs' evaluations and the untuned model's."""
-    return study.evaluations([study.untuned(), *runs])
+    """Steps of figures of scores: the runs' evaluations and the untuned model's, and what runs cost."""
+    return [*study.evaluations([study.untuned(), *runs]), *study.costs(runs)]
 
 
 def picked(study: Study, runs: list[Run]) -> list[Step]:

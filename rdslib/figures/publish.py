@@ -16,6 +16,7 @@ from rdslib import figures
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures.base import Drawn
 from rdslib.files import write_whole
+from rdslib.models.device import device_kind
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Run, Study
 
@@ -50,6 +51,7 @@ def publish(
     if "measured" in described["origins"]:
         described["versions"] = {n: version(n) for n in ("rdslib", "torch", "transformers", "peft", "numpy")}
         described["python"] = platform.python_version()
+        described["device"] = device_kind()
         described["platform"] = f"{platform.system()} {platform.machine()}"
     # The JSON last, as it says that the others are there.
     files = {

@@ -337,8 +337,8 @@ def _tab4_measured(study: Study) -> pd.DataFrame:
     for name in dict.fromkeys([*base.TASKS, *study.task_names]):
         row: dict[str, Any] = {"task": name, "note": "not run"}
         if name in study.task_names:
-            task = study.task_data(name)
-            row |= {"query": len(task.queries), "test": len(task.test), "note": task.note}
+            counts = study.task_counts(name)
+            row |= {"query": counts["queries"], "test": counts["test"], "note": counts["note"]}
         rows.append(row)
     return pd.DataFrame(rows, columns=["task", "query", "test", "note"])
 

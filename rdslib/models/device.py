@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,6 +12,8 @@ from rdslib.errors import UserError
 
 # Which device to use, for this process and those that it starts; by default the first GPU, if there is one.
 CHOICE = "RDSLIB_DEVICE"
+# The kind of device that what is looked up was made on, where that is another one (`recorded_on`).
+KIND = "RDSLIB_RECORDED_ON"
 
 
 def choose(name: str) -> None:
@@ -52,7 +56,7 @@ def token_budget() -> int:
     On a processor what stays in its caches: from 256 to 2,048 tokens made no difference where it was
     measured, and 8,192 was slower. On a GPU enough to keep it busy; that was not measured.
     """
-    return 1024 if device().type == "cpu" else 32_768
+    return 1024 if device_kind().startswith("cpu") else 32_768
 
 
 def compute_dtype() -> torch.dtype:
@@ -65,4 +69,23 @@ def compute_dtype() -> torch.dtype:
 
 def device_kind() -> str:
     """Name the kind of device and its dtype, on which all that a model computes depends."""
+    return os.environ.get(KIND) or this_kind()
+
+
+def this_kind() -> str:
+    """Name the kind of this device, whatever is looked up."""
     return f"{device().type}-{str(compute_dtype()).removeprefix('torch.')}"
+
+
+@contextmanager
+def recorded_on(kind: str | None) -> Iterator[None]:
+    """Lay out steps as they were on a device of another kind, to look up what was made there."""
+    before = os.environ.get(KIND)
+    if kind is not None:
+        os.environ[KIND] = kind
+    try:
+        yield
+    finally:
+        os.environ.pop(KIND, None)
+        if before is not None:
+            os.environ[KIND] = before

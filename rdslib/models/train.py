@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,7 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, Train
 
 from rdslib.data.chat import Sample, tokenize_chat
 from rdslib.errors import UserError
-from rdslib.files import write_json
+from rdslib.files import MANIFEST, write_json
 from rdslib.models.device import compute_dtype, device
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.models.optimizer import MasterAdamW
@@ -139,6 +140,19 @@ def save(model: torch.nn.Module, folder: Path) -> None:
         config["base_model_name_or_path"] = None
         write_json(path, config)
         (folder / "README.md").unlink(missing_ok=True)
+
+
+def merge(base: Path, trained: Path, out: Path) -> None:
+    """Write what a training has left as a plain model folder, with the tokenizer of its base model.
+
+    LoRA matrices are added to their weights in float32, whose precision keeps them.
+    """
+    if is_adapter(trained):
+        adapted = PeftModel.from_pretrained(load_causal_lm(base, dtype=torch.float32), str(trained))
+        adapted.merge_and_unload().save_pretrained(out)
+    else:
+        shutil.copytree(trained, out, ignore=shutil.ignore_patterns(MANIFEST))
+    load_tokenizer(base).save_pretrained(out)
 
 
 def is_adapter(trained: Path) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rdslib.data.pool import subset
-from rdslib.methods import COST, features, get_extractor, get_scorer
+from rdslib.methods import get_extractor, get_scorer
 from rdslib.methods.features import split_feature
 from rdslib.models.flops import CostModel, training_flops
+from rdslib.pipeline import steps
 from rdslib.pipeline.pipeline import ALL, Pipeline, Request
 from rdslib.pipeline.step import Step
 
@@ -16,32 +16,37 @@ def measured(pipeline: Pipeline, request: Request) -> float:
     2N a token forward and 6N a token of training, with N the non-embedding parameters of the model that did
     it, and the tokens that were really processed.
     """
+    wanted = steps_of(pipeline, request)
+    pipeline.compute(wanted)
+    return sum(float(pipeline.store.manifest(step)["counts"]["flops"]) for step in wanted)
+
+
+def steps_of(pipeline: Pipeline, request: Request) -> list[Step]:
+    """The steps whose FLOPs add up to a selection's."""
     # Features of one extractor come from one pass.
     passes = {split_feature(feature)[0]: feature for feature in get_scorer(request.method).features}
-    return sum(_of_feature(pipeline, feature, request) for feature in passes.values())
+    return [step for feature in passes.values() for step in _of_feature(pipeline, feature, request)]
 
 
-def _of_feature(pipeline: Pipeline, feature: str, request: Request) -> float:
+def _of_feature(pipeline: Pipeline, feature: str, request: Request) -> list[Step]:
     maker = get_extractor(feature)
-    step = pipeline.features(feature, None, request.pool)
-    cost = _of_pool(pipeline, step, ALL if maker.per_pool else request.pool)
+    whole = pipeline.features(feature, None, request.pool)
+    found = [_cost(pipeline, whole, ALL if maker.per_pool else request.pool)]
     for task in request.targets:
-        cost += _of_pool(pipeline, pipeline.features(feature, task, request.pool), ALL)
+        found.append(_cost(pipeline, pipeline.features(feature, task, request.pool), ALL))
     if maker.prepares:
-        prepared = pipeline.preparation(feature, request.pool)
-        cost += pipeline.store.manifest(prepared)["counts"]["flops"]
+        found.append(pipeline.preparation(feature, request.pool))
         on = maker.prepare_pool(pipeline.settings, request.pool)
         # What the preparation reads, of the pool that it prepares on.
-        for each in maker.prepare_features:
-            cost += _of_pool(pipeline, pipeline.features(each), on or ALL)
-    return cost
+        found += [_cost(pipeline, pipeline.features(each), on or ALL) for each in maker.prepare_features]
+    return found
 
 
-def _of_pool(pipeline: Pipeline, step: Step, pool: str) -> float:
+def _cost(pipeline: Pipeline, features: Step, pool: str) -> Step:
     """FLOPs of features: of all their samples, or, of the whole pool's, of those of a smaller one."""
-    cost = features.read_all(pipeline.store.path(step), COST)
-    draw = pipeline.draws[pool]
-    return float((cost if draw is None else cost[subset(len(cost), *draw)]).sum())
+    return steps.cost.step(
+        label=f"FLOPs of {features.label}", weight=0.1, features=features, draw=pipeline.draws[pool]
+    )
 
 
 def by_formula(pipeline: Pipeline, request: Request, epochs: int) -> float:

@@ -210,7 +210,10 @@ class Pipeline:
         draw = self.draws[name]
         if draw is not None:
             return draw[0]
-        return len(self.pool_file()) if self.store.has(self.pool) else self.size
+        if not self.store.has(self.pool):
+            return self.size
+        counts = self.store.manifest(self.pool)["counts"]  # a user's pool says how many of its rows it kept
+        return int(counts["kept"] if "kept" in counts else counts["samples"])
 
     def pool_file(self, name: str = ALL) -> PoolFile:
         """A pool, which must have been made."""

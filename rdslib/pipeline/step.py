@@ -30,7 +30,8 @@ class Step:
     on by itself, such as the device. `given` is passed, and is not part of the key. `label` is what a person
     reads while the step runs; `weight` is its expected share of the time, in any unit that is common to the
     steps of one name. Steps whose arguments differ in `joined_by` alone are made in one call. The files of a
-    `transient` step's artifact are removed once what reads them is made; its manifest stays.
+    `transient` step's artifact are removed once what reads them is made; its manifest stays. `record` is the
+    file of the artifact that a study's records hold (`rdslib.pipeline.records`), a Parquet table.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Step:
     weight: float = 1.0
     joined_by: str | None = None
     transient: bool = False
+    record: str | None = None
     _known: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -132,6 +134,7 @@ class Kind:
     function: Callable[..., Any]
     version: int
     joined_by: str | None
+    record: str | None = None
 
     def step(
         self,
@@ -144,17 +147,20 @@ class Kind:
     ) -> Step:
         """Lay out a step that calls the function with these arguments (see `Step`)."""
         call = self.function.__name__, self.version, self.function
-        return Step(*call, arguments, marks or {}, given or {}, label, weight, self.joined_by, transient)
+        passed = arguments, marks or {}, given or {}
+        return Step(*call, *passed, label, weight, self.joined_by, transient, self.record)
 
 
-def step(version: int, joined_by: str | None = None) -> Callable[[Callable[..., Any]], Kind]:
+def step(
+    version: int, joined_by: str | None = None, record: str | None = None
+) -> Callable[[Callable[..., Any]], Kind]:
     """Mark a function that makes an artifact.
 
     It gets a `Work` and its arguments by name, with the folders of artifacts in place of steps, writes files
     into `work.path`, and returns counts for the manifest. With `joined_by` it gets, in place of one `Work`
     and that argument, a mapping of the argument's values to their works, and returns a mapping of counts.
     """
-    return lambda function: Kind(function, version, joined_by)
+    return lambda function: Kind(function, version, joined_by, record)
 
 
 def in_order(steps: Iterable[Step]) -> list[Step]:

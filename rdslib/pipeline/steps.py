@@ -82,15 +82,23 @@ def model_folder(artifact: Path | None) -> Path:
     return Path(os.devnull) if artifact is None else pointed(artifact)
 
 
+# The file of a selection's artifact.
+SELECTION = "selection.parquet"
+
+
 @step(version=3)
 def task(work: Work, settings: Task, pinned: Mapping[str, Download], seed: int) -> dict[str, Any]:
     """Read the query and test samples of a task."""
     data = tasks.build_task(settings, Archives(pinned, cache_dir()), seed)
     tasks.write_task(data, work.path)
-    return {"queries": len(data.queries), "test": len(data.test)}
+    return {"queries": len(data.queries), "test": len(data.test), "note": data.note}
 
 
-@step(version=1)
+# The source of each sample of a pool, by itself.
+SOURCES = "sources.parquet"
+
+
+@step(version=2, record=SOURCES)
 def pool(
     work: Work, settings: Pool, pinned: Mapping[str, Download], tests: Sequence[Path], seed: int
 ) -> dict[str, Any]:
@@ -101,8 +109,17 @@ def pool(
         held_out = [sample for folder in tests for sample in tasks.read_task(folder).test]
         samples, counts = build_pool(settings, archives, seed, held_out)
         write_pool(samples, work.path / POOL)
+        sources = pa.array([sample.source for sample in samples]).dictionary_encode()
+        pq.write_table(pa.table({"source": sources}), work.path / SOURCES, compression="zstd")
         bar.update()
     return {"samples": len(samples), "sources": counts}
+
+
+@step(version=1)
+def cost(work: Work, features: Path, draw: Sequence[int] | None) -> dict[str, Any]:
+    """Add up the FLOPs of a feature's samples, or of those of a smaller pool."""
+    found = shards.read_all(features, COST)
+    return {"flops": float((found if draw is None else found[subset(len(found), *draw)]).sum())}
 
 
 @step(version=1)
@@ -204,7 +221,7 @@ def pool_file(pool: Path, draw: Sequence[int] | None = None) -> PoolFile:
     return whole if draw is None else PoolFile(pool / POOL, subset(len(whole), *draw))
 
 
-@step(version=1)
+@step(version=1, record=SELECTION)
 def select(
     work: Work,
     method: str,
@@ -241,7 +258,7 @@ def select(
             "picked_by": picked_by(picked, method, targets),
         }
     )
-    pq.write_table(table, work.path / "selection.parquet")
+    pq.write_table(table, work.path / SELECTION)
     return {"samples": k, "never_offered": picked.refused}
 
 
@@ -267,7 +284,7 @@ def picked_by(picked: round_robin.Selection, method: str, tasks: Sequence[str]) 
 
 def read_selection(artifact: Path) -> pa.Table:
     """The picks of a selection artifact, in order of picking."""
-    return pq.read_table(artifact / "selection.parquet")
+    return pq.read_table(artifact / SELECTION)
 
 
 def give_back_memory() -> None:

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rdslib.errors import UserError, reason_of
 from rdslib.files import MANIFEST, canonical, read_manifest, sha256_of, write_manifest
@@ -92,7 +94,9 @@ class Work:
         path, found = self._store.path(self._step), []
         for each in path.parent.iterdir():
             manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
-            if manifest is not None and fixed(manifest) == fixed(self._step.key):
+            if manifest is None or manifest["dropped"]:
+                continue
+            if fixed(manifest) == fixed(self._step.key):
                 found.append(each)
         return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
 
@@ -108,7 +112,9 @@ class Store:
     def __init__(self, folder: Path, progress: Progress | None = None) -> None:
         self.folder = folder
         self.progress = progress or Progress()
+        # Artifacts that are as their manifests say, and of these, those whose files were dropped.
         self._verified: set[str] = set()
+        self._dropped: set[str] = set()
 
     def path(self, step: Step) -> Path:
         """Where the step's artifact is, or will be."""
@@ -147,18 +153,34 @@ class Store:
             self._verified.discard(each.hash)
 
     def drop(self, step: Step) -> None:
-        """Remove the files of an artifact and keep its manifest; a step that reads them has them made again.
-
-        What another process is at work on is left as it is.
-        """
-        with contextlib.suppress(filelock.Timeout), self._locked([step], wait=False):
+        """Remove an artifact's files and keep its manifest; a step that reads them has them made again."""
+        with self._locked([step], wait=True):
             manifest = _manifest_of(self.path(step))
-            if manifest is not None and manifest["files"]:
-                dropped = {**manifest, "files": {}, "shards": {}, "dropped": sorted(manifest["files"])}
+            if manifest is not None and not manifest["dropped"]:
+                dropped = {**manifest, "dropped": sorted(manifest["files"])}
                 write_manifest(self.path(step), dropped)
                 for each in _strange(self.path(step), dropped):
                     _remove(each)
-        self._verified.discard(step.hash)
+                self._dropped.add(step.hash)
+
+    def take(
+        self, step: str, digest: str, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]
+    ) -> None:
+        """Put a record of an artifact there, with these of its files alone, unless the artifact is there."""
+        path = self.folder / step / digest
+        if _manifest_of(path) is not None:
+            return
+        part = path.with_name(f"{digest}.part")
+        for each in (path, part):
+            _remove(each)
+        part.mkdir(parents=True)
+        files = dict(manifest["files"])
+        for name, table in tables.items():
+            pq.write_table(table, part / name)
+            files[name] = _describe(part / name)
+        dropped = sorted(files.keys() - tables.keys())
+        write_manifest(part, {**manifest, "files": files, "dropped": dropped, "recorded": True})
+        os.replace(part, path)
 
     def make(self, step: Step) -> Path:
         """Return the artifact's folder, with every byte as its manifest says; make it if it is not so."""
@@ -181,7 +203,8 @@ class Store:
         """Make what is missing; unless it must be `whole`, an artifact whose files were dropped is there."""
         for each in steps[0].unsettled:
             self._make([each], wait, whole=True)
-        left = [each for each in steps if each.hash not in self._verified]
+        known = self._verified - self._dropped if whole else self._verified
+        left = [each for each in steps if each.hash not in known]
         if not left:
             return
         with self._locked(left, wait):
@@ -191,8 +214,7 @@ class Store:
                     self._make([each], wait, whole=True)
                 with self.progress.step(broken):
                     self._call(broken)
-        if whole or not any(each.transient for each in left):
-            self._verified |= {each.hash for each in left}
+        self._verified |= {each.hash for each in left}
 
     @contextlib.contextmanager
     def _locked(self, steps: Sequence[Step], wait: bool) -> Iterator[None]:
@@ -219,9 +241,12 @@ class Store:
         if place is part and not (part / MANIFEST).exists():
             return False
         if (manifest := _manifest_of(place)) is not None:
-            if whole and "dropped" in manifest:
+            if manifest["dropped"] and whole:
                 _remove(place)
+                self._dropped.discard(step.hash)
                 return False
+            if manifest["dropped"]:
+                self._dropped.add(step.hash)
             for each in _strange(place, manifest):
                 self.progress.note(f"{step.name}/{step.hash}: {each.name} is no part of it; removed")
                 _remove(each)
@@ -307,7 +332,7 @@ def damage(path: Path, deep: bool = True) -> list[str]:
     if not _in_its_place(path, manifest):
         return [f"it is another artifact, {manifest.get('step')}/{hash_of(manifest)}, in this one's place"]
     problems = []
-    for name, entry in manifest["files"].items():
+    for name, entry in _kept(manifest).items():
         if not (path / name).is_file():
             problems.append(f"{name} is missing")
         elif not sound(path / name, entry, deep):
@@ -331,8 +356,13 @@ def _files(folder: Path) -> list[Path]:
 
 def _strange(path: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """Files that an artifact does not list, but for the journal of one in the making."""
-    listed = {MANIFEST, SHARDS, *manifest["files"]}
+    listed = {MANIFEST, SHARDS, *_kept(manifest)}
     return [each for each in _files(path) if str(each.relative_to(path)) not in listed]
+
+
+def _kept(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of an artifact, without those that were dropped."""
+    return {name: entry for name, entry in manifest["files"].items() if name not in manifest["dropped"]}
 
 
 def _take_apart(part: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -267,6 +267,17 @@ class Study:
             "token_budget": self.experiment.evaluate.token_budget or token_budget(),
         }
 
+    def costs(self, runs: Iterable[Run]) -> list[Step]:
+        """What the FLOPs of runs are added up from, beside their training."""
+        return [
+            step for run in runs if self.training(run) for step in costs.steps_of(self.pipeline, run.request)
+        ]
+
+    def recorded(self) -> list[Step]:
+        """What a study's records are of: all evaluations, and what they cost."""
+        runs = self.all_runs()
+        return [*self.data_steps, *self.evaluations(runs), *self.costs(runs)]
+
     def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
         return [self.evaluation(run, task, bare) for run in runs for task in self.tasks_of(run)]
@@ -303,7 +314,7 @@ class Study:
     def table(self, step: Step, name: str) -> pd.DataFrame:
         """A Parquet file of a step's artifact, which is made if it is missing."""
         self.compute([step])
-        return pq.read_table(self.store.path(step) / name).to_pandas()
+        return pq.read_table(self.store.make(step) / name).to_pandas()
 
     def pool_table(self) -> pd.DataFrame:
         """The pool: id, source, messages."""
@@ -312,14 +323,20 @@ class Study:
     def pool_sources(self) -> pd.Series:
         """The source of each sample of the pool."""
         self.compute([self.pool])
-        return pd.Series(list(self.pipeline.pool_file().sources), name="source")
+        found = pq.read_table(self.store.path(self.pool) / steps.SOURCES)["source"]
+        return found.to_pandas().astype(object)
+
+    def task_counts(self, name: str) -> dict[str, Any]:
+        """How many queries and test samples a task has, and the profile's note before the task's."""
+        self.compute([self.tasks[name]])
+        counts = self.store.manifest(self.tasks[name])["counts"]
+        parts = (self.task(name).note.strip(), counts["note"])
+        return {**counts, "note": " ".join(part for part in parts if part)}
 
     def task_data(self, name: str) -> TaskData:
-        """A task's query and test samples, with the profile's note before the task's."""
+        """A task's query and test samples."""
         self.compute([self.tasks[name]])
-        data = read_task(self.store.path(self.tasks[name]))
-        note = " ".join(part for part in (self.task(name).note.strip(), data.note) if part)
-        return replace(data, note=note)
+        return read_task(self.store.make(self.tasks[name]))
 
     def pool_size(self, name: str) -> int:
         """How many samples a pool has: all, or a named subset."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Tokens that a prompt and its response take, roughly: as many as go into a batch are generated at a time.
 RESPONSE = 256
+SCORES = "scores.parquet"
 
 
 @functools.lru_cache(maxsize=1)
@@ -60,7 +61,7 @@ def _model_of(model: Path, trained: Path | None) -> tuple[ModelCache, PreTrained
     return cache, cache.base() if trained is None else cache.trained(trained)
 
 
-@step(version=2)
+@step(version=2, record=SCORES)
 def evaluate(
     work: Work,
     model: Path,
@@ -98,7 +99,7 @@ def evaluate(
             "correct": scores.correct,
         }
     )
-    pq.write_table(table, work.path / "scores.parquet")
+    pq.write_table(table, work.path / SCORES)
     return {"samples": len(samples)}
 
 

@@ -192,10 +192,10 @@ def read_lines(monkeypatch: pytest.MonkeyPatch, data: bytes) -> list[Sample]:
 
 
 def test_lines_of_messages_are_read_with_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [GOOD, "", GOOD[:-1] + ', "id": 7}', GOOD]
+    rows = [GOOD, "", GOOD[:-1] + ', "id": 7}', GOOD[:-1] + ', "dataset": "flan"}']
     data = b"\xef\xbb\xbf" + "\r\n".join(rows).encode() + b"\r\n"
     samples = read_lines(monkeypatch, data)
-    assert [(sample.id, sample.source) for sample in samples] == [("s/0", "s"), ("s/7", "s"), ("s/2", "s")]
+    assert [(sample.id, sample.source) for sample in samples] == [("s/0", "s"), ("s/7", "s"), ("s/2", "flan")]
     assert samples[0].messages == user_assistant("hi", "yo")
 
 

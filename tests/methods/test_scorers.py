@@ -57,11 +57,11 @@ def whole(method, inputs):
 @pytest.mark.parametrize(
     ("method", "feature"),
     [
-        ("rds", "weighted_all"),
-        ("rds_eos", "last_all"),
-        ("rds_uniform", "uniform_all"),
-        ("rds_prompt", "weighted_prompt"),
-        ("rds_label", "weighted_response"),
+        ("rds", "lm.weighted_all"),
+        ("rds_eos", "lm.last_all"),
+        ("rds_uniform", "lm.uniform_all"),
+        ("rds_prompt", "prompt.weighted_all"),
+        ("rds_label", "label.weighted_all"),
     ],
 )
 def test_rds_scores_are_cosines(tmp_path, method, feature):
@@ -72,9 +72,8 @@ def test_rds_scores_are_cosines(tmp_path, method, feature):
     for folder, vectors, size in ((pool, rows, 10), (queries, wanted, 3)):
         unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
         unit[4:5] = 0  # a sample of the pool without the span
-        write_feature(folder, feature, unit, size)
-    name = f"lm.{feature}"
-    inputs = ScoringInputs(["a"] * 25, 0, {name: pool}, {name: queries})
+        write_feature(folder, feature.split(".")[1], unit, size)
+    inputs = ScoringInputs(["a"] * 25, 0, {feature: pool}, {feature: queries})
     assert [start for start, _ in get_scorer(method).blocks(inputs)] == [0, 10, 20]
     expected = [[np.dot(q, d) / np.linalg.norm(q) / np.linalg.norm(d) for d in rows] for q in wanted]
     scores = whole(method, inputs)
@@ -85,9 +84,9 @@ def test_rds_scores_are_cosines(tmp_path, method, feature):
 
 def test_a_query_without_the_feature_is_an_error_and_no_ranking(tmp_path):
     rows = np.eye(3, dtype=np.float16)
-    write_feature(tmp_path / "pool", "weighted_response", rows, 3)
-    write_feature(tmp_path / "queries", "weighted_response", rows * [[1], [0], [1]], 3)
-    name = "lm.weighted_response"
+    write_feature(tmp_path / "pool", "weighted_all", rows, 3)
+    write_feature(tmp_path / "queries", "weighted_all", rows * [[1], [0], [1]], 3)
+    name = "label.weighted_all"
     inputs = ScoringInputs(["a"] * 3, 0, {name: tmp_path / "pool"}, {name: tmp_path / "queries"})
     with pytest.raises(UserError, match=f"^rds_label: query 1 has no {name}, so that every sample would"):
         whole("rds_label", inputs)

@@ -13,18 +13,24 @@ import sys
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rdslib import figures
 from rdslib.data.chat import tokenize_chat
 from rdslib.data.pool import subset as pool_subset
 from rdslib.errors import UserError
+from rdslib.evaluation import likelihood
 from rdslib.methods import features
-from rdslib.models.loading import load_tokenizer
+from rdslib.models.device import device_kind, recorded_on
+from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.params import ROOT, Download
-from rdslib.pipeline.steps import model_folder
+from rdslib.pipeline import records
+from rdslib.pipeline.steps import SELECTION, model_folder
 from rdslib.pipeline.store import MANIFEST, damage
 from rdslib.pipeline.study import Run, Study
+from rdslib.pipeline.train_steps import SCORES
 from tests.command import rds
 from tests.killing import run_with_kills
 
@@ -76,7 +82,7 @@ def test_every_notebook_runs_and_leaves_its_figure(tiny_home):
 def test_provenance_names_the_artifacts_behind_a_figure(tiny_home, tiny):
     record = json.loads((tiny_home / "figures" / "fig1_pareto.json").read_text())
     assert record["origins"] == ["measured", "published"]
-    assert {"task", "pool", "prepare", "features", "select", "train", "evaluate", "model"} == {
+    assert {"task", "pool", "prepare", "features", "cost", "select", "train", "evaluate", "model"} == {
         artifact["step"] for artifact in record["artifacts"]
     }
     for artifact in record["artifacts"]:
@@ -105,6 +111,105 @@ def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
         trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
         costs.append(2 * parameters * (pool_tokens + query) + 6 * parameters * trained)
     assert table.loc[("rds", 120), "flops"] == pytest.approx(np.mean(costs), rel=1e-5)
+
+
+def test_models_are_dropped_and_one_run_is_exported_by_training_it_again(home, tmp_path):
+    tiny = Study.load("tiny", home=home)
+    (run,) = tiny.runs_of("rds", "all", 12, multi=False)[:1]
+    folders = [tiny.store.path(step) for each in tiny.all_runs() if (step := tiny.training(each))]
+    assert len(folders) > 10
+    assert all([path.name for path in folder.iterdir()] == [MANIFEST] for folder in folders)
+    asked = ("export", "--profile", "tiny", "--method", "rds", "--pool", "all", "-k", 12)
+    unclear = rds(*asked, "--out", tmp_path / "model", home=home)
+    assert (unclear.returncode, unclear.stdout) == (2, "")
+    assert re.search(
+        r"2 runs are meant: rds 12 of all for .* \(seed .*; say which by --method", unclear.stderr
+    )
+    none = rds(*asked, "--seed", 1, "--out", tmp_path / "model", home=home)
+    assert (none.returncode, "has no such run" in none.stderr) == (2, True)
+    assert not (tmp_path / "model").exists()
+    done = rds(*asked, "--task", run.targets[0], "--out", tmp_path / "model", home=home)
+    assert done.returncode == 0, done.stderr
+    model, tokenizer = load_causal_lm(tmp_path / "model"), load_tokenizer(tmp_path / "model")
+    samples, e = tiny.task_data(run.targets[0]).test, tiny.experiment.evaluate
+    found = likelihood.evaluate(model, tokenizer, likelihood.bare(samples), e.max_length, 512)
+    assert found.bits == pytest.approx(tiny.scores(run, run.targets[0])["bits"].to_numpy(), rel=0.02)
+    again = rds(*asked, "--task", run.targets[0], "--out", tmp_path / "model", home=home)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+
+
+def test_records_redraw_and_verify_figures_where_nothing_was_computed(tiny_home, tmp_path):
+    figured, home = tiny_home / "figures", tmp_path / "home"
+    assert (figured / records.NAME).stat().st_size < 300_000
+    done = rds("verify", figured, home=home)
+    assert done.returncode == 0, done.stdout
+    assert re.search(
+        r"fig1_pareto: \d+ rows, the same bytes; (\d+) of \1 artifacts from records", done.stdout
+    )
+    again = rds("verify", figured, home=tiny_home)
+    assert (again.returncode, "from records" in again.stdout) == (0, False)
+    shutil.rmtree(home)
+    drawn = rds(
+        *("run", "--profile", "tiny", "--records", figured / records.NAME, "--out", tmp_path / "drawn"),
+        home=home,
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    for path in figured.glob("*.csv"):
+        assert (tmp_path / "drawn" / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in (home / "artifacts").rglob("*.parquet")} == {SCORES, SELECTION}
+    # What needs files that did not travel has them made again, and they are the same.
+    ours, theirs = Study.load("tiny", home=home), Study.load("tiny", home=tiny_home)
+    pool = contents(ours.store.make(ours.pool))
+    assert pool == contents(theirs.store.path(theirs.pool))
+    assert damage(ours.store.path(ours.pool)) == []
+
+
+def test_records_of_several_machines_are_put_together(tiny, tmp_path):
+    runs, store = tiny.all_runs(), Study.load("tiny", home=tmp_path).store
+    ours = Study.load("tiny", home=tmp_path)
+    for number, some in enumerate((runs[::2], runs[1::2])):
+        path = tmp_path / f"{number}.parquet"
+        records.write(tiny.store, [*tiny.evaluations(some), *tiny.costs(some)], path)
+        assert ours.missing(ours.recorded())
+        assert records.take(store, path) == device_kind()
+    assert not ours.missing(ours.recorded())
+    for run in runs[:3]:
+        assert ours.bits_per_byte(run, ours.tasks_of(run)[0]) == tiny.bits_per_byte(
+            run, ours.tasks_of(run)[0]
+        )
+        assert ours.measured_flops(run) == tiny.measured_flops(run)
+
+
+def test_records_of_another_device_are_looked_up_and_not_gone_on_with(tiny, tmp_path):
+    path, (step, *_) = tmp_path / records.NAME, tiny.evaluations([tiny.untuned()])
+    with recorded_on("cuda-bfloat16"):
+        records.write(tiny.store, [step], path)
+        assert tiny.evaluations([tiny.untuned()])[0].hash != step.hash
+    done = rds("run", "--profile", "tiny", "--records", path, "--out", tmp_path / "x", home=tmp_path / "home")
+    assert done.returncode == 2
+    assert "steps are not in the records, which are of cuda-bfloat16, and this is cpu-" in done.stderr
+
+
+@pytest.mark.parametrize("change", ["text", "columns", "hash", "folder", "manifest"])
+def test_what_is_no_file_of_records_is_one_line(tiny, tmp_path, change):
+    path, store = tmp_path / records.NAME, Study.load("tiny", home=tmp_path / "home").store
+    records.write(tiny.store, tiny.evaluations([tiny.untuned()]), path)
+    table = pq.read_table(path)
+    first = {name: column[0].as_py() for name, column in zip(table.column_names, table.columns, strict=True)}
+    if change == "text":
+        path.write_text("no Parquet")
+    elif change == "columns":
+        pq.write_table(table.drop_columns(["hash"]), path)
+    else:
+        wrong = {"hash": {"hash": "0" * 16}, "folder": {"step": "../x"}, "manifest": {"manifest": "[1]"}}[
+            change
+        ]
+        changed = pa.Table.from_pylist([{**first, **wrong}], schema=table.schema)
+        pq.write_table(changed, path)
+    with pytest.raises(UserError, match=r"records\.parquet: is no file of records \(.*\); give one"):
+        records.take(store, path)
+    assert not (tmp_path / "x").exists()
+    assert not list(tmp_path.glob("home/artifacts/*"))
 
 
 PLUGIN = """

@@ -1,0 +1,67 @@
+"""`rds export`: the fine-tuned model of one run, as a plain model folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rdslib.commands.run import ProfileOption
+from rdslib.errors import UserError
+
+if TYPE_CHECKING:
+    from rdslib.pipeline.study import Run
+
+SHOWN = 8
+
+
+def export_command(
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")],
+    profile: ProfileOption = "mini",
+    method: Annotated[str | None, typer.Option(help="The run's method, such as rds.")] = None,
+    budget: Annotated[int | None, typer.Option("-k", "--budget", help="How many samples it took.")] = None,
+    pool: Annotated[str | None, typer.Option(help="From which pool: all, or a smaller one's name.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="For which task; repeated for a run for several.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With which seed.")] = None,
+) -> None:
+    """Write the model that one run of a profile was fine-tuned to, training it again if need be."""
+    if os.path.lexists(out) or not out.parent.is_dir():
+        raise UserError(f"--out {out}: is there already, or has no folder to be in; name a new folder")
+    from rdslib.models.train import merge
+    from rdslib.pipeline.steps import model_folder
+    from rdslib.pipeline.study import Study
+
+    study = Study.load(profile)
+    wanted = {"method": method, "budget": budget, "pool": pool, "seed": seed, "targets": tuple(task or ())}
+    asked = {name: value for name, value in wanted.items() if value not in (None, ())}
+    runs = [run for run in study.all_runs() if asked.items() <= vars(run).items() and study.training(run)]
+    run = _only(runs, profile)
+    training = study.training(run)
+    assert training is not None
+    study.compute([training])
+    trained, base = study.store.make(training), model_folder(study.store.path(study.pipeline.model))
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
+        merge(base, trained, Path(place) / "model")
+        shutil.move(Path(place) / "model", out)
+    typer.echo(f"{run}, seed {run.seed}: its model is in {out}")
+
+
+def _only(runs: Sequence[Run], profile: str) -> Run:
+    """The one run that was asked for; raises UserError if there is none, or more than one."""
+    if len(runs) == 1:
+        return runs[0]
+    found = "; ".join(f"{run} (seed {run.seed})" for run in runs[:SHOWN])
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    if not runs:
+        raise UserError(f"profile {profile}: has no such run; rds status --profile {profile} lists them")
+    raise UserError(
+        f"profile {profile}: {len(runs)} runs are meant: {found}{more}; "
+        "say which by --method, --budget, --pool, --task and --seed"
+    )
