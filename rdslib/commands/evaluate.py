@@ -19,7 +19,7 @@ from rdslib.errors import UserError, needs
 from rdslib.evaluation.bootstrap import estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
-from rdslib.params import Model, load_profile, profile_path
+from rdslib.params import find_model, load_profile, profile_path
 
 if TYPE_CHECKING:
     from rdslib.pipeline.step import Step
@@ -37,7 +37,10 @@ def evaluate_command(
     profile: ProfileOption = "mini",
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model, a folder or hub name; by default the profile's. Repeated: compared."),
+        typer.Option(
+            help="A folder, a hub name, or a profile's name for its model; by default this one's. Repeated: "
+            "compared."
+        ),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task of the profile; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many test samples a task; 0 is all.")] = 0,
@@ -84,7 +87,7 @@ def evaluate(
 
     Args:
         profile: Its name or file.
-        models: Folders or hub names, in place of the profile's model.
+        models: Folders, hub names or profiles' names, in place of the profile's model.
         tasks: Some of the profile's.
         limit: At most so many test samples of each, drawn with the profile's seed and evenly over subtasks.
         max_response: At most so many tokens of a response.
@@ -146,7 +149,8 @@ def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_respo
     evaluate = e.evaluate.model_copy(update={"max_response": max_response})
     changes: dict[str, Any] = {"tasks": chosen, "evaluate": evaluate}
     if model:
-        changes["model"] = Model(title=model, path=model)
+        changes["model"], downloads = find_model(model)
+        changes["downloads"] = {**e.downloads, **downloads}
     changed = study.profile.model_copy(update={"experiment": e.model_copy(update=changes)})
     return Study(changed, folder=profile_path(profile).resolve().parent)
 
