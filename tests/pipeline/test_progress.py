@@ -31,19 +31,21 @@ def steps_of(label, count):
 
 
 def screen(text, columns=80):
-    """What a terminal shows at the end, and every line that was shown on the way."""
-    lines, shown, at = [""], [], 0
+    """What a terminal shows at the end, and every line on the way; a wide character has two cells."""
+    lines, shown, at = [[]], [], 0
     for part in re.findall(r"\r|\n|[^\r\n]+", text):
         if part == "\n":
-            lines.append("")
+            lines.append([])
         elif part == "\r":
             at = 0
         else:
-            lines[-1] = lines[-1][:at] + part + lines[-1][at + len(part) :]
-            at += len(part)
-            shown.append(lines[-1].rstrip())
+            cells = [cell for each in part for cell in [each, ""][: cell_len(each)]]
+            lines[-1][at : at + len(cells)] = cells
+            at += len(cells)
+            shown.append("".join(lines[-1]).rstrip())
     assert all(cell_len(line) < columns for line in shown), shown
-    return [line.rstrip() for line in lines if line.strip()], [line for line in shown if line]
+    left = ["".join(line).rstrip() for line in lines]
+    return [line for line in left if line], [line for line in shown if line]
 
 
 def everything(reader):
