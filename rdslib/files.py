@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,35 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; what a process that is killed leaves has a hidden name, `.*.part`."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the place of `path` once it is whole and on disk.
+
+    `path` stays if there is an error, and goes if nothing was written. What a process that is killed leaves
+    has a hidden name, `.*.part`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        if temporary.exists():
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in the order given, whole or not at all."""
-    temporary = path.with_name(f"tmp-{path.name}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def canonical(value: Any) -> str:

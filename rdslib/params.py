@@ -157,6 +157,17 @@ class Encode(Strict):
     # Tokens of a batch, padding included; 0 is what suits the device.
     token_budget: int = Field(default=0, ge=0)
     shard_size: int = Field(gt=0)
+    # Who writes a conversation as text, for the features `lm` alone: Tulu's format, as in the paper, or the
+    # tokenizer's own chat template.
+    template: Literal["tulu", "model"] = "tulu"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave Tulu's template out, so that keys are what they were when there was no other."""
+        found: dict[str, Any] = dump(self)
+        if found.get("template") == "tulu":
+            del found["template"]
+        return found
 
 
 class Train(Strict):

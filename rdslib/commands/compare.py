@@ -17,7 +17,8 @@ from rdslib.commands.outputs import check_apart, read_record, record_of
 from rdslib.commands.text import line, show, table
 from rdslib.data.dedup import text_key
 from rdslib.data.formats import form_of
-from rdslib.data.reader import Row, find_input, read_rows
+from rdslib.data.inputs import Input, find_input
+from rdslib.data.reader import Row, read_records, rows_of
 from rdslib.errors import UserError, needs
 from rdslib.methods import SCORERS
 
@@ -43,8 +44,8 @@ def compare_command(
     """Compare two selections: their overlap, sources and scores."""
     if figure is not None:
         check_figure(figure)
-        read = [path for each in (a, b) for path in (*find_input(each).files, record_of(each))]
-        check_apart([figure], read, "--figure")
+        read = [path for each in (a, b) for path in (find_input(each).files if each.is_dir() else [each])]
+        check_apart([figure], [*read, record_of(a), record_of(b)], "--figure")
     compared = compare(a, b, format)
     show(shown(compared))
     if figure is not None:
@@ -62,6 +63,7 @@ class Compared:
         jaccard: Their share of those in either.
         sources: For every source of either, the largest shares first: selection, source, count, share.
         scores: A row for each sample that has one: selection, score.
+        unread: What folders have that is not read.
     """
 
     sides: pd.DataFrame
@@ -69,6 +71,7 @@ class Compared:
     jaccard: float
     sources: pd.DataFrame
     scores: pd.DataFrame
+    unread: list[str]
 
     @property
     def spread(self) -> pd.DataFrame:
@@ -85,7 +88,8 @@ class Compared:
     def notes(self) -> list[str]:
         """What is to be known of the scores: whose are missing, and whether they compare."""
         missing = [name for name in NAMES if name not in set(self.scores["selection"])]
-        notes = [f"No row of {' or '.join(missing)} has rds_score."] if missing else []
+        notes = [f"{note}." for note in self.unread]
+        notes += [f"No row of {' or '.join(missing)} has rds_score."] if missing else []
         first, second = self.sides["method"]
         if first and second and first != second:
             first, second = title_of(first), title_of(second)
@@ -94,7 +98,7 @@ class Compared:
 
 
 def compare(a: Path | str, b: Path | str, form: str | None = None) -> Compared:
-    """Compare two files: what `rds select` has written, or other data that `read_rows` reads.
+    """Compare two files: what `rds select` has written, or other data that is read as a pool is.
 
     Holds a few hundred bytes a sample.
 
@@ -106,7 +110,8 @@ def compare(a: Path | str, b: Path | str, form: str | None = None) -> Compared:
     Raises:
         UserError: Something cannot be read, or a rank or score is no number.
     """
-    read = [_read(Path(path), form) for path in (a, b)]
+    inputs = [find_input(path) for path in (a, b)]
+    read = [_read(Path(path), given, form) for path, given in zip((a, b), inputs, strict=True)]
     one, other = (table.drop_duplicates("text").set_index("text") for _, table in read)
     common = one.index.intersection(other.index)
     ranks = pd.concat([each["rank"].reindex(common) for each in (one, other)], axis=1).dropna()
@@ -129,10 +134,11 @@ def compare(a: Path | str, b: Path | str, form: str | None = None) -> Compared:
     sources["share"] = sources["count"] / sources.groupby("selection")["count"].transform("sum")
     jaccard = len(common) / (len(one) + len(other) - len(common))
     scores = rows.loc[rows["score"].notna(), ["selection", "score"]].reset_index(drop=True)
-    return Compared(sides, len(common), jaccard, sources, scores)
+    unread = [note for given in inputs for note in given.notes]
+    return Compared(sides, len(common), jaccard, sources, scores, unread)
 
 
-def _read(path: Path, form: str | None) -> tuple[str | None, pd.DataFrame]:
+def _read(path: Path, given: Input, form: str | None) -> tuple[str | None, pd.DataFrame]:
     """The method that a selection's record names, and of each row a hash of the text, source, rank, score."""
     method, selected = None, path.is_file() and record_of(path).exists()
     if selected:
@@ -140,10 +146,10 @@ def _read(path: Path, form: str | None) -> tuple[str | None, pd.DataFrame]:
         method = request.method
         if form is None and request.format is not None:
             # The pool's form, unless the rows were given another with `--as messages`.
-            first = next(read_rows(path, on_error="quarantine"))
+            first = next(rows_of(read_records(given), on_error="quarantine"))
             form = form_of(first.record) if isinstance(first, Row) else request.format
     rows = []
-    for row in read_rows(path, form):
+    for row in rows_of(read_records(given), form):
         assert isinstance(row, Row)  # a bad one is an error
         text = hashlib.blake2b(repr(text_key(row.sample)).encode(), digest_size=16).digest()
         # What it was in the pool, where a selection's rows may name none.

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.commands.request import SelectRequest
+from rdslib.data.inputs import folder_split
 from rdslib.errors import UserError, reason_of
-from rdslib.files import sha256_of
+from rdslib.files import replaced, sha256_of
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 RECORD = ".rds.json"
@@ -102,7 +103,8 @@ def not_data(folder: Path, files: Sequence[Path]) -> set[Path]:
         except UserError:
             continue
         found |= {path, left_out_of(out)}
-        inputs = [Path(each) for each in (request.pool, request.queries, *(request.exclude or ())) if each]
+        names = (request.pool, request.queries, *(request.exclude or ()))
+        inputs = [folder_split(each)[0] for each in names if each]
         if any(each.is_absolute() and each.is_relative_to(folder.resolve()) for each in inputs):
             found.add(out)
     return found & set(files)
@@ -125,7 +127,7 @@ def write(
     try:
         with ExitStack() as outputs:
             best, beside, about = (
-                outputs.enter_context(_replaced(path)) for path in (out, left_out_of(out), record_of(out))
+                outputs.enter_context(replaced(path)) for path in (out, left_out_of(out), record_of(out))
             )
             _write(rows, best, out, typed)
             sums = {"output_sha256": sha256_of(best)}
@@ -136,20 +138,6 @@ def write(
     except OSError as error:
         reason = reason_of(error)
         raise UserError(f"{out}: cannot be written ({reason}); free some space, or choose another") from error
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when all is well; `path` goes if it is not written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if temporary.exists():
-            os.replace(temporary, path)
-        else:
-            path.unlink(missing_ok=True)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(rows: Iterator[dict[str, Any]], path: Path, out: Path, typed: pa.Table | None) -> None:

@@ -36,8 +36,8 @@ from rdslib.tasks.base import QUERIES, TEST, read_task
 # Dense bf16 TFLOP/s by the data sheets, and the share of it that is assumed to be made use of.
 GPUS = {"A100 80GB": 312, "H100 SXM": 989, "L40S": 362, "RTX 4090": 165}
 UTILISATION = 0.4
-# Bytes that `NearDuplicates` holds for each row that stays.
-NEAR_DUPLICATE = 7_000
+# Bytes in memory for each row that stays, as measured, at most: what `NearDuplicates` holds, and where it is.
+NEAR_DUPLICATE = 400
 
 
 @with_options(optional=("pool", "k"), without=("as_", "resume"))
@@ -99,27 +99,27 @@ def plan_request(request: SelectRequest) -> Plan:
     counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
     sources: list[str] = []
 
-    def kept() -> Iterator[Sample]:
-        rows = sort_out(selection.pool, selection.tests, request.format, request.on_error, request.dedup)
-        for kind, row, _ in rows:
+    def kept(scratch: Path) -> Iterator[Sample]:
+        given = request.format, request.on_error, request.dedup
+        for kind, row, _ in sort_out(selection.pool, selection.tests, *given, scratch):
             counts.update(["read", kind])
             if kind == "kept" and isinstance(row, Row):
                 sources.append(row.source)
                 yield row.sample
 
-    pool = sample_pool(kept(), request.seed)
-    reading = time.monotonic() - started
-    check_kept(selection.pool.name, counts)
-    asked = selection.asked(counts, sources)
-    steps = in_order([pipeline.selection(asked)])
-    samples = {
-        (pipeline.queries[task].hash, QUERIES): [row.sample for row in rows]
-        for task, rows in selection.queries.items()
-    }
-    facts = {f"rows {kind}": exactly(count) for kind, count in counts.items()}
-    facts["seconds to read the pool"] = exactly(reading)
-    title = f"{request.method}: {asked.k:,} of {request.pool}, {pipeline.settings.model.title}"
     with tempfile.TemporaryDirectory(prefix="rds-plan-") as folder:
+        pool = sample_pool(kept(Path(folder)), request.seed)
+        reading = time.monotonic() - started
+        check_kept(selection.pool.name, counts)
+        asked = selection.asked(counts, sources)
+        steps = in_order([pipeline.selection(asked)])
+        samples = {
+            (pipeline.queries[task].hash, QUERIES): [row.sample for row in rows]
+            for task, rows in selection.queries.items()
+        }
+        facts = {f"rows {kind}": exactly(count) for kind, count in counts.items()}
+        facts["seconds to read the pool"] = exactly(reading)
+        title = f"{request.method}: {asked.k:,} of {request.pool}, {pipeline.settings.model.title}"
         model = Path(pipeline.settings.model.path or "")
         if pipeline.store.has(pipeline.model):
             model = model_folder(pipeline.store.path(pipeline.model))

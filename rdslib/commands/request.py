@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rdslib.data.inputs import in_full
 from rdslib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +29,7 @@ class SelectRequest(BaseModel):
     pool: Annotated[
         str,
         typer.Option(
-            help="What to choose from: a file of JSONL, JSON, Parquet or CSV, a folder, a hub name."
+            help="What to choose from: a file of JSONL, JSON, Parquet or CSV, a folder, a hub name, or -."
         ),
     ]
     k: Annotated[str, typer.Option("-k", help="How many samples to choose, or which percent: 1000, 5%.")]
@@ -77,6 +78,10 @@ class SelectRequest(BaseModel):
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the first GPU, if there is one.")
     ] = None
+    template: Annotated[
+        Literal["tulu", "model"],
+        typer.Option(help="What the model is shown: the paper's format, or its own chat template."),
+    ] = "tulu"
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Where features and scores are computed.")
     ] = "local"
@@ -102,13 +107,9 @@ class SelectRequest(BaseModel):
             name = ".".join(map(str, first["loc"]))
             reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
             raise UserError(f"{name}={first['input']!r}: {reason}") from error
-        paths = {name: _in_full(getattr(given, name)) for name in ("pool", "queries", "model", "profile")}
-        return given.model_copy(update={**paths, "exclude": [_in_full(each) for each in given.exclude or ()]})
-
-
-def _in_full(name: str | None) -> str | None:
-    """A path in full; a name that is no path, such as one of the hub or of a profile, as it is."""
-    return str(Path(name).resolve()) if name and Path(name).exists() else name
+        names = {name: getattr(given, name) for name in ("pool", "queries", "model", "profile")}
+        paths = {name: in_full(value) for name, value in names.items() if value}
+        return given.model_copy(update={**paths, "exclude": [in_full(each) for each in given.exclude or ()]})
 
 
 def parameters(optional: Sequence[str] = (), without: Sequence[str] = ()) -> list[inspect.Parameter]:

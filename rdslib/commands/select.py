@@ -73,8 +73,8 @@ def select(
 
     Args:
         pool: A pandas DataFrame, a pyarrow table, a `datasets.Dataset` or `IterableDataset`, an iterable of
-            dicts, or the name of a file, of a folder or of a data set of the hub. A null cell is a missing
-            field. It is left as it is.
+            dicts, a dict of lists, or the name of a file, of a folder or of a data set of the hub. A null
+            cell is a missing field. It is left as it is.
         queries: Samples of what the model should do, in any of these forms, or a list of prompts.
         model: The language model: a folder, a hub name, a GGUF file or a profile's name; by default that of
             `profile`. Methods that use none need none.
@@ -334,6 +334,7 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
         "pool": pool.hash,
         "selection": selection.pipeline.selection(asked).hash,
         "counts": counts,
+        "streams": selection.streams,
         "version": __version__,
         "device": os.environ.get(CHOICE),
     }
@@ -362,6 +363,11 @@ def reopen(out: Path, profile: str | None = None) -> tuple[UserSelection, Reques
     """
     record = read_record(out)
     request: SelectRequest = record["request"]
+    if streams := record.get("streams"):
+        raise UserError(
+            f"{out}: was selected from a stream ({', '.join(streams)}), which cannot be read again; keep it "
+            "in a file, and select from that"
+        )
     if profile is not None:
         request = SelectRequest.of({**request.model_dump(), "profile": profile})
     elif request.profile is not None and (code := code_of(request.profile)):

@@ -19,11 +19,22 @@ from tqdm import tqdm
 
 from rdslib.data.chat import Sample, format_chat, user_assistant
 from rdslib.data.download import cache_dir
+from rdslib.data.pool import subset
 from rdslib.errors import UserError, reason_of
-from rdslib.methods import COST, Extract, Extracted, Extraction, Extractor, Preparation, get_extractor
+from rdslib.methods import (
+    COST,
+    EXTRACTORS,
+    Extract,
+    Extracted,
+    Extraction,
+    Extractor,
+    Preparation,
+    get_extractor,
+)
 from rdslib.methods.base import ModelUse, token_counts
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import Train
+from rdslib.pipeline.reuse import SAMPLES, digests_of, known_rows
 from rdslib.pipeline.step import File, Step
 from rdslib.seeds import generator
 from rdslib.selection.topk import HELD
@@ -53,25 +64,44 @@ TOKENS, FLOPS, TIME, DISK = range(4)
 
 
 class PoolSample(NamedTuple):
-    """A random sample of a pool in random order, its characters, and those of every row: float64 [n], [N]."""
+    """A random sample of a pool in random order, and what is known of every row.
+
+    Attributes:
+        at: The rows that are sampled, int64 [n].
+        all_sizes: The characters of every row, float64 [N].
+        digests: Of every row, by the fields that they are of, uint8 [N, 16].
+    """
 
     samples: list[Sample]
-    sizes: np.ndarray
+    at: np.ndarray
     all_sizes: np.ndarray
+    digests: Mapping[tuple[str, ...], np.ndarray]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The characters of the sampled rows, float64 [n]."""
+        return self.all_sizes[self.at]
 
 
 def sample_pool(samples: Iterable[Sample], seed: int) -> PoolSample:
     """Draw a sample from a pool, which is gone through once."""
     rng, found = generator(seed, "plan"), array("I")
+    digests = {maker.sees: bytearray() for maker in EXTRACTORS.values()}
 
     def drawn() -> Iterator[tuple[float, int, Sample]]:
         for sample in samples:
             found.append(len(format_chat(sample.messages, "")))
+            for sees, digest in digests.items():
+                digest += digests_of([sample], sees).tobytes()
             yield rng.random(), len(found) - 1, sample
 
     kept = heapq.nlargest(SAMPLE, drawn())
-    sizes = np.array(found, dtype=np.float64)
-    return PoolSample([sample for _, _, sample in kept], sizes[[at for _, at, _ in kept]], sizes)
+    return PoolSample(
+        [sample for _, _, sample in kept],
+        np.array([at for _, at, _ in kept], dtype=np.int64),
+        np.array(found, dtype=np.float64),
+        {sees: np.frombuffer(each, dtype=np.uint8).reshape(-1, 16) for sees, each in digests.items()},
+    )
 
 
 def estimate_total(found: np.ndarray, counted: np.ndarray, all_counted: np.ndarray) -> Total:
@@ -147,10 +177,11 @@ class Costs:
         self.bytes_a_number = compute_dtype().itemsize
         self.why_not: dict[str, str] = {}
         self._measured: dict[str, tuple[Extracted, float] | None] = {}
+        self._encoded = self._reused = 0
 
     @property
     def facts(self) -> dict[str, Total]:
-        """Counts of the pool, the queries and the model."""
+        """Counts of the pool, the queries, the model, and of the samples in what `costs` was asked of."""
         queries = [each for (_, file), each in self.samples.items() if file == QUERIES]
         return {
             "characters": exactly(self.pool.all_sizes.sum()),
@@ -158,6 +189,8 @@ class Costs:
             "queries": exactly(sum(map(len, queries))),
             "query tokens": exactly(sum(self._tokens(each, queries=True).sum() for each in queries)),
             "parameters": exactly(self.parameters),
+            "samples to encode": exactly(self._encoded),
+            "samples reused": exactly(self._reused),
         }
 
     def _tokens(self, samples: Sequence[Sample], cut: int | None = None, queries: bool = False) -> np.ndarray:
@@ -169,10 +202,16 @@ class Costs:
         a_token = np.median(self.pool.sizes / self._tokens(self.pool.samples))
         return float(self.settings.encode.max_length * a_token)
 
-    def over_pool(self, found: np.ndarray) -> Total:
-        """The pool's total of what is known of the first rows of the sample."""
+    def over_pool(self, found: np.ndarray, which: np.ndarray | None = None) -> Total:
+        """The pool's total of what is known of the first rows of the sample.
+
+        `which` are the rows that count, bool [N]; without it all do.
+        """
         sizes, all_sizes = (np.minimum(e, self._limit) for e in (self.pool.sizes, self.pool.all_sizes))
-        return estimate_total(found, sizes[: len(found)], all_sizes)
+        if which is not None and len(found) == len(all_sizes):
+            return exactly(found[which[self.pool.at]].sum())
+        total = estimate_total(found, sizes[: len(found)], all_sizes)
+        return total if which is None else total * (all_sizes[which].sum() / all_sizes.sum())
 
     def costs(self, steps: Sequence[Step]) -> np.ndarray:
         """What steps that are made together cost: a total of each of `TOKENS` and so on, float64 [4, 3]."""
@@ -188,24 +227,43 @@ class Costs:
 
     def _features(self, steps: Sequence[Step]) -> tuple[Total, Total]:
         given, use = steps[0].arguments, self._use(steps)
-        maker = get_extractor(given["extractor"])
-        share = self._rows(given) / len(self.pool.all_sizes)
+        maker, new = get_extractor(given["extractor"]), self._new(steps)
         asked = self.samples[_key(given["samples"])] if given["queries"] else None
         if use is not None:
             samples = self.pool.samples if asked is None else asked
             found = maker.tokens(self.settings, self.tokenizer, samples, asked is not None)
-            tokens = self.over_pool(found) * share if asked is None else exactly(found.sum())
+            tokens = self.over_pool(found, new) if asked is None else exactly(found[new].sum())
             return tokens, tokens * (use.operations * self.parameters)
         measured = self.measured(maker.name)
         if measured is None:
             return UNKNOWN, UNKNOWN
         cost = measured[0].rows[COST]
-        flops = self.over_pool(cost) * share
-        if asked is not None:  # as rows of the pool of as many characters
-            sizes, known = [len(format_chat(each.messages, "")) for each in asked], self.pool.sizes
+        if asked is None:
+            flops = self.over_pool(cost, new)
+        else:  # as rows of the pool of as many characters
+            sizes, known = np.array([len(format_chat(each.messages, "")) for each in asked]), self.pool.sizes
             order = np.argsort(known[: len(cost)])
-            flops = exactly(np.interp(sizes, known[order], cost[order]).sum())
+            flops = exactly(np.interp(sizes[new], known[order], cost[order]).sum())
         return flops * measured[0].counts.get("tokens", 0) / (cost.sum() or 1), flops
+
+    def _new(self, steps: Sequence[Step]) -> np.ndarray:
+        """Which samples pass through a model: of queries bool [queries], else of the whole pool bool [N]."""
+        given, store = steps[0].arguments, self.pipeline.store
+        sees, every = get_extractor(given["extractor"]).sees, self.pool.digests
+        if given["queries"]:
+            digests = digests_of(self.samples[_key(given["samples"])], sees)
+        else:
+            rows = subset(len(every[sees]), *given["draw"]) if given["draw"] else slice(None)
+            digests = every[sees][rows]
+        siblings = {each.arguments["feature"]: store.siblings(each, SAMPLES) for each in steps}
+        new = ~known_rows(siblings, digests)
+        self._encoded += int(new.sum())
+        self._reused += len(new) - int(new.sum())
+        if given["queries"]:
+            return new
+        found = np.zeros(len(every[sees]), dtype=bool)
+        found[rows] = new
+        return found
 
     def _work(self, step: Step) -> tuple[Total, Total]:
         """Tokens and FLOPs of a step other than features."""

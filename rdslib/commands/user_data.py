@@ -20,24 +20,25 @@ from rdslib.commands.outputs import KINDS, not_data
 from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
-from rdslib.data.download import home
+from rdslib.data.download import home, hub_commit
+from rdslib.data.inputs import Input, find_input
 from rdslib.data.pool import PoolWriter, to_table
 from rdslib.data.reader import (
-    Input,
     OnError,
     Record,
     Rejected,
     Row,
     digest_of,
-    find_input,
     read_records,
     records_in_memory,
     rows_of,
     take_rows,
 )
+from rdslib.data.streams import is_stream
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
 from rdslib.methods import get_extractor, get_scorer, load_plugins
+from rdslib.methods.features import split_feature
 from rdslib.params import (
     NO_MODEL,
     Encode,
@@ -101,13 +102,21 @@ class UserData:
         self._input = _found(name) if table is None else None
         # What can be gone through only once is kept.
         self._kept = list(records_in_memory(name, table)) if isinstance(table, Iterator) else None
-        # What else a folder has, which is not read.
-        self.ignored = self._input.ignored if self._input else ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that are read."""
         return self._input.files if self._input else ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a folder has that is not read."""
+        return self._input.notes if self._input else []
+
+    @property
+    def other_splits(self) -> list[str]:
+        """The splits of a folder that are not read."""
+        return list(self._input.others) if self._input else []
 
     def rows(
         self, form: str | None = None, on_error: OnError = "stop", queries: bool = False
@@ -132,21 +141,13 @@ class UserData:
             return [self.name, digest_of(self._records())]
         if self._input.split is None:
             return [[path.name, sha256_of(path)] for path in self._input.files]
-        from huggingface_hub import HfApi
-
-        try:
-            return [self._input.name, self._input.split, HfApi().dataset_info(self._input.name).sha]
-        except Exception as error:  # of the hub's client or the network
-            raise UserError(
-                f"{self._input.name}: is no file or folder, and cannot be had from the hub "
-                f"({' '.join(str(error).split())[:150]}); check the name and the connection"
-            ) from error
+        return [self._input.name, self._input.split, hub_commit(self._input.name)]
 
 
 def _found(name: str) -> Input:
     """What a name stands for; of a folder, without what was selected from what is in it."""
-    found, folder = find_input(name), Path(name)
-    if not folder.is_dir():
+    found = find_input(name)
+    if (folder := found.folder) is None:
         return found
     written = not_data(folder, found.files)
     place = home().resolve()
@@ -160,13 +161,15 @@ def _found(name: str) -> Input:
 
 
 def sort_out(
-    pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str
+    pool: UserData, tests: Sequence[UserData], form: str | None, on_error: OnError, dedup: str, scratch: Path
 ) -> Iterator[tuple[str, Row | Rejected, str]]:
-    """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why."""
+    """Go through every row of a pool: whether it is kept, and if not, as what it is left out and why.
+
+    `scratch` is a folder for a file without a name, of near duplicates.
+    """
     rows = [row for each in tests for row in each.rows(queries=True) if isinstance(row, Row)]
     contamination = Contamination(Sample(row.where, row.source, row.messages) for row in rows)
-    repeats = {"none": None, "exact": ExactDuplicates, "near": NearDuplicates}[dedup]
-    seen = repeats and repeats()
+    seen = NearDuplicates(scratch) if dedup == "near" else ExactDuplicates() if dedup == "exact" else None
     # Where the samples are that duplicates have been looked for among.
     places: list[str] = []
     for row in pool.rows(form, on_error):
@@ -184,7 +187,7 @@ def sort_out(
                 yield "kept", row, ""
 
 
-@step(version=2)
+@step(version=3)
 def user_pool(
     work: Work,
     contents: Any,
@@ -207,7 +210,7 @@ def user_pool(
         (work.path / LEFT_OUT).open("w", encoding="utf-8") as left_out,
         work.progress.bar(work.label, 0, "row") as bar,
     ):
-        for kind, row, reason in sort_out(pool, tests, form, on_error, dedup):
+        for kind, row, reason in sort_out(pool, tests, form, on_error, dedup, work.path):
             counts.update(["read", kind])
             bar.update()
             if isinstance(row, Row) and kind == "kept":
@@ -291,22 +294,43 @@ class UserSelection:
         if any(get_extractor(each).uses_model for each in scorer.features):
             _check_model(settings.model, request.method)
 
+        names = {"pool": request.pool, "queries": request.queries}
+        names |= {f"exclude_{i}": name for i, name in enumerate(request.exclude or ())}
+        self.streams = [
+            name for part, name in names.items() if name and part not in (tables or ()) and is_stream(name)
+        ]
+        if len(set(self.streams)) < len(self.streams):
+            raise UserError(
+                f"{self.streams[0]}: is a stream, which is read once; give it to one option alone"
+            )
+
+        if request.template == "model" and any(split_feature(each)[0] != "lm" for each in scorer.features):
+            raise UserError(
+                f"--template model: --method {request.method} does not use it; leave it out, or take rds or "
+                "a method of perplexity"
+            )
+
         def data(part: str, name: str) -> UserData:
             return UserData(part, tables[part]) if tables and part in tables else UserData(name)
 
         self.pool = data("pool", request.pool)
         self.tests = [data(f"exclude_{i}", name) for i, name in enumerate(request.exclude or ())]
+        for each in self.tests:
+            if splits := each.other_splits:
+                raise UserError(
+                    f"--exclude {each.name}: has several splits; say which, as in {each.name}:{splits[0]}"
+                )
         self.queries: dict[str, list[Row]] = {}
+        read = [self.pool, *self.tests]
+        if request.queries is not None:
+            read.append(data("queries", request.queries))
+            self.queries = _read_queries(read[-1], request.method)
         # The files that are read, and the model, which may be a name.
-        self.inputs = [path for each in (self.pool, *self.tests) for path in each.files] + plugins
+        self.inputs = [path for each in read for path in each.files] + plugins
         if settings.model.path:
             self.inputs.append(Path(settings.model.path))
         if request.profile is not None:
             self.inputs.append(profile_path(request.profile))
-        if request.queries is not None:
-            queries = data("queries", request.queries)
-            self.queries = _read_queries(queries, request.method)
-            self.inputs += queries.files
         from rdslib.pipeline.pipeline import Pipeline, executor  # loads torch
 
         self.pipeline = Pipeline(
@@ -324,11 +348,8 @@ class UserSelection:
             Store(home() / "artifacts"),
             executor(request.engine, plugins),
         )
-        for each in (self.pool, *self.tests):
-            if each.ignored:
-                names = ", ".join(path.name for path in each.ignored[:5])
-                more = ", ..." if len(each.ignored) > 5 else ""
-                self.store.progress.note(f"{each.name}: {len(each.ignored)} not read: {names}{more}")
+        for note in (note for each in read for note in each.notes):
+            self.store.progress.note(note)
 
     @property
     def store(self) -> Store:
@@ -385,6 +406,7 @@ def code_of(profile: str) -> list[str]:
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
     model, downloads = find_model(request.model) if request.model is not None else (NO_MODEL, {})
+    template = {"template": request.template}
     if request.profile is None:
         # Embedding models that packages have are the default profile's.
         mini = load_profile("mini").experiment
@@ -392,8 +414,8 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
         used = {each.download for each in mini.embedders.values()}
         downloads |= {name: each for name, each in mini.downloads.items() if name in used}
         return Settings(
-            seed=request.seed, model=model, encode=ENCODE, ifd=Ifd(train=FULL), less=Less(train=LORA),
-            embedders=mini.embedders, downloads=downloads,
+            seed=request.seed, model=model, encode=ENCODE.model_copy(update=template),
+            ifd=Ifd(train=FULL), less=Less(train=LORA), embedders=mini.embedders, downloads=downloads,
         ), []  # fmt: skip
     given = load_profile(request.profile).experiment
     if given is None:
@@ -408,6 +430,7 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
         "seed": request.seed,
         "ifd": ifd,
         "downloads": {**given.downloads, **downloads},
+        "encode": given.encode.model_copy(update=template),
     }
     changes["model"] = given.model if request.model is None else model
     return Settings(**{**fields, **changes}), plugins

@@ -7,17 +7,29 @@ no turn of Tulu's: it has a header like the others, ``<|tool|>``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+
+from rdslib.data.prefix import prefix, splits_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant", "tool")
 HEADER = len("<|assistant|>\n")
+# Characters that are tokenised at once. A tokenizer holds some 100 bytes for each token of the whole text,
+# also of what it cuts off.
+HELD = 2**20
+# Characters of a text that are looked at first, for each token that is wanted.
+CHARS = 8
 # A shortened conversation: characters of a message, and messages.
 WIDTH, TURNS = 240, 4
+
+
+# Tokens, and where each is in a text: [start, end).
+Placed: TypeAlias = tuple[list[int], list[tuple[int, int]]]
 
 
 class Message(TypedDict):
@@ -80,25 +92,93 @@ def tokenize_chat(
 
     The response mask covers each assistant turn's content and its end-of-sequence token, not its header.
     """
+    return [
+        each
+        for some in groups_of(lengths_of(conversations))
+        for each in _tokenize_chat(tokenizer, conversations[some], max_length)
+    ]
+
+
+def lengths_of(conversations: Sequence[Sequence[Message]]) -> list[int]:
+    """Return the characters of each conversation."""
+    return [sum(len(message["content"]) for message in messages) for messages in conversations]
+
+
+def groups_of(lengths: Sequence[int]) -> Iterator[slice]:
+    """Split texts of these lengths into groups of at most `HELD` characters, or of one text."""
+    start = size = 0
+    for at, length in enumerate(lengths):
+        if at > start and size + length > HELD:
+            yield slice(start, at)
+            start, size = at, 0
+        size += length
+    if start < len(lengths):
+        yield slice(start, None)
+
+
+def _tokenize_chat(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], max_length: int
+) -> list[Tokens]:
     eos = str(tokenizer.eos_token)
     texts = [format_chat(messages, eos) for messages in conversations]
     most = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
-    encoded = tokenizer(texts, truncation=True, max_length=most, return_offsets_mapping=True)
+    encoded = first_tokens(tokenizer, texts, most)
     tokens = []
     for row, messages in enumerate(conversations):
-        inside = bytearray(len(texts[row]) + 1)  # 1 at every character that is trained on
-        at, prompt_end = 0, None
+        at, prompt_end, responses = 0, None, []
         for message in messages:
             turn = format_turn(message, eos)
             if message["role"] == "assistant":
                 prompt_end = at if prompt_end is None else prompt_end
-                inside[at + HEADER : at + len(turn) - 1] = b"\1" * (len(turn) - 1 - HEADER)
+                responses.append((at + HEADER, at + len(turn) - 1))
             at += len(turn)
-        offsets = encoded["offset_mapping"][row]
-        response = [end > start and inside[start] == 1 for start, end in offsets]
-        prompt = sum(prompt_end is None or start < prompt_end for start, _ in offsets)
-        tokens.append(Tokens(list(encoded["input_ids"][row]), response, prompt))
+        tokens.append(marked(encoded[row], len(texts[row]), responses, prompt_end))
     return tokens
+
+
+def marked(
+    placed: Placed, length: int, responses: Sequence[tuple[int, int]], prompt_end: int | None
+) -> Tokens:
+    """Mark the tokens of a text of some `length` that are trained on, and those before the first of them.
+
+    `responses`: where in the text they are, [start, end); `prompt_end`: where the header of the first starts.
+    """
+    inside = bytearray(length + 1)  # 1 at every character that is trained on
+    for start, end in responses:
+        inside[start:end] = b"\1" * (end - start)
+    ids, offsets = placed
+    response = [end > start and inside[start] == 1 for start, end in offsets]
+    return Tokens(ids, response, sum(prompt_end is None or start < prompt_end for start, _ in offsets))
+
+
+def first_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int, special: bool = True
+) -> list[Placed]:
+    """Return the first `most` tokens of each text, and where in it they are, as if all were tokenised."""
+    groups = groups_of([len(text) for text in texts])
+    return [each for some in groups for each in _first_tokens(tokenizer, texts[some], most, special)]
+
+
+def _first_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int, special: bool
+) -> list[Placed]:
+    found: dict[int, Placed] = {}
+    size = CHARS * most if splits_words(tokenizer) else math.inf
+    while left := [row for row in range(len(texts)) if row not in found]:
+        cut = [texts[row] if len(texts[row]) <= size else prefix(texts[row], int(size)) for row in left]
+        encoded = tokenizer(
+            cut,
+            truncation=True,
+            max_length=most,
+            return_offsets_mapping=True,
+            add_special_tokens=special,
+        )
+        for at, row in enumerate(left):
+            ids = encoded["input_ids"][at]
+            if len(ids) == most or len(cut[at]) == len(texts[row]):
+                found[row] = ids, encoded["offset_mapping"][at]
+        size *= 4
+    return [found[row] for row in range(len(texts))]
 
 
 def tokenize_query(
@@ -118,21 +198,50 @@ def tokenize_query(
     `leads`: what each response is given to begin with, as part of its prompt. The response goes on from there
     as it is; without leads it is stripped.
     """
-    max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
+    leads = leads or []
+    return [
+        each
+        for some in groups_of(lengths_of(conversations))
+        for each in _tokenize_query(tokenizer, conversations[some], max_length, cut, leads[some])
+    ]
+
+
+def _tokenize_query(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[Message]],
+    max_length: int,
+    cut: Literal["left", "right"],
+    leads: Sequence[str],
+) -> list[Tokens]:
     eos = str(tokenizer.eos_token)
-    prompts, labels = [], []
+    prompts, ends, labels = [], [], []
     for messages, lead in zip(conversations, leads or [""] * len(conversations), strict=True):
         answered = messages[-1]["role"] == "assistant"
         asked = messages[:-1] if answered else messages
         prompts.append("".join(format_turn(m, eos) for m in asked) + "<|assistant|>\n" + lead)
         answer = messages[-1]["content"] if leads else messages[-1]["content"].strip()
+        ends.append(len(prompts[-1]) - HEADER)
         labels.append(answer + eos if answered else "")
-    encoded = tokenizer(prompts, return_offsets_mapping=True)
-    label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
+    return joined(tokenizer, prompts, ends, labels, max_length, cut)
+
+
+def joined(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    ends: Sequence[int],
+    labels: Sequence[str],
+    max_length: int,
+    cut: Literal["left", "right"],
+    special: bool = True,
+) -> list[Tokens]:
+    """Tokenise prompts, without a response's header up to `ends`, and responses apart; join and cut them."""
+    max_length = min(max_length, tokenizer.model_max_length)  # no more than the model has positions
+    encoded = tokenizer(list(prompts), return_offsets_mapping=True, add_special_tokens=special)
+    label_ids = tokenizer(list(labels), add_special_tokens=False)["input_ids"]
     tokens = []
     for row, label in enumerate(label_ids):
         prompt = encoded["input_ids"][row]
-        before = sum(start < len(prompts[row]) - HEADER for start, _ in encoded["offset_mapping"][row])
+        before = sum(start < ends[row] for start, _ in encoded["offset_mapping"][row])
         ids = [*prompt, *label]
         response = [False] * len(prompt) + [True] * len(label)
         keeps_start = cut == "right" and (not label or len(prompt) < max_length)

@@ -5,56 +5,61 @@ A file that cannot be read to its end is an error that names it.
 
 from __future__ import annotations
 
-import base64
 import csv
 import gzip
 import io
 import json
+import lzma
 import math
 import re
-import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from decimal import Decimal
 from functools import partial
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
-from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.data.formats import FIELDS
+from rdslib.data.values import is_plain, plain
 from rdslib.errors import UserError, reason_of
 
 # Bytes of a line of text that are held at once: a sample of the largest size with each character escaped.
 MAX_LINE = 64 * 2**20
-# Rows of Parquet that are held at once.
-BATCH = 256
+# Rows of Parquet that are held at once, and the bytes that they may be in all.
+BATCH, MAX_BATCH = 256, 2**27
+# Bytes of rows of which Python's objects are made at once.
+MAX_ROWS = 2**22
+# How many times its size, and a line, a compressed file may expand to that has to be held or copied whole.
+EXPANSION = 100
 
 # What JSON may escape half of a surrogate pair with.
 _SURROGATE = re.compile(r"\\u[dD]")
 
-# Both notice a stream that ends too early.
+# Each notices a stream that ends too early.
 _DECOMPRESSED: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".zst": lambda file: pa.input_stream(file, "zstd"),
+    ".xz": lzma.LZMAFile,
 }
 
 
 class Part(NamedTuple):
     """A file, a data set of the hub or a table in memory; `source` is that of its samples.
 
-    `before` and `after` stand around a number to name a place in it, as `pool.jsonl:3` or `pool[2]`.
+    `before` and `after` stand around a number to name a place in it, as `pool.jsonl:3` or `pool[2]`. `file`
+    is its name in a folder.
     """
 
     name: str
     before: str
     after: str
     source: str
+    file: str = ""
 
     def place(self, number: int | None) -> str:
         """Name a place in it; without a number, the whole of it."""
@@ -74,17 +79,30 @@ class Found(NamedTuple):
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file's bytes, decompressed; what goes wrong while it is open is a UserError that names it."""
     try:
         with path.open("rb") as file:
             decompressed = _DECOMPRESSED.get(path.suffix.lower())
             yield io.BufferedReader(decompressed(file)) if decompressed else cast(BinaryIO, file)
     # The readers of lines handle what is not UTF-8; the names of Parquet's columns may still be such.
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read ({reason_of(error)}); check that it is whole and that you may read it"
         ) from error
+
+
+def _whole(stream: BinaryIO, path: Path) -> Iterator[bytes]:
+    """All that a file holds, piece by piece, unless it expands beyond measure."""
+    compressed = path.suffix.lower() in _DECOMPRESSED
+    left = path.stat().st_size * EXPANSION + MAX_LINE if compressed else math.inf
+    while piece := stream.read(2**20):
+        left -= len(piece)
+        if left < 0:
+            raise UserError(
+                f"{path}: expands to more than {EXPANSION} times its size; decompress it, or write .jsonl"
+            )
+        yield piece
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, str | None, str | None]]:
@@ -94,9 +112,9 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, str | None, str | None]]:
         if not line:
             return
         if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(MAX_LINE)
             yield number, None, f"is a line of more than {MAX_LINE} bytes; split it"
+            while line and not line.endswith(b"\n"):  # nobody who stops here waits for its end
+                line = stream.readline(MAX_LINE)
             continue
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8"), None
@@ -157,14 +175,14 @@ def unusable(value: Any, escapes: bool) -> str | None:
 
 
 def _read_jsonl(path: Path) -> Iterator[Found]:
-    with _open(path) as stream:
+    with opened(path) as stream:
         yield from parse_lines(stream)
 
 
 def _read_json(path: Path) -> Iterator[Found]:
-    """A list of records, `{"data": [...]}` or one record; the whole file is held."""
-    with _open(path) as stream:
-        data = stream.read()
+    """A list of records, `{"data": [...]}`, columns or one record; the whole file is held."""
+    with opened(path) as stream:
+        data = b"".join(_whole(stream, path))
     try:
         text = data.decode("utf-8-sig")
         if not text or text.isspace():
@@ -181,7 +199,7 @@ def _read_json(path: Path) -> Iterator[Found]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {_too_much(error)}") from error
     if isinstance(value, dict):
-        value = value["data"] if isinstance(value.get("data"), list) else [value]
+        value = value["data"] if isinstance(value.get("data"), list) else _rows(value)
     if not isinstance(value, list):
         raise UserError(f"{path}: is not a list of records; write one")
     escapes = may_escape(text)
@@ -189,9 +207,26 @@ def _read_json(path: Path) -> Iterator[Found]:
         yield Found(number, record, None, unusable(record, escapes))
 
 
+def _rows(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an object of columns, lists of one length; or else itself as the one row.
+
+    The turns of a conversation are a list too, of objects; in a column each row has a list of them.
+    """
+    columns = list(value.values())
+    lengths = {len(column) if isinstance(column, list) else None for column in columns}
+    fields = (name for fields in FIELDS.values() for name in fields)
+    if (
+        len(lengths) != 1
+        or lengths & {None, 0}
+        or any(isinstance(value[name][0], dict) for name in fields if name in value)
+    ):
+        return [value]
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def _is_jsonl(path: Path) -> bool:
     """Whether a file's first line is a whole object, and not its only one."""
-    with _open(path) as stream:
+    with opened(path) as stream:
         filled = (text for _, text, _ in _lines(stream) if text is None or text.strip())
         try:
             value = json.loads(next(filled, None) or "")
@@ -203,25 +238,31 @@ def _is_jsonl(path: Path) -> bool:
 def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
     """The rows under a header; an empty cell is null. After a wrong quote nothing can be made out."""
     broken: list[tuple[int, str]] = []
+    size = 0  # of the row so far
 
     def lines(stream: BinaryIO) -> Iterator[str]:
+        nonlocal size
         for number, text, reason in _lines(stream):
             if text is None:
                 raise UserError(f"{path}:{number}: {reason}")
+            size += len(text)
+            if size > MAX_LINE:
+                raise UserError(f"{path}:{number}: is in a row of more than {MAX_LINE} bytes; split it")
             if reason is not None:
                 broken.append((number, reason))
             yield text
 
     csv.field_size_limit(MAX_LINE)  # by default 128 KiB, for the whole process
-    with _open(path) as stream:
+    with opened(path) as stream:
         rows = csv.reader(lines(stream), delimiter=delimiter, strict=True)
         try:
             header = next(filter(None, rows), [])
             if broken:
                 raise UserError(f"{path}:{broken[0][0]}: {broken[0][1]}")
             _check_columns(path, header)
-            first = rows.line_num + 1
+            first, size = rows.line_num + 1, 0
             for cells in rows:
+                size = 0
                 if broken:
                     line, reason = broken[0]
                     yield Found(line, cells, None, reason)
@@ -247,16 +288,16 @@ def _check_columns(path: Path, names: list[str]) -> None:
 
 def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
     """Go through a file of Parquet or Arrow in batches of at most `BATCH` rows, with their types."""
-    with _open(path) as stream, tempfile.TemporaryFile() as whole:
+    with opened(path) as stream, tempfile.TemporaryFile() as whole:
         if path.suffix.lower() in _DECOMPRESSED:  # these are read from their end
-            shutil.copyfileobj(stream, whole)
+            whole.writelines(_whole(stream, path))
             whole.seek(0)
             stream = cast(BinaryIO, whole)
         start = stream.read(6)
         stream.seek(0)
         if kind_of(path) == ".parquet":
             file = pq.ParquetFile(stream)
-            names, batches = file.schema_arrow.names, file.iter_batches(BATCH)
+            names, batches = file.schema_arrow.names, file.iter_batches(_rows_at_once(path, file.metadata))
         elif start == b"ARROW1":
             ipc = pa.ipc.open_file(stream)
             names, batches = ipc.schema.names, map(ipc.get_batch, range(ipc.num_record_batches))
@@ -269,10 +310,30 @@ def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
                 yield batch.slice(at, BATCH)
 
 
+def _rows_at_once(path: Path, metadata: pq.FileMetaData) -> int:
+    """How many rows of Parquet to hold at once: `BATCH`, but where they may be too large.
+
+    A value that many rows share is written once, but held once for each.
+    """
+    largest, first = 0.0, 1
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        size = 0.0
+        for column in map(group.column, range(group.num_columns)):
+            if column.has_dictionary_page and column.total_compressed_size:
+                expansion = column.total_uncompressed_size / column.total_compressed_size
+                size += (column.data_page_offset - column.dictionary_page_offset) * expansion
+            mean = column.total_uncompressed_size / max(1, group.num_rows)
+            if mean > MAX_LINE:
+                raise UserError(f"{path}: row {first} and after: are of over {MAX_LINE} bytes; split them")
+            size += mean
+        largest, first = max(largest, size), first + group.num_rows
+    return min(BATCH, max(1, int(MAX_BATCH / max(1.0, largest))))
+
+
 def _read_batches(path: Path) -> Iterator[Found]:
     number = 0
     for batch in batches_of(path):
-        typed = [field.name for field in batch.schema if not _is_plain(field.type)]
+        typed = [field.name for field in batch.schema if not is_plain(field.type)]
         for record, reason in _records(batch):
             number += 1
             if record is not None and typed:
@@ -280,67 +341,25 @@ def _read_batches(path: Path) -> Iterator[Found]:
             yield Found(number, record, None, reason)
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    """Whether Python's values of a type of Arrow are those of JSON, whatever they are."""
-    types = pa.types
-    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
-        return _is_plain(kind.value_type)
-    if types.is_struct(kind):
-        return all(_is_plain(field.type) for field in kind)
-    simple = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null)
-    return any(each(kind) for each in simple)
-
-
-def _records(batch: pa.RecordBatch) -> list[tuple[Any, str | None]]:
+def _records(batch: pa.RecordBatch) -> Iterator[tuple[Any, str | None]]:
     """The rows, or why one cannot be had in Python: text that is not UTF-8, a date out of range, ..."""
+    alone = len(batch) == 1
+    if alone and batch.nbytes > MAX_LINE:
+        yield None, f"is a row of more than {MAX_LINE} bytes; split it"
+        return
     try:
-        return [(record, None) for record in batch.to_pylist()]
+        # Large ones are had one by one.
+        records = batch.to_pylist() if alone or batch.nbytes <= MAX_ROWS else None
     except (ValueError, ArithmeticError, LookupError) as error:
-        if len(batch) == 1:
-            return [(None, f"cannot be read ({reason_of(error)}); correct or remove it")]
-    return [row for at in range(len(batch)) for row in _records(batch.slice(at, 1))]
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it.
-
-    Times are text as ISO 8601 has it, decimals their digits, bytes base64, and what is no number is null.
-    Raises TypeError for what has no such form, such as an image.
-    """
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str | int) for key in value):
-            raise TypeError("keys must be text")
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return _plain_other(value)
-
-
-def _plain_other(value: Any) -> Any:
-    import numpy as np
-    import pandas as pd
-
-    if isinstance(value, np.ndarray | pd.Series | pd.Index):
-        return [plain(each) for each in value]
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return None
-    if isinstance(value, np.datetime64):
-        value = pd.Timestamp(value)
-    elif isinstance(value, timedelta | np.timedelta64):
-        value = pd.Timedelta(value)
-    elif isinstance(value, np.generic):
-        return plain(value.item())
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode()
-    if isinstance(value, Decimal | PurePath | UUID):
-        return str(value)
-    raise TypeError(f"it has a value of type {type(value).__name__}, for which JSON has no form")
+        records = None
+        if alone:
+            yield None, f"cannot be read ({reason_of(error)}); correct or remove it"
+            return
+    if records is None:
+        for at in range(len(batch)):
+            yield from _records(batch.slice(at, 1))
+    else:
+        yield from ((record, None) for record in records)
 
 
 # By suffix: what is in a file, and what stands between its name and a number in it.

@@ -43,6 +43,8 @@ _PINNED = re.compile(r"([^=@]+)(==|@)([^/]+)/(.+)")
 # So many attempts in a row that bring nothing end a download; seconds before the first of them.
 ATTEMPTS, PAUSE = 3, 0.5
 PARTIAL, NOTHING_LEFT = 206, 416
+# Seconds after which the hub is out of reach, where it is asked for a commit.
+TIMEOUT = 5.0
 MAY_PASS = (None, 408, 429, 500, 502, 503, 504)
 
 
@@ -116,10 +118,8 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
             raise
         # The index, HTTP and hub libraries each raise their types; all of them mean "could not be had".
         except Exception as error:
-            why, cure = reason_of(error), _cure(error, scheme, owner)
-            raise UserError(
-                f"download {name!r}: {download.uri} could not be fetched ({why}); {cure}"
-            ) from error
+            why = _refusal(error, scheme, owner)
+            raise UserError(f"download {name!r}: {download.uri} could not be fetched: {why}") from error
 
     with _locked(cached) as part:
         # Another process may have fetched it while this one waited.
@@ -140,24 +140,59 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
     return cached
 
 
+def hub_refusal(error: Exception, name: str, kind: str, otherwise: str) -> str:
+    """Say why the hub does not give a model or data set, and what to do.
+
+    Args:
+        error: What its client raised.
+        name: The model or data set.
+        kind: "model" or "dataset".
+        otherwise: What to do where neither its terms nor a token can help.
+    """
+    status = _status(error)
+    if status is None:
+        return f"the hub is out of reach ({reason_of(error)}); {otherwise}"
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
+    if status == 403 or error.response.headers.get("X-Error-Code") == "GatedRepo":  # type: ignore[attr-defined]
+        cure = f"accept its terms on {page}, and set HF_TOKEN to your token"
+    elif status in (401, 404):
+        cure = f"see whether there is {page}; if it is private, set HF_TOKEN to a token that may read it"
+    else:
+        cure = f"try again later, or {otherwise}"
+    return f"the hub does not give it (status {status}); {cure}"
+
+
+def hub_commit(name: str) -> str | None:
+    """Return the commit of a data set on the hub; raises UserError if the hub does not give it."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name, timeout=TIMEOUT).sha
+    except Exception as error:  # of the hub's client or the network
+        why = hub_refusal(error, name, "dataset", "check the name and the connection")
+        raise UserError(f"{name}: is no file or folder, and {why}") from error
+
+
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error is about; None if no server answered."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _cure(error: Exception, scheme: str, owner: str) -> str:
-    """What to do about a file that cannot be fetched."""
-    if _status(error) not in (401, 403):
-        return (
-            "connect to the network, or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder "
-            "whose downloads/ has it"
-        )
-    if scheme == "pip":
-        return "give PIP_INDEX_URL with a name and password that may read it"
-    if scheme == "github":
-        return "only public repositories can be fetched; put the file into a mirror, and set RDSLIB_MIRROR"
-    page = f"https://huggingface.co/{'datasets/' if scheme == 'hf-dataset' else ''}{owner}"
-    return f"accept its terms on {page}, and set HF_TOKEN to a token that may read it"
+def _refusal(error: Exception, scheme: str, owner: str) -> str:
+    """Say why a file cannot be fetched, and what to do."""
+    otherwise = (
+        "connect to the network, or set RDSLIB_MIRROR to a mirror folder, or RDSLIB_HOME to a folder "
+        "whose downloads/ has it"
+    )
+    if scheme in ("hf", "hf-dataset"):
+        return hub_refusal(error, owner, "dataset" if scheme == "hf-dataset" else "model", otherwise)
+    if _status(error) in (401, 403):
+        otherwise = {
+            "pip": "give PIP_INDEX_URL with a name and password that may read it",
+            "github": "only public repositories can be fetched; put the file into a mirror, and set "
+            "RDSLIB_MIRROR",
+        }[scheme]
+    return f"{reason_of(error)}; {otherwise}"
 
 
 def _checked(path: Path, pinned: str, where: str, remedy: str) -> Path:

@@ -22,8 +22,8 @@ from rdslib.seeds import generator
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("messages", MESSAGES)])
 
-# Samples of a row group: the least that can be read.
-GROUP = 4096
+# Samples of a row group, the least that can be read, and the characters after which it is written earlier.
+GROUP, GROUP_CHARS = 4096, 2**25
 
 
 def wanted_members(pool: Pool) -> list[tuple[str, str]]:
@@ -122,11 +122,13 @@ class PoolWriter:
         self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
         self._extra_file = pq.ParquetWriter(extra_path, self._extra, compression="zstd")
         self._rows: list[tuple[Sample, dict[str, str]]] = []
+        self._size = 0
 
     def add(self, sample: Sample, *extra: str) -> None:
         """Write the next sample."""
         self._rows.append((sample, dict(zip(self._extra.names, extra, strict=True))))
-        if len(self._rows) == GROUP:
+        self._size += sum(map(len, extra)) + sum(len(message["content"]) for message in sample.messages)
+        if len(self._rows) == GROUP or self._size >= GROUP_CHARS:
             self._flush()
 
     def close(self) -> None:
@@ -141,6 +143,7 @@ class PoolWriter:
         self._file.write_table(to_table(samples), GROUP)
         self._extra_file.write_table(pa.Table.from_pylist(extra, schema=self._extra), GROUP)
         self._rows.clear()
+        self._size = 0
 
 
 class Rows:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,17 +21,19 @@ import pyarrow as pa
 from rdslib.data.chat import Message, Sample
 from rdslib.data.containers import (
     BATCH,
-    KINDS,
     Found,
     Part,
     batches_of,
     kind_of,
     may_escape,
-    plain,
     read_file,
     unusable,
 )
+from rdslib.data.download import hub_commit
 from rdslib.data.formats import FORMS, to_messages
+from rdslib.data.inputs import Input, find_input
+from rdslib.data.streams import called
+from rdslib.data.values import plain
 from rdslib.errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -40,72 +41,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Table: TypeAlias = (
-        pd.DataFrame | pa.Table | datasets.Dataset | datasets.IterableDataset | Iterable[Mapping[str, Any]]
+        pd.DataFrame
+        | pa.Table
+        | datasets.Dataset
+        | datasets.IterableDataset
+        | Mapping[str, Sequence[Any]]
+        | Iterable[Mapping[str, Any]]
     )
 
 OnError = Literal["stop", "quarantine"]
 Record: TypeAlias = tuple[Part, Found]
 
-# `org/name`, or `org/name:split`.
-_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w.-]+))?")
 # The bits of a number within a part of the input.
 _BITS = 48
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a user's path or name stands for.
-
-    `files` are read in this order; `ignored` is what else a folder has: hidden files, links to folders and
-    files of other kinds. A data set of the hub has a `split`, and no files.
-    """
-
-    name: str
-    files: tuple[Path, ...] = ()
-    ignored: tuple[Path, ...] = ()
-    split: str | None = None
-
-
-def find_input(name: str | Path) -> Input:
-    """Find what a path or a name stands for: a file, a folder of files, or `org/name[:split]` of the hub.
-
-    A folder's files are found in its subfolders too, in the order of their names. Raises UserError if there
-    is no such thing, or nothing in it can be read.
-    """
-    path = Path(name)
-    try:
-        files, ignored = _find_files(path) if path.is_dir() else ([path] if path.exists() else [], [])
-    except OSError as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: cannot be read ({reason}); check the path and its rights") from error
-    if ignored and not files:
-        raise UserError(f"{path}: holds no data; give a folder with {KINDS}")
-    if files and kind_of(files[0]) is None:
-        raise UserError(f"{path}: is of no known kind; give {KINDS}")
-    if files:
-        return Input(str(name), tuple(sorted(files)), tuple(sorted(ignored)))
-    hub = _HUB.fullmatch(str(name))
-    if hub is None or kind_of(path) is not None:
-        raise UserError(f"{path}: there is no such file or folder; check the path")
-    return Input(hub[1], split=hub[2] or "train")
-
-
-def _find_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    files: list[Path] = []
-    ignored: list[Path] = []
-    for root, folders, names in os.walk(folder, onerror=fail):
-        here = Path(root)
-        # Links to folders may lead round in a circle.
-        skipped = [name for name in folders if name.startswith(".") or (here / name).is_symlink()]
-        folders[:] = [name for name in folders if name not in skipped]
-        ignored += [here / name for name in skipped]
-        for path in (here / name for name in names):
-            usable = kind_of(path) is not None and not path.name.startswith(".")
-            (files if usable else ignored).append(path)
-    return files, ignored
 
 
 def records_of(part: Part, found: Iterable[Found]) -> Iterator[Record]:
@@ -128,7 +76,12 @@ def read_records(given: Input) -> Iterator[Record]:
         part = Part(given.name, f"{given.name}: row ", "", given.name)
         yield from records_of(part, _read_hub(given.name, given.split))
     for path in given.files:
-        yield from records_of(*read_file(path))
+        name = given.name if given.kept else str(path)
+        file = path.relative_to(given.folder).as_posix() if given.folder else path.name
+        with called(path, name):
+            part, found = read_file(path)
+            part = part._replace(name=name, before=part.before.replace(str(path), name), file=file)
+            yield from records_of(part, found)
 
 
 def _read_hub(name: str, split: str) -> Iterator[Found]:
@@ -138,9 +91,10 @@ def _read_hub(name: str, split: str) -> Iterator[Found]:
         for number, value in enumerate(load_dataset(name, split=split, streaming=True), start=1):
             yield Found(number, plain(value))
     except Exception as error:  # of the hub's client, the network or a file format
+        hub_commit(name)  # which says what to do where the hub refuses
+        reason = f"cannot be read from the hub ({reason_of(error)})"
         raise UserError(
-            f"{name}: is no file or folder, and the split {split!r} of that name cannot be read from "
-            f"the hub ({reason_of(error)}); check the name, the split and the connection"
+            f"{name}: the split {split!r} {reason}; check the split and the connection"
         ) from error
 
 
@@ -185,10 +139,18 @@ def _table_rows(name: str, table: Table) -> Iterable[Any]:
         return (dict(zip(columns, row, strict=True)) for row in table.itertuples(index=False, name=None))
     if isinstance(table, datasets.Dataset | datasets.IterableDataset):
         return table.with_format(None)
-    if isinstance(table, Mapping) or not isinstance(table, Iterable):
+    splits = (datasets.DatasetDict, datasets.IterableDatasetDict)
+    if isinstance(table, Mapping) and not isinstance(table, splits):
+        columns = list(table.values())
+        if not all(isinstance(column, list | tuple | np.ndarray | pd.Series) for column in columns):
+            raise UserError(f"{name}: is a dict with values that are no lists; give a list for each column")
+        if len({len(column) for column in columns}) > 1:
+            raise UserError(f"{name}: is a dict of lists of different lengths; give each as many values")
+        return (dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True))
+    if isinstance(table, splits) or not isinstance(table, Iterable):
         raise UserError(
             f"{name}: is of type {type(table).__name__}; give a DataFrame, a pyarrow table, one split of a "
-            f"data set, a list of dicts or a path"
+            f"data set, a list of dicts, a dict of lists or a path"
         )
     return table
 
@@ -260,33 +222,46 @@ class _Ids:
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
+        self._starts: list[int] = []  # of each part, its first row
         self._given: dict[int, int] = {}
         # Of each row so far, whether its number is its id.
         self._numbered = bytearray()
 
     def take(self, given: str | None, row: int, part: Part, number: int | None) -> str:
-        """Return the id of the newest row. Raises ValueError if it is taken."""
+        """Return the id of the newest row: with its file's name, if a row of an earlier file has the same.
+
+        Raises ValueError if a row of its own file has it.
+        """
         if not self._parts or self._parts[-1] is not part:
             self._parts.append(part)
+            self._starts.append(row)
         self._numbered.extend(bytes(row + 1 - len(self._numbered)))
+        here, name, who = len(self._parts) - 1, str(row) if given is None else given, ""
+        for each in (name, f"{part.file}:{name}"):
+            holder = self._holder(each, row)
+            if holder is None:
+                if each == str(row) and given is None:
+                    self._numbered[row] = 1
+                else:
+                    self._given[hash(each)] = here << _BITS | (number or 0)
+                return each
+            there, who = holder
+            if there == here:
+                break
         if given is None:
-            name = str(row)
-            if hash(name) in self._given:
-                there = self._where(self._given[hash(name)])
-                raise ValueError(f"has no id, and its row number is the id {name!r} of {there}; give it one")
-            self._numbered[row] = 1
-            return name
-        as_number = int(given) if len(given) < 16 and given.isdecimal() else row
-        if as_number < row and str(as_number) == given and self._numbered[as_number]:
-            raise ValueError(f"has the id {given!r}, the number of a row without an id; ids must be unique")
-        place = len(self._parts) - 1 << _BITS | (number or 0)
-        first = self._given.setdefault(hash(given), place)
-        if first != place:
-            raise ValueError(f"has the id {given[:60]!r} of {self._where(first)}; ids must be unique")
-        return given
+            raise ValueError(f"has no id, and its row number is the id {name!r}{who}; give it one")
+        raise ValueError(f"has the id {given[:60]!r}{who}; ids must be unique in a file")
 
-    def _where(self, place: int) -> str:
-        return self._parts[place >> _BITS].place(place & (1 << _BITS) - 1)
+    def _holder(self, name: str, row: int) -> tuple[int, str] | None:
+        """The position of the part that has an id already, and which row of it that is; None if none has."""
+        as_number = int(name) if len(name) < 16 and name.isdecimal() else row
+        if as_number < row and str(as_number) == name and self._numbered[as_number]:
+            return bisect_right(self._starts, as_number) - 1, ", the number of a row without an id"
+        place = self._given.get(hash(name))
+        if place is None:
+            return None
+        part = self._parts[place >> _BITS]
+        return place >> _BITS, f" of {part.place(place & (1 << _BITS) - 1)}"
 
 
 def rows_of(
@@ -342,6 +317,8 @@ def _name(record: Mapping[str, Any], key: str) -> str | None:
     value = record.get(key)
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"has the field {key} of type {type(value).__name__}; it must be text")
-    return str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"has the field {key} of type {type(value).__name__}; it must be text or a number")
+    # Where some rows have none, tables make floats of whole numbers.
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if whole else value)

@@ -30,9 +30,9 @@ DIALOGUE_TURNS = 4
 def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read lines of `{"messages": [...]}` with an optional `id`: the download, or members of an archive.
 
-    The id is the row number, from 0, where a row gives none. The source is what the row says (`source` or
-    `dataset`), or else the profile's name for all. A line that cannot be used, or an id that comes twice in a
-    file, is a UserError that names the line.
+    The id is the row number, from 0, where a row gives none. The source is what the row says it is (`source`
+    or `dataset`), or else the profile's name for all. A line that cannot be used, or an id that comes twice
+    in a file, is a UserError that names the line.
     """
     for name, data in _files(archives, source).items():
         lines = records_of(Part(name, f"{name}:", "", source.name), parse_lines(io.BytesIO(data)))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat, tokenize_query
+from rdslib.data.template import tokenize_by_template
 from rdslib.errors import UserError
 from rdslib.methods.features import read_all, read_shards, split_feature
 from rdslib.models.flops import CostModel, one_pass_flops
@@ -312,11 +313,22 @@ class Extractor(ABC):
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], max_length: int, queries: bool
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Sequence[Sample],
+    max_length: int,
+    queries: bool,
+    template: str = "tulu",
+    spans: bool = True,
 ) -> list[Tokens]:
-    """Turn pool samples, or query samples, into tokens (paper, section 4)."""
+    """Turn pool samples, or query samples, into tokens (paper, section 4).
+
+    `template` is that of `Encode`; without `spans` nobody needs to know which tokens are a response's.
+    """
+    conversations = [sample.messages for sample in samples]
+    if template == "model":
+        return tokenize_by_template(tokenizer, conversations, max_length, queries, spans)
     how = tokenize_query if queries else tokenize_chat
-    return how(tokenizer, [sample.messages for sample in samples], max_length)
+    return how(tokenizer, conversations, max_length)
 
 
 def token_counts(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdslib.data.chat import Sample, format_chat
+from rdslib.data.chat import Sample, format_chat, groups_of
 from rdslib.data.download import Archives
 from rdslib.errors import UserError, needs
 from rdslib.methods.base import (
@@ -105,8 +105,11 @@ class SentenceEmbedding(Extractor):
 
         def make(texts: Sequence[str], done: Callable[[Sequence[int]], object]) -> Extracted:
             asked, most = [prompt + text for text in texts], model.max_seq_length
-            encoded = model.tokenizer(asked, truncation=True, max_length=most)["input_ids"]
-            lengths = np.array([len(row) for row in encoded])
+            groups = (asked[some] for some in groups_of([len(text) for text in asked]))
+            encoded = (
+                model.tokenizer(some, truncation=True, max_length=most)["input_ids"] for some in groups
+            )
+            lengths = np.array([len(row) for rows in encoded for row in rows])
             order = np.argsort(-lengths, kind="stable")
             rows = []
             for start in range(0, len(order), params.batch_size):

@@ -13,7 +13,7 @@ from rdslib.models.flops import FORWARD
 from rdslib.params import Settings
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 class LanguageModel(Extractor):
@@ -39,8 +39,11 @@ class LanguageModel(Extractor):
         params = given.settings.encode
         parameters = non_embedding_parameters(model)
 
+        # Of the others only the whole text matters.
+        spans = any(not name.endswith("_all") and name != "nll" for name in given.wanted)
+
         def read(samples: Sequence[Sample]) -> list[Tokens]:
-            return tokenize(tokenizer, samples, params.max_length, given.queries)
+            return tokenize(tokenizer, samples, params.max_length, given.queries, params.template, spans)
 
         def make(tokens: Sequence[Tokens], done: Callable[[Sequence[int]], object]) -> Extracted:
             made = encode(model, tokens, given.wanted, params.token_budget, done)
@@ -50,6 +53,14 @@ class LanguageModel(Extractor):
             return Extracted(rows, {"tokens": int(lengths.sum())})
 
         return Extract(read, make)
+
+    def tokens(
+        self, settings: Settings, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], queries: bool
+    ) -> np.ndarray:
+        """Count the tokens of each sample: float64 [samples]."""
+        params = settings.encode
+        found = tokenize(tokenizer, samples, params.max_length, queries, params.template, spans=False)
+        return np.array([len(each.ids) for each in found], dtype=np.float64)
 
     def model_use(self, settings: Settings, wanted: Sequence[str], config: PretrainedConfig) -> ModelUse:
         """One forward pass; NLL alone needs vocabulary logits."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdslib.data.chat import Message, Sample, Tokens, format_chat
+from rdslib.data.chat import Message, Sample, Tokens, first_tokens, format_chat
 from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, ModelUse
 from rdslib.models.flops import FORWARD
 from rdslib.params import Settings
@@ -68,8 +68,8 @@ class Span(Extractor):
     ) -> list[list[int]]:
         texts = [self.text(sample.messages, str(tokenizer.eos_token), query) for sample in samples]
         most = min(settings.encode.max_length, tokenizer.model_max_length)
-        encoded = tokenizer(texts, truncation=True, max_length=most)["input_ids"] if texts else []
-        return [list(ids) if text else [] for text, ids in zip(texts, encoded, strict=True)]
+        found = first_tokens(tokenizer, texts, most)
+        return [ids if text else [] for text, (ids, _) in zip(texts, found, strict=True)]
 
     def model_use(self, settings: Settings, wanted: Sequence[str], config: PretrainedConfig) -> ModelUse:
         """One forward pass."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from peft import PeftModel
 
-from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.models.loading import load_adapter, load_causal_lm, load_tokenizer
 from rdslib.models.train import is_adapter
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class ModelCache:
         if self._current is None or self._current[0] != run:
             if is_adapter(run):
                 # LoRA matrices stay apart from the bfloat16 weights, whose precision would lose most of them.
-                self._adapted = PeftModel.from_pretrained(self.base(), str(run))
+                self._adapted = load_adapter(self.base(), run)
                 adapted = cast("PreTrainedModel", self._adapted.get_base_model())
                 self._current = run, adapted.eval()
             else:

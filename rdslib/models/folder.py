@@ -11,8 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rdslib.data.download import home
-from rdslib.errors import UserError, reason_of
+from rdslib.data.download import TIMEOUT, home, hub_refusal
+from rdslib.errors import UserError
 from rdslib.files import sha256_of, write_json, write_whole
 
 # What a name on the hub looks like: one that has more parts, or begins like a path, is that of a folder.
@@ -23,8 +23,6 @@ SMALL = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 WEIGHTS = ("*.safetensors", "[0-9]_*/*.bin")
 # Of what else may lie in the folder of a trainer or of another engine.
 OTHERS = ("checkpoint-", "original", "onnx", "openvino", "runs", ".")
-# Seconds after which the hub is out of reach.
-TIMEOUT = 5.0
 # Names the folder or hub name of a model that is used where it lies.
 POINTER = "pointer.json"
 LFS = b"version https://git-lfs"
@@ -102,19 +100,8 @@ def _commit(name: str) -> tuple[str | None, UserError | None]:
 
 
 def _refusal(name: str, error: Exception) -> UserError:
-    """Say why the hub does not give a model, and what to do."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    page = f"https://huggingface.co/{name}"
-    if status is None:
-        why = f"is no folder here, and the hub is out of reach ({reason_of(error)})"
-        return UserError(f"model {name}: {why}; give the folder of a saved model, or a hub name while online")
-    if status == 403 or type(error).__name__ == "GatedRepoError":
-        cure = f"accept its terms on {page}, and set HF_TOKEN to your token"
-    elif status in (401, 404):
-        cure = f"see whether there is {page}; if it is private, set HF_TOKEN to a token that may read it"
-    else:
-        cure = "try again later, or give the folder of a saved model"
-    return UserError(f"model {name}: the hub does not give it (status {status}); {cure}")
+    why = hub_refusal(error, name, "model", "give the folder of a saved model")
+    return UserError(f"model {name}: is no folder here, and {why}")
 
 
 def contents_of(name: str | None) -> list[list[str]]:

@@ -27,7 +27,7 @@ from rdslib.data.chat import Tokens
 from rdslib.files import write_json
 from rdslib.models.cache import LayerCache
 from rdslib.models.encode import logits, pack, pad
-from rdslib.models.loading import running
+from rdslib.models.loading import load_adapter, running
 from rdslib.models.train import save
 
 # Adam's, with which the checkpoints are trained and the gradients of pool samples preconditioned.
@@ -91,9 +91,9 @@ class SaveCheckpoints(TrainerCallback):
 def load_checkpoints(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, list[Checkpoint]]:
     """Load the model with all checkpoints of `folder` as its adapters, in order of training."""
     names = [f"epoch-{epoch + 1}" for epoch in range(len(list(folder.glob("epoch-*"))))]
-    model = PeftModel.from_pretrained(base, str(folder / names[0]), adapter_name=names[0])
+    model = load_adapter(base, folder / names[0], names[0])
     for name in names[1:]:
-        model.load_adapter(str(folder / name), adapter_name=name)
+        load_adapter(model, folder / name, name)
     checkpoints = []
     for name in names:
         moments = load_file(folder / name / "moments.safetensors", device=str(base.device))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 # What peft does of itself, and no user can change: it asks for something by an old name, and sees which way
-# round a layer has its weights.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated|fan_in_fan_out is set")
+# round a layer has its weights. What an adapter lacks is an error here (`load_adapter`).
+warnings.filterwarnings(
+    "ignore", message="`is_gradient_checkpointing` is deprecated|fan_in_fan_out is set|Found missing adapter"
+)
 
 # What `torch.compile` and parallel training put before the names of weights.
 PREFIX = re.compile(r"^(?:_orig_mod\.|module\.|_fsdp_wrapped_module\.)+")
@@ -198,6 +201,37 @@ def _check(
     for key, weight in model.named_parameters():
         if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
             raise UserError(f"model {name}: its weights {key} are not all numbers (NaN); give a sound model")
+
+
+def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str = "default") -> PeftModel:
+    """Put the LoRA matrices of a folder on a model, as an adapter of some name.
+
+    Raises:
+        UserError: They cannot be loaded, or are not those that the folder's configuration asks for.
+    """
+    cure = "train it again"
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+            found = set(weights.keys())
+    except Exception as error:  # whatever peft and the readers of its files raise
+        raise fault(f"adapter {folder}: cannot be loaded", error, cure) from error
+    asked = get_peft_model_state_dict(model, adapter_name=name)
+    wrong = [
+        f"{len(keys)} {kind} ({', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in (("missing", asked.keys() - found), ("unexpected", found - asked.keys()))
+        if keys
+    ]
+    wrong += [f"{key} not all numbers (NaN)" for key, each in asked.items() if not each.isfinite().all()][:1]
+    if wrong:
+        raise UserError(
+            f"adapter {folder}: its weights are not those of its adapter_config.json on this model: "
+            f"{', '.join(wrong)}; {cure}"
+        )
+    return model
 
 
 def non_embedding_parameters(model: PreTrainedModel) -> int:

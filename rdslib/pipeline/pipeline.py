@@ -72,6 +72,7 @@ class Pipeline:
         self.pool, self.queries, self.store, self.executor = pool, queries, store, executor
         self.draws: Mapping[str, Draw] = {ALL: None, **(draws or {})}
         self.size = size
+        self._made: int | None = None  # the size of the pool, once it is known
 
     @cached_property
     def model(self) -> Step:
@@ -210,10 +211,12 @@ class Pipeline:
         draw = self.draws[name]
         if draw is not None:
             return draw[0]
-        if not self.store.has(self.pool):
-            return self.size
-        counts = self.store.manifest(self.pool)["counts"]  # a user's pool says how many of its rows it kept
-        return int(counts["kept"] if "kept" in counts else counts["samples"])
+        if self._made is None and self.store.has(self.pool):
+            counts = self.store.manifest(self.pool)[
+                "counts"
+            ]  # a user's pool says how many of its rows it kept
+            self._made = int(counts["kept"] if "kept" in counts else counts["samples"])
+        return self._made or self.size
 
     def pool_file(self, name: str = ALL) -> PoolFile:
         """A pool, which must have been made."""

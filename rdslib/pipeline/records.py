@@ -54,7 +54,9 @@ def write(store: Store, steps: Iterable[Step], path: Path) -> None:
 def _nested(tables: Sequence[pa.Table | None]) -> pa.Array:
     """Tables as lists of rows: list of struct [tables], null for none."""
     there = [table for table in tables if table is not None]
-    values = pa.concat_tables(there).combine_chunks().to_struct_array().combine_chunks()
+    # Scores of some methods are float32.
+    whole = pa.concat_tables(there, promote_options="permissive").combine_chunks()
+    values = whole.to_struct_array().combine_chunks()
     offsets = np.cumsum([0, *(0 if table is None else len(table) for table in tables)])
     mask = pa.array([table is None for table in tables])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=mask)

@@ -40,7 +40,7 @@ class Part:
 
     def __init__(self, start: int, digests: np.ndarray, places: Mapping[str, _Places]) -> None:
         self.start, self.digests, self._places = start, digests, places
-        known = np.logical_and.reduce([each.known(start, len(digests)) for each in places.values()])
+        known = _known(places, start, len(digests))
         self.old, self.new = start + np.flatnonzero(known), start + np.flatnonzero(~known)
         self.offset = 0
 
@@ -83,10 +83,7 @@ class Todo:
         digests = np.zeros((len(samples), 16), dtype=np.uint8)
         for start in starts:
             digests[start : start + size] = digests_of(samples[start : start + size], sees)
-        places = {
-            feature: _Places([_Folder(path, feature) for path in work.siblings(SAMPLES)], digests)
-            for feature, work in works.items()
-        }
+        places = _places({feature: work.siblings(SAMPLES) for feature, work in works.items()}, digests)
         room = 0
         for start in starts:
             part = Part(start, digests[start : start + size], places)
@@ -109,6 +106,28 @@ class Todo:
     def samples(self, number: int) -> list[Sample]:
         """The samples of a pass, in order."""
         return [self._samples[at] for part in self.passes[number] for at in part.new.tolist()]
+
+
+def known_rows(siblings: Mapping[str, Sequence[Path]], digests: np.ndarray) -> np.ndarray:
+    """Return which samples have sound rows of every feature, bool [samples].
+
+    Args:
+        siblings: By feature the artifacts that may have its rows.
+        digests: Those of the samples, uint8 [samples, 16].
+    """
+    return _known(_places(siblings, digests), 0, len(digests))
+
+
+def _places(siblings: Mapping[str, Sequence[Path]], digests: np.ndarray) -> dict[str, _Places]:
+    return {
+        feature: _Places([_Folder(path, feature) for path in paths], digests)
+        for feature, paths in siblings.items()
+    }
+
+
+def _known(places: Mapping[str, _Places], start: int, samples: int) -> np.ndarray:
+    """Which of the next samples have rows of every feature, bool [samples]."""
+    return np.logical_and.reduce([each.known(start, samples) for each in places.values()])
 
 
 class _Folder:

@@ -12,7 +12,7 @@ alone, so a whole study can be laid out, looked up and counted before anything i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,12 +100,6 @@ class Step:
         """The checksum of a file of its artifact, if another step is keyed by it; None if it is not."""
         return self._known.get(name)
 
-    def upstream(self) -> Iterator[Step]:
-        """This step and all it rests on, inputs first; a step may come more than once."""
-        for each in self.inputs:
-            yield from each.upstream()
-        yield self
-
 
 @dataclass(frozen=True, eq=False)
 class File:
@@ -166,9 +160,15 @@ def step(
 def in_order(steps: Iterable[Step]) -> list[Step]:
     """The steps and all they rest on, inputs first, each once."""
     ordered: dict[str, Step] = {}
+
+    def add(step: Step) -> None:
+        if step.hash not in ordered:
+            for each in step.inputs:
+                add(each)
+            ordered[step.hash] = step
+
     for each in steps:
-        for one in each.upstream():
-            ordered.setdefault(one.hash, one)
+        add(each)
     return list(ordered.values())
 
 

@@ -86,19 +86,7 @@ class Work:
 
     def siblings(self, but: Sequence[str]) -> list[Path]:
         """Artifacts that are there whose keys differ from this one's in some arguments, the newest first."""
-
-        def fixed(key: Mapping[str, Any]) -> str:
-            arguments = {name: value for name, value in key["arguments"].items() if name not in but}
-            return canonical([key["version"], key["marks"], arguments])
-
-        path, found = self._store.path(self._step), []
-        for each in path.parent.iterdir():
-            manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
-            if manifest is None or manifest["dropped"]:
-                continue
-            if fixed(manifest) == fixed(self._step.key):
-                found.append(each)
-        return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
+        return self._store.siblings(self._step, but)
 
     @property
     def shard_seconds(self) -> float:
@@ -115,14 +103,27 @@ class Store:
         # Artifacts that are as their manifests say, and of these, those whose files were dropped.
         self._verified: set[str] = set()
         self._dropped: set[str] = set()
+        # Whether a manifest in some state is sound and in its place.
+        self._read: dict[tuple[Any, ...], bool] = {}
 
     def path(self, step: Step) -> Path:
         """Where the step's artifact is, or will be."""
         return self.folder / step.name / step.hash
 
     def has(self, step: Step) -> bool:
-        """Whether the artifact is there. Its bytes are checked when it is made use of, by `make`."""
-        return _manifest_of(self.path(step)) is not None
+        """Whether the artifact is there. Its bytes are checked when it is made use of, by `make`.
+
+        Its manifest is read once for as long as nothing has been written to it.
+        """
+        path = self.path(step)
+        try:
+            at = (path / MANIFEST).stat()
+        except OSError:
+            return False
+        state = (path, at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+        if state not in self._read:
+            self._read[state] = _manifest_of(path) is not None
+        return self._read[state]
 
     def manifest(self, step: Step) -> dict[str, Any]:
         """What made an artifact that exists: key, files, counts and seconds."""
@@ -144,6 +145,22 @@ class Store:
         """Of the steps and all they rest on, those without an artifact, in the order to make them."""
         return [each for each in in_order(steps) if not self.has(each)]
 
+    def siblings(self, step: Step, but: Sequence[str]) -> list[Path]:
+        """Artifacts that are there whose keys differ from a step's in some arguments, the newest first."""
+
+        def fixed(key: Mapping[str, Any]) -> str:
+            arguments = {name: value for name, value in key["arguments"].items() if name not in but}
+            return canonical([key["version"], key["marks"], arguments])
+
+        path, found = self.path(step), []
+        for each in path.parent.glob("*"):
+            manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
+            if manifest is None or manifest["dropped"]:
+                continue
+            if fixed(manifest) == fixed(step.key):
+                found.append(each)
+        return sorted(found, key=lambda each: (each / MANIFEST).stat().st_mtime_ns, reverse=True)
+
     def forget(self, *steps: Step) -> None:
         """Remove the artifacts of some steps, whole or in the making; `make` then starts from nothing."""
         for each in steps:
@@ -159,8 +176,9 @@ class Store:
             if manifest is not None and not manifest["dropped"]:
                 dropped = {**manifest, "dropped": sorted(manifest["files"])}
                 write_manifest(self.path(step), dropped)
-                for each in _strange(self.path(step), dropped):
-                    _remove(each)
+                for each in self.path(step).iterdir():
+                    if each.name != MANIFEST:
+                        _remove(each)
                 self._dropped.add(step.hash)
 
     def take(

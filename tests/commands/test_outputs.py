@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from rdslib.commands import outputs
-from rdslib.commands.compare import compare_command
+from rdslib.commands.compare import compare, compare_command
 from rdslib.commands.explain import explain
 from rdslib.commands.outputs import left_out_of, read_record, record_of
 from rdslib.commands.request import SelectRequest
@@ -182,6 +182,29 @@ def test_no_output_has_what_json_has_not(folder, ask, name):
         assert texts == ['[null]{"z": null}'] * 3
     for line in written.left_out.read_text().splitlines():
         json.loads(line, parse_constant=refuse)
+
+
+def test_of_a_folder_with_splits_train_is_read_which_is_said(folder, ask, monkeypatch, capsys):
+    for name in ("train", "test"):
+        (folder / "set" / name).mkdir(parents=True)
+    write(folder / "set" / "train" / "0.jsonl", POOL[:5])
+    write(folder / "set" / "test" / "0.jsonl", POOL[5:7])
+    written = ask("best.jsonl", pool="set")
+    assert written.counts["read"] == 5
+    where = folder / "set"
+    said = capsys.readouterr().err
+    assert f"{where}: its other splits are not read: test (0.jsonl); to read one, give {where}:test" in said
+    with pytest.raises(UserError, match=f"--exclude {where}: has several splits; say which, as in "):
+        ask("other.jsonl", pool="set", exclude=["set"])
+    assert ask("set/other.jsonl", pool="set:train", exclude=["set:test"]).counts["read"] == 5
+    assert f"{where}:test" not in capsys.readouterr().err
+    # From any folder, and without what was selected from a split.
+    monkeypatch.chdir(folder.parent)
+    assert reopen(folder / "set" / "other.jsonl")[1].k == 3
+    assert ask(folder / "best.jsonl", pool=str(where)).counts["read"] == 5
+    for path in (folder / "set").glob("*.*"):
+        path.unlink()
+    assert [note for note in compare(where, folder / "best.jsonl").notes if "its other splits" in note]
 
 
 @pytest.fixture

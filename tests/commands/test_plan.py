@@ -128,6 +128,58 @@ def test_a_sampled_whole_pool_is_planned_as_it_then_is(ask, method):
             assert all(after.costs[TOKENS] == before.costs[TOKENS])
 
 
+@pytest.mark.parametrize("method", ["rds", "embed_minilm"])
+def test_samples_that_are_reused_cost_nothing(ask, embedding, tmp_path, method):
+    profile = embedding(f"file:{tmp_path / 'model.zip'}") if method == "embed_minilm" else "tiny"
+    compute(UserSelection(ask(method, profile=profile)))
+    pool = tmp_path / "pool.jsonl"
+    rows = [json.loads(line) for line in pool.read_text().splitlines()]
+    more = [row("A new one, and a longer one", "no " * 9), row("Another", "no")]
+    write(pool, [rows[0], more[0], *rows[1:], more[1]])
+    write(tmp_path / "queries.jsonl", [row("Say 3!", "yes"), row("What is that?", "nothing")])
+
+    request = ask(method, profile=profile)
+    found = plan_request(request)
+    # 2 rows and a query.
+    assert found.facts["samples to encode"].tolist() == [3] * 3
+    assert found.facts["samples reused"].tolist() == [ROWS + 1] * 3
+    selection = UserSelection(request)
+    steps = [
+        each
+        for each in in_order([selection.pipeline.selection(compute(selection))])
+        if each.name == "features"
+    ]
+    counts = [selection.store.manifest(each)["counts"] for each in steps]
+    assert sum(each["encoded"] for each in counts) == 3
+    (part,) = parts(found, "features of the pool")
+    cost = shards.read_all(selection.store.path(next(s for s in steps if "pool" in s.label)), COST)
+    assert part.costs[FLOPS, 0] == pytest.approx(cost[[1, -1]].sum())
+    assert 0 < part.costs[TIME, 0] < float("inf")
+
+    # Another name changes no sample.
+    pool.rename(tmp_path / "renamed.jsonl")
+    again = plan_request(ask(method, profile=profile, pool=str(tmp_path / "renamed.jsonl")))
+    assert again.facts["samples to encode"][0] == 0
+    assert again.facts["samples reused"][0] == ROWS + 2
+    assert again.left.costs[FLOPS, 0] == 0
+
+
+def test_of_a_sampled_pool_what_is_reused_is_left_out_by_its_characters(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "SAMPLE", 12)
+    request = ask()
+    whole = plan_request(request)
+    lines = (tmp_path / "pool.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "pool.jsonl").write_text("".join(lines[: ROWS // 2]))
+    compute(UserSelection(request))
+    (tmp_path / "pool.jsonl").write_text("".join(lines))
+    found = plan_request(request)
+    assert found.facts["samples to encode"][0] == ROWS - ROWS // 2
+    (before,), (after,) = (parts(each, "features of the pool") for each in (whole, found))
+    sizes = np.array([len(format_chat(each.messages, "")) for each in read_rows(tmp_path / "pool.jsonl")])
+    share = sizes[ROWS // 2 :].sum() / sizes.sum()
+    assert after.costs[FLOPS, 0] == pytest.approx(before.costs[FLOPS, 0] * share, rel=0.05)
+
+
 @pytest.mark.parametrize("method", ["ifd", "less"])
 def test_training_is_planned_as_it_is_counted(ask, tmp_path, method):
     """On rows of one length, so that it does not matter which of them it takes; of IFD all of two."""
@@ -303,8 +355,8 @@ def test_bad_rows_stop_a_plan_or_are_counted(ask, tmp_path):
     kinds = ("read", "kept", "rejected", "duplicate")
     assert [found.facts[f"rows {kind}"][0] for kind in kinds] == [31, 30, 1, 0]
     found = plan_request(ask(on_error="quarantine", dedup="near"))
-    assert found.memory["near duplicates"] == 7_000 * found.facts["rows kept"][0]
-    assert "7,000 bytes a row that stays" in said(found)
+    assert found.memory["near duplicates"] == plan.NEAR_DUPLICATE * found.facts["rows kept"][0]
+    assert "400 bytes a row that stays" in said(found)
     write(tmp_path / "pool.jsonl", [{"messages": []}])
     with pytest.raises(UserError, match="no sample is left of its 1 rows"):
         plan_request(ask(on_error="quarantine"))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
-from datasketch import MinHash
-from hypothesis import given
+from datasketch import MinHash, MinHashLSH
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rdslib.data import dedup
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.dedup import PERMUTATIONS, SEED, THRESHOLD, ExactDuplicates, NearDuplicates, Repeat, text_key
+
+FOLDER = Path(tempfile.gettempdir())
 
 
 def sample(prompt: str, response: str = "") -> Sample:
@@ -43,7 +50,7 @@ def text_of(seed: int, words: int = 300) -> str:
 
 
 def found_in(pool: list[str]) -> list[Repeat | None]:
-    seen = NearDuplicates()
+    seen = NearDuplicates(FOLDER)
     return [seen.repeats(sample(text)) for text in pool]
 
 
@@ -62,7 +69,7 @@ def test_exact_duplicates_are_equal_text_keys(pairs: list[tuple[str, str]]) -> N
 def test_roles_count_for_exact_duplicates_and_not_for_near_ones() -> None:
     one = Sample("", "s", [{"role": "user", "content": "a b c"}])
     other = Sample("", "s", [{"role": "assistant", "content": "A, b: c."}])
-    exact, near = ExactDuplicates(), NearDuplicates()
+    exact, near = ExactDuplicates(), NearDuplicates(FOLDER)
     assert [seen.repeats(one) for seen in (exact, near)] == [None, None]
     assert [seen.repeats(other) for seen in (exact, near)] == [None, Repeat(0, 1.0)]
 
@@ -128,7 +135,7 @@ def test_the_most_similar_is_found_and_the_first_of_equals() -> None:
 
 
 def test_messages_are_read_as_one_text() -> None:
-    text, seen = text_of(0), NearDuplicates()
+    text, seen = text_of(0), NearDuplicates(FOLDER)
     words = text.split()
     assert seen.repeats(sample(text)) is None
     assert seen.repeats(sample(" ".join(words[:150]), " ".join(words[150:]))) == Repeat(0, 1.0)
@@ -138,3 +145,57 @@ def test_messages_are_read_as_one_text() -> None:
 def test_a_short_text_repeats_only_its_equal(text: str) -> None:
     others = ["one two", "one two three", "one two three four five", "!?", "two one", "..."]
     assert found_in([*others, text, text]) == [None] * 7 + [Repeat(6, 1.0)]
+
+
+def plainly(pool: list[str]) -> list[Repeat | None]:
+    """What samples repeat by an index that holds everything."""
+    index, minhashes, found = MinHashLSH(THRESHOLD, PERMUTATIONS, params=(16, 8)), [], []
+    for at, text in enumerate(pool):
+        minhashes.append(MinHash(PERMUTATIONS, SEED))
+        minhashes[at].update_batch(shingles(text))
+        repeats = [
+            Repeat(each, minhashes[at].jaccard(minhashes[each])) for each in index.query(minhashes[at])
+        ]
+        best = min(repeats, key=lambda each: (-each.similarity, each.of), default=None)
+        found.append(best if best and best.similarity >= THRESHOLD else None)
+        if found[at] is None:
+            index.insert(at, minhashes[at])
+    return found
+
+
+@pytest.mark.parametrize("part", [1, 3, dedup.PART])
+@settings(max_examples=30, deadline=None)
+@given(edits=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=1, max_size=25))
+def test_pairs_are_those_of_an_index_that_holds_everything(part: int, edits: list[tuple[int, int]]) -> None:
+    pool: list[str] = [text_of(0, 150)]
+    for seed, (last, times) in enumerate(edits):
+        pool.append(changed(pool[-1 if last else 0], times, seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "PART", part)
+        assert found_in(pool) == plainly(pool)
+
+
+def test_hash_values_leave_no_file(tmp_path: Path) -> None:
+    seen = NearDuplicates(tmp_path)
+    assert seen.repeats(sample("a")) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_samples_that_stay_take_little_memory() -> None:
+    code = (
+        "import resource, sys, pathlib\n"
+        "from rdslib.data.chat import Sample\n"
+        "from rdslib.data.dedup import NearDuplicates\n"
+        "seen = NearDuplicates(pathlib.Path(sys.argv[1]))\n"
+        "for row in range(int(sys.argv[2])):\n"
+        "    seen.repeats(Sample('', 's', [{'role': 'user', 'content': f'row {row}'}]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+
+    def peak(rows: int) -> int:
+        call = [sys.executable, "-c", code, str(FOLDER), str(rows)]
+        return int(subprocess.run(call, capture_output=True, check=True).stdout)
+
+    # With 24 MB of samples that were added lately, whatever the number. It was 600 MB.
+    assert peak(100_000) - peak(1) < 24e6 + 300 * 100_000

@@ -209,25 +209,39 @@ def test_what_is_left_of_another_file_does_no_harm(
     assert [path.suffix for path in files_in(tmp_path)] == [".gz"]
 
 
-TERMS = "accept its terms on https://huggingface.co"
-REFUSALS = {
-    "pip:x==1.0/x-1.0.tar.gz": "give PIP_INDEX_URL with a name and password",
-    "hf:o/r@abc/x.txt": f"{TERMS}/o/r, and set HF_TOKEN",
-    "hf-dataset:o/r@abc/x.txt": f"{TERMS}/datasets/o/r, and set HF_TOKEN",
+PAGES = {
+    "hf:o/r@abc/x.txt": "https://huggingface.co/o/r",
+    "hf-dataset:o/r@abc/x.txt": "https://huggingface.co/datasets/o/r",
 }
 
 
 @pytest.mark.parametrize("status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND])
-@pytest.mark.parametrize("uri", REFUSALS)
+@pytest.mark.parametrize("uri", ["pip:x==1.0/x-1.0.tar.gz", *PAGES])
 def test_a_refusal_is_not_asked_again_and_says_what_may_open_it(
     index: SimpleNamespace, tmp_path: Path, status: HTTPStatus, uri: str
 ) -> None:
     index.faults = [status] * 5
     with pytest.raises(UserError) as error:
         fetch(Download(uri=uri, sha256=SUM), tmp_path, "x")
-    assert (REFUSALS[uri] if status != HTTPStatus.NOT_FOUND else "connect to the network") in one_line(error)
+    if uri in PAGES and status == HTTPStatus.FORBIDDEN:
+        cure = f"accept its terms on {PAGES[uri]}, and set HF_TOKEN"
+    elif uri in PAGES:
+        cure = f"see whether there is {PAGES[uri]}; if it is private, set HF_TOKEN"
+    elif status == HTTPStatus.NOT_FOUND:
+        cure = "connect to the network"
+    else:
+        cure = "give PIP_INDEX_URL with a name and password"
+    assert cure in one_line(error)
     assert len(index.asked) == 1
     assert files_in(tmp_path) == []
+
+
+def test_a_data_set_that_the_hub_refuses_names_its_page(index: SimpleNamespace) -> None:
+    index.faults = [HTTPStatus.FORBIDDEN] * 5
+    with pytest.raises(UserError) as error:
+        fetching.hub_commit("o/r")
+    assert "o/r: is no file or folder, and the hub does not give it (status 403)" in one_line(error)
+    assert "accept its terms on https://huggingface.co/datasets/o/r, and set HF_TOKEN" in one_line(error)
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-dataset"])

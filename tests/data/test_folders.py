@@ -91,7 +91,7 @@ def test_a_changed_or_missing_file_of_a_folder_is_named(
         assert part in text
     (mirrored / "a" / "y.txt").unlink()
     text = members(URI, PINS)
-    for part in ("'x'", f"{URI}a/y.txt could not be fetched (no network)", "RDSLIB_MIRROR"):
+    for part in ("'x'", f"{URI}a/y.txt could not be fetched: no network", "RDSLIB_MIRROR"):
         assert part in text
     assert f"there is no file {mirrored}/a/y.txt" in members(f"file:{mirrored}/", PINS)
     monkeypatch.setattr(fetching, "_fetch_url", lambda url, part, *_: part.write_bytes(b"other"))

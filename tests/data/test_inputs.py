@@ -7,6 +7,7 @@ import datetime
 import gzip
 import io
 import json
+import lzma
 import os
 import tracemalloc
 from decimal import Decimal
@@ -20,10 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdslib.data import containers
+from rdslib.data import containers, reader
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.containers import Found, Part
-from rdslib.data.reader import Input, Rejected, Row, find_input, read_rows, rows_of, take_rows
+from rdslib.data.inputs import Input, find_input
+from rdslib.data.reader import Rejected, Row, read_rows, rows_of, take_rows
 from rdslib.errors import UserError
 
 ONE = {"messages": user_assistant("q", "r")}
@@ -86,7 +88,7 @@ CONTAINERS = {
     "a.csv": separated,
     "A.TSV": lambda records: separated(records, "\t"),
 }
-COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstd, ".xz": lzma.compress}
 
 texts = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
@@ -183,12 +185,12 @@ BAD_ROWS = {
     "a large sample": (lines(ONE, talk("x" * 10**7)), "too large (10000001 characters", 1, 1),
     "an id twice": (
         lines({**ONE, "id": "x"}, b"", {**ONE, "id": "y"}, {**ONE, "id": "x"}, {**ONE, "id": "x"}),
-        "a.jsonl:1; ids must be unique", 2, 2),
+        "a.jsonl:1; ids must be unique in a file", 2, 2),
     "an id that is a row's number": (lines(ONE, ONE, {**ONE, "id": 1}, {**ONE, "id": "01"}),
         ":3: this sample has the id '1', the number of a row without an id", 3, 1),
     "a row's number that is an id": (lines({**ONE, "id": "2"}, ONE, ONE, ONE),
         ":3: this sample has no id, and its row number is the id '2' of", 3, 1),
-    "an id of another type": (lines({**ONE, "id": 1.5}), "has the field id of type float", 0, 1),
+    "an id of another type": (lines({**ONE, "id": True}), "has the field id of type bool; it must be", 0, 1),
     "a source of another type": (lines({**ONE, "source": {}}), "the field source of type dict", 0, 1),
     "other columns": ("a.parquet", parquet([{"text": "x"}, {"text": "y"}]), ": row 1: this sample has none",
         0, 2),
@@ -266,6 +268,8 @@ UNREADABLE = {
     "broken gzip": ("a.jsonl.gz", GZIPPED[:10] + b"\xff" * 100, "Error -3 while decompressing data"),
     "gzip of another sum": ("a.jsonl.gz", GZIPPED[:-8] + b"sums" + GZIPPED[-4:], "CRC check failed"),
     "zstd cut at its end": ("a.jsonl.zst", ZSTD[:-1], "Truncated compressed stream)"),
+    "xz cut at its end": ("a.jsonl.xz", lzma.compress(MANY)[:-1], "Compressed file ended"),
+    "xz with another's bytes": ("a.jsonl.xz", MANY, "Input format not supported"),
     "zstd with another's bytes": ("a.jsonl.zst", MANY, "ZSTD decompress failed"),
     "gzipped CSV cut": ("a.csv.gz", gzip.compress(b"prompt,answer\n" + b"q,r\n" * 999)[:-1], ""),
     "gzipped Parquet cut": ("a.parquet.gz", gzip.compress(parquet(made(9)))[:-1], "Compressed"),
@@ -355,6 +359,13 @@ ODD_FILES = {
         [user_assistant("q\r\n\r\n2", "r"), user_assistant("a", "b")]),
     "the same in JSON": ("a.json", MARK + b"\r\n" + json.dumps(ONE).encode(), [": record 1"], None),
     "JSON over several lines": ("a.json", MARK + json.dumps(ONE, indent=1).encode(), [": record 1"], None),
+    "JSON by columns": ("a.json", b'{"prompt": ["a", "q"], "answer": ["b", "r"], "n": [1, null]}',
+        [": record 1", ": record 2"], [user_assistant("a", "b"), ONE["messages"]]),
+    "JSON by columns of turns": ("a.json", json.dumps({"id": ["x"], "messages": [ONE["messages"]]}).encode(),
+        [": record 1"], None),
+    "one conversation, and a list as long": ("a.json",
+        json.dumps({"tools": ["{}", "{}"], "messages": ONE["messages"]}).encode(), [": record 1"],
+        [[{"role": "system", "content": "<tools>\n{}\n{}\n</tools>"}, *ONE["messages"]]]),
     "JSONL under another name": ("a.json", MARK + b"\r\n\n" + lines(ONE, b"", ONE), [":3", ":5"], None),
     "several forms in JSONL": ("a.jsonl", lines(*MIXED), [":1", ":2", ":3"], MIXED_MESSAGES),
     "several forms in Parquet": ("a.parquet", parquet(MIXED), [": row 1", ": row 2", ": row 3"],
@@ -442,7 +453,7 @@ def test_queries_may_be_prompts_alone_and_have_tasks(tmp_path):
     assert [row.task for row in rows] == ["sums", None, "3"]
     assert rows[0].messages == [{"role": "user", "content": "a"}]
     assert last.reason == (
-        "this sample has the field task of type dict; it must be text; correct or remove it"
+        "this sample has the field task of type dict; it must be text or a number; correct or remove it"
     )
     first, *rows = read_rows(path, on_error="quarantine")
     assert isinstance(first, Rejected)
@@ -464,6 +475,38 @@ def test_numbers_ids_and_sources(tmp_path):
     assert [row.id for row in rows] == ["7", "1", "x", "4", "3", "9" * 5000, "²", "\u0660"]
     assert [row.source for row in rows] == ["s", "d", "v1.2", "5", *["v1.2"] * 4]
     assert rows[0].sample == Sample("7", "s", ONE["messages"])
+    path = put(tmp_path / "b.jsonl", lines(*({**ONE, "id": name} for name in (7.0, 7.5, 1e300, 2**70, -1))))
+    assert [row.id for row in read_rows(path)] == ["7", "7.5", "1e+300", str(2**70), "-1"]
+
+
+files = st.lists(
+    st.lists(st.sampled_from([None, "x", "y", 0, 1, 2, 3.0]), max_size=4), min_size=1, max_size=4
+)
+
+
+@given(files)
+def test_ids_are_unique_whatever_files_hold(given_ids):
+    """A row's id is refused only where a row of its own file has it."""
+    parts = [Part(f"{at}", f"{at}:", "", "s", f"{at}.jsonl") for at in range(len(given_ids))]
+    records = [
+        (part, Found(line, {**ONE, "id": name}))
+        for part, names in zip(parts, given_ids, strict=True)
+        for line, name in enumerate(names, start=1)
+    ]
+    found = list(rows_of(records, on_error="quarantine"))
+    ids = [row.id for row in found if isinstance(row, Row)]
+    assert len(set(ids)) == len(ids)
+    own: list[tuple[str, str]] = []
+    for number, ((part, record), row) in enumerate(zip(records, found, strict=True)):
+        name = record.value["id"]
+        one = (
+            part.name,
+            str(number) if name is None else f"{name:g}" if isinstance(name, float) else f"{name}",
+        )
+        assert isinstance(row, Rejected) == (one in own)
+        if isinstance(row, Row):
+            own.append(one)
+            assert row.id in (one[1], f"{part.file}:{one[1]}")
 
 
 def test_a_line_longer_than_can_be_held_is_passed_over(tmp_path, monkeypatch):
@@ -522,10 +565,23 @@ def test_a_folder_is_its_files_in_order(tmp_path, monkeypatch):
 
 
 def test_ids_and_empty_files_across_a_folder(tmp_path):
-    put(tmp_path / "b.json", json.dumps([{**ONE, "id": "x"}]).encode())
-    put(tmp_path / "a.jsonl", lines(ONE, {**ONE, "id": "x"}))
-    with pytest.raises(UserError, match=r"b\.json: record 1: this sample has the id 'x' of .*/a\.jsonl:2;"):
+    put(tmp_path / "a.jsonl", lines(ONE, {**ONE, "id": "x"}, {**ONE, "id": 5}))
+    put(tmp_path / "b/a.jsonl", lines({**ONE, "id": "0"}, {**ONE, "id": "x"}, ONE, {**ONE, "id": "y"}))
+    put(tmp_path / "c.json", json.dumps([{**ONE, "id": name} for name in ("x", "y", "z")]).encode())
+    found = ["0", "x", "5", "b/a.jsonl:0", "b/a.jsonl:x", "b/a.jsonl:5", "y", "c.json:x", "c.json:y", "z"]
+    assert [row.id for row in read_rows(tmp_path)] == found
+    put(tmp_path / "b/a.jsonl", lines(ONE, ONE, {**ONE, "id": "x"}, ONE, {**ONE, "id": "x"}))
+    with pytest.raises(
+        UserError, match=r"b/a\.jsonl:5: .* the id 'x' of .*b/a\.jsonl:3; ids must be unique in"
+    ):
         list(read_rows(tmp_path))
+    put(tmp_path / "b/a.jsonl", lines(ONE, {**ONE, "id": 3}))
+    with pytest.raises(
+        UserError, match=r"b/a\.jsonl:2: .* the id '3', the number of a row without an id; ids"
+    ):
+        list(read_rows(tmp_path))
+    (tmp_path / "b/a.jsonl").unlink()
+    (tmp_path / "c.json").unlink()
     put(tmp_path / "b.json", b"\n")
     with pytest.raises(UserError, match=r"b\.json: holds no samples; fill or remove it"):
         list(read_rows(tmp_path))
@@ -592,9 +648,15 @@ def test_a_data_set_that_cannot_be_had(monkeypatch, after, error):
         return rows()
 
     monkeypatch.setattr(datasets, "load_dataset", broken)
+    monkeypatch.setattr(reader, "hub_commit", lambda name: "abc")
     with pytest.raises(UserError) as raised:
         list(read_rows("org/none", on_error="quarantine"))
     assert str(raised.value) == (
-        "org/none: is no file or folder, and the split 'train' of that name cannot be read from the hub "
-        f"({'no way out' if str(error) else 'TimeoutError'}); check the name, the split and the connection"
+        "org/none: the split 'train' cannot be read from the hub "
+        f"({'no way out' if str(error) else 'TimeoutError'}); check the split and the connection"
     )
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets, "load_dataset", broken)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^org/none: is no file or folder, and the hub is out of reach \("):
+        list(read_rows("org/none", on_error="quarantine"))

@@ -24,6 +24,7 @@ KINDS = {
     "generator": iter,
     "frame": pd.DataFrame,
     "dataset": datasets.Dataset.from_list,
+    "columns": lambda rows: {name: [row[name] for row in rows] for name in rows[0]},
     "formatted": lambda rows: datasets.Dataset.from_list(rows).with_format("numpy"),
     "stream": lambda rows: datasets.Dataset.from_list(rows).to_iterable_dataset(),
 }
@@ -75,6 +76,8 @@ REFUSED = {
     "a number": (3,
         "pool: is of type int; give a DataFrame, a pyarrow table, one split of a data set, a l"),
     "all splits": (datasets.DatasetDict(train=[]), "pool: is of type DatasetDict; give"),
+    "one row": (ROWS[0], "pool: is a dict with values that are no lists; give a list for each column"),
+    "columns of other lengths": ({"prompt": ["q"], "answer": []}, "pool: is a dict of lists of different"),
     "a column without a name": (pd.DataFrame([[1]]),
         "pool: has columns with the same name, or with one that"),
     "a column twice": (pd.DataFrame([["q", "r"]], columns=["prompt"] * 2), "pool: has columns with the"),

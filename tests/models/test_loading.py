@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -18,7 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from rdslib.errors import UserError
 from rdslib.models import folder as folders
 from rdslib.models.folder import contents_of, folder_of, point_to, pointed
-from rdslib.models.loading import convert_gguf, load_causal_lm, load_tokenizer
+from rdslib.models.loading import convert_gguf, load_adapter, load_causal_lm, load_tokenizer
 from tests.command import refused
 
 GPTQ = {"quant_method": "gptq", "bits": 4}
@@ -145,6 +146,55 @@ def test_tokens_beyond_the_embedding_are_refused(copy):
     change_json(copy.with_name("eos"), vocab_size=256)
     with pytest.raises(UserError, match="and it has 256 embeddings"):
         load_tokenizer(copy.with_name("eos"))
+
+
+KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.fixture
+def adapter(tiny_model, tmp_path):
+    model = get_peft_model(load_causal_lm(tiny_model), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("name", ["default", "epoch-1"])
+def test_a_sound_adapter_is_loaded_beside_others(adapter, tiny_model, name):
+    model = load_adapter(load_causal_lm(tiny_model), adapter, name)
+    assert load_adapter(model, adapter, "second") is model
+    assert set(model.peft_config) == {name, "second"}
+
+
+NOT_ITS = "its weights are not those of its adapter_config.json on this model: "
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda w: {k: v for k, v in w.items() if k != KEY}, f"{NOT_ITS}1 missing ({KEY})"),
+        (lambda w: {**w, "other": w[KEY]}, f"{NOT_ITS}1 unexpected (other)"),
+        (lambda w: {f"module.{k}": v for k, v in w.items()}, f"{NOT_ITS}4 missing ({KEY}"),
+        (lambda w: {**w, KEY: w[KEY] / 0}, f"{NOT_ITS}{KEY} not all numbers (NaN)"),
+        (lambda w: {**w, KEY: w[KEY][:1]}, "cannot be loaded (Error(s) in loading state_dict"),
+        (lambda w: None, "cannot be loaded ("),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_adapter_that_does_not_match_is_one_line(adapter, tiny_model, tmp_path, change, expected, beside):
+    model = load_causal_lm(tiny_model)
+    if beside:
+        model = load_adapter(model, adapter, "sound")
+    broken = tmp_path / "broken"
+    shutil.copytree(adapter, broken)
+    weights = change(load_file(adapter / "adapter_model.safetensors"))
+    if weights is None:
+        (broken / "adapter_model.safetensors").write_bytes(b"cut")
+    else:
+        save_file({key: each.clone() for key, each in weights.items()}, broken / "adapter_model.safetensors")
+    with pytest.raises(UserError) as error:
+        load_adapter(model, broken)
+    assert f"adapter {broken}: {expected}" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_command_ends_with_one_line(copy, tmp_path, capsys):

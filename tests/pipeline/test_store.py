@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from rdslib import files
 from rdslib.errors import UserError
 from rdslib.pipeline.step import Kind, in_order, step
 from rdslib.pipeline.store import MANIFEST, Store, damage
@@ -156,6 +157,41 @@ def test_steps_of_one_group_are_made_in_one_call_and_only_those_that_are_missing
     store = Store(tmp_path)
     assert store.try_make(list(each.values()))
     assert calls[-1] == ["states"]
+
+
+def test_order_is_that_of_a_walk_from_the_inputs_and_takes_each_step_once():
+    @step(version=1)
+    def node(work):
+        return {}
+
+    first = node.step("", n=0)
+    middle = [node.step("", n=n, of=first) for n in (2, 1)]
+    last = node.step("", n=3, of=middle, first=first)
+    assert in_order([last, middle[1]]) == [first, *middle, last]
+
+    # Of as many paths as 2 to the 60th.
+    chain = [first]
+    for n in range(60):
+        chain.append(node.step("", n=n, a=chain[-1], b=[chain[-1]]))
+    assert in_order([chain[-1]]) == chain
+
+
+def test_a_manifest_is_read_once_until_it_changes(made, monkeypatch):
+    folder, _, first, last, path = made
+    reads = []
+    read = files.read_manifest
+    monkeypatch.setattr("rdslib.pipeline.store.read_manifest", lambda at: reads.append(at) or read(at))
+    store = Store(folder)
+    for _ in range(3):
+        assert store.missing([last]) == []
+    assert reads == [store.path(first), path]
+    sound = (path / MANIFEST).read_bytes()
+    (path / MANIFEST).write_bytes(sound.replace(b"105", b"104"))
+    assert not store.has(last)
+    (path / MANIFEST).unlink()
+    assert not store.has(last)
+    (path / MANIFEST).write_bytes(sound)
+    assert store.has(last)
 
 
 def test_made_once_and_described(made):

@@ -437,6 +437,18 @@ def test_a_flipped_byte_anywhere_is_noticed_and_repaired(home, name):
     assert contents(study.store.folder) == before
 
 
+@pytest.mark.parametrize("left", [None, b"", b"PAR1"])
+def test_a_pool_that_cannot_be_read_is_made_again(home, left):
+    study = Study.load("tiny", home=home)
+    path = study.store.path(study.pool) / "pool.parquet"
+    whole = path.read_bytes()
+    path.unlink() if left is None else path.write_bytes(left)
+    again = Study.load("tiny", home=home)
+    assert {step.hash for step in all_steps(again)} == {step.hash for step in all_steps(study)}
+    again.compute([again.pool])
+    assert path.read_bytes() == whole
+
+
 def test_sigkills_at_random_moments_end_in_the_same_files(tiny_home, tmp_path):
     program = (
         "import sys; from rdslib.pipeline.study import Study; from rdslib import figures;"
