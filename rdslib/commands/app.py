@@ -14,7 +14,8 @@ from rdslib import __version__
 # of one that is not listed.
 COMMANDS = {
     "run": ("run", "Compute what a profile's figures need, and draw them."),
-    "status": ("run", "Show what of a profile's study exists, and what is missing."),
+    "status": ("status", "Show what of a profile's study exists, and what is missing."),
+    "clean": ("status", "Remove artifacts and downloads that no profile needs."),
     "verify": ("verify", "Say whether figures still agree with the artifacts behind them."),
     "report": ("run", "Write a profile's figures and provenance as one HTML page."),
     "select": ("select", "Choose the K best samples of a pool."),

@@ -190,6 +190,8 @@ def shown(scores: pd.DataFrame) -> RenderableType:
 
 
 def _intervals(rows: pd.DataFrame, form: str) -> list[str]:
-    """Values with their intervals, empty where there is none."""
-    texts = rows.map(f"{{:{form}}}".format).agg("{0[0]} [{0[1]}, {0[2]}]".format, axis=1, raw=True)
+    """Values with their intervals, empty where there is none; one of no width says more of n than of them."""
+    cells = rows.map(f"{{:{form}}}".format)
+    texts = cells.agg("{0[0]} [{0[1]}, {0[2]}]".format, axis=1, raw=True)
+    texts = texts.mask(rows.iloc[:, 1] == rows.iloc[:, 2], cells.iloc[:, 0] + " (n too small)")
     return texts.where(rows.notna().all(axis=1), "").tolist()

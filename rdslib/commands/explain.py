@@ -150,8 +150,8 @@ def explain(selection: Path | str, sample: str, profile: str | None = None) -> E
         found.source,
         shortened(found.messages),
         "not picked" if rank is None else "picked",
-        f"{why} {len(picks):,} of {len(opened.pool):,} samples were picked, and the walk ended at rank "
-        f"{reach:,}.",
+        f"{why} {len(picks):,} of {len(opened.pool):,} samples were picked; the list that picked last was "
+        f"at its rank {reach:,} then.",
         rank,
         score,
         reach,
@@ -322,7 +322,8 @@ def shown(explanation: Explanation) -> list[RenderableType]:
         return [*parts, line(f"Left out as {e.state}: {e.why}")]
     by = "for each task by its best query" if len(e.queries) else "for each query"
     by = by if e.turns["task"].any() else "for the method"
-    parts += [line(e.why), *_listing(e.turns, f"Score and rank in the pool {by}, and the list's last pick")]
+    last = "; how many picks the list made, and score and rank of the last of them"
+    parts += [line(e.why), *_listing(e.turns, f"Score and rank in the pool {by}{last}")]
     for task, rows in e.queries.groupby("task", sort=False):
         parts += _listing(rows, f"Score and rank in the pool for each query of the task {task}")
     if e.neighbours is None:

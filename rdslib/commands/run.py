@@ -1,4 +1,4 @@
-"""`rds run`, `rds status` and `rds report`: a profile's study, from its steps to its figures."""
+"""`rds run` and `rds report`: a profile's study, from its steps to its figures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rdslib.commands.outputs import check_apart
-from rdslib.errors import UserError, needs, plain
+from rdslib.commands.text import as_text, line
+from rdslib.errors import UserError, needs
 from rdslib.params import ROOT, load_profile, profile_path
 
 if TYPE_CHECKING:
     from rdslib.pipeline.store import Store
+    from rdslib.pipeline.study import Study
 
 # What a study imports, sooner or later.
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
@@ -72,11 +74,11 @@ def run_command(
     check_apart([out / "notebooks" / f"{name}.ipynb" for name in wanted], [ROOT / "notebooks"])
     absent = {name: reason for name in wanted if (reason := figures.why_absent(study, name, show))}
     for reason in dict.fromkeys(absent.values()):
-        titles = [figures.FIGURES[name].title for name, why in absent.items() if why == reason]
-        line = f"not drawn: {', '.join(titles)} ({reason})"
+        titles = [figures.FIGURES[name].title for name, each in absent.items() if each == reason]
+        why = f"not drawn: {', '.join(titles)} ({reason})"
         if only:
-            raise UserError(f"{line}; use a profile that measures it, such as mini")
-        typer.echo(line, err=True)
+            raise UserError(f"{why}; use a profile that measures it, such as mini")
+        typer.echo(as_text([line(why)]), err=True)
     names = [name for name in wanted if name not in absent]
     steps = [step for name in names for step in figures.steps(study, name, figures.checked(show))]
     missing = len(study.missing(steps))
@@ -85,11 +87,7 @@ def run_command(
             f"{missing} steps are not in the records, which are of {device.device_kind()}, and this is "
             f"{device.this_kind()}; leave --records away to compute all here"
         )
-    # A process for each model keeps two cores busier than two threads for one model do; where Ray has
-    # workers, they have the cores.
-    alone = study.profile.engine == "ray" or device.device().type != "cpu"
-    workers = workers or (1 if alone else device.PROCESSES)
-    workers = max(1, min(workers, os.cpu_count() or 1, missing))
+    workers = processes(study, missing, workers)
     study.store.progress.workers = workers
     arguments = ["--profile", profile, "--show", show, "--engine", study.profile.engine]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
@@ -101,6 +99,17 @@ def run_command(
         every = [step for name in figures.FIGURES for step in figures.steps(study, name)]
         records.write(study.store, [*study.recorded(), *every], out / records.NAME)
     typer.echo(f"figures are in {out}")
+
+
+def processes(study: Study, missing: int, wanted: int = 0) -> int:
+    """How many processes compute so many steps that are missing: those `wanted`, or as the device has it."""
+    from rdslib.models import device
+
+    # A process for each model keeps two cores busier than two threads for one model do; where Ray has
+    # workers, they have the cores.
+    alone = study.profile.engine == "ray" or device.device().type != "cpu"
+    wanted = wanted or (1 if alone else device.PROCESSES)
+    return max(1, min(wanted, os.cpu_count() or 1, missing))
 
 
 def look_up(store: Store, paths: Sequence[Path]) -> None:
@@ -128,31 +137,6 @@ def help_command(
     end_with_parent()
     study = Study.load(profile, engine=engine)
     study.compute([step for name in only for step in figures.steps(study, name, figures.checked(show))])
-
-
-def status_command(profile: ProfileOption = "mini") -> None:
-    """Show what a profile's study is made of: what exists, and what is missing."""
-    from rdslib import figures
-    from rdslib.figures import publish
-    from rdslib.pipeline.step import in_order
-    from rdslib.pipeline.study import Study
-
-    study = Study.load(profile)
-    of_figures = {name: figures.steps(study, name) for name in figures.FIGURES}
-    steps = in_order([step for found in of_figures.values() for step in found])
-    for step in steps:
-        state = "exists " if study.store.has(step) else "missing"
-        typer.echo(f"{state}  {step.name:<9} {step.hash}  {plain(step.label)}")
-    for name, found in of_figures.items():
-        missing = len(study.missing(found))
-        if reason := figures.why_absent(study, name):
-            typer.echo(f"{name}: is not drawn; {reason}")
-            continue
-        drawn = (publish.folder_of(study.profile.name) / f"{name}.json").is_file()
-        left = f"{missing} steps missing" if missing else "nothing missing"
-        typer.echo(f"{name}: {'drawn' if drawn else 'not drawn'}; {left}")
-    there = len(steps) - len(study.missing(steps))
-    typer.echo(f"{there} of {len(steps)} artifacts exist, in {study.store.folder}")
 
 
 def report_command(

@@ -188,7 +188,7 @@ class Costs:
             "pool tokens": self.over_pool(self._tokens(self.pool.samples)),
             "queries": exactly(sum(map(len, queries))),
             "query tokens": exactly(sum(self._tokens(each, queries=True).sum() for each in queries)),
-            "parameters": exactly(self.parameters),
+            "parameters without embeddings": exactly(self.parameters),
             "samples to encode": exactly(self._encoded),
             "samples reused": exactly(self._reused),
         }

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import typer
 
-from rdslib.errors import UserError, plain
+from rdslib.commands.text import line, show
+from rdslib.errors import UserError
 from rdslib.params import Profile
 from rdslib.pipeline.step import in_order
 
@@ -51,7 +52,7 @@ def verify_command(
     verdicts = verify(folder, profile=profile)
     states = {True: "agrees", False: "DIFFERS", None: "unknown"}
     for verdict in verdicts:
-        typer.echo(f"{states[verdict.agrees]:<8} {plain(f'{verdict.name}: {verdict.reason}')}")
+        show([line(f"{states[verdict.agrees]}  {verdict.name}: {verdict.reason}")])
     agreeing = sum(verdict.agrees is True for verdict in verdicts)
     typer.echo(f"{agreeing} of {len(verdicts)} agree")
     if any(verdict.agrees is None for verdict in verdicts):

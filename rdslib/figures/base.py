@@ -205,7 +205,12 @@ def number(value: float, digits: int, sign: str = "") -> str:
 
 
 def interval(low: float, high: float, digits: int) -> str:
-    """An interval as text; nothing where there is none."""
+    """An interval as text; nothing where there is none.
+
+    Without a width it is of so few samples that every resample is the same, or of two models that are (0).
+    """
+    if low == high != 0:
+        return "n too small"
     return "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
 
 

@@ -15,7 +15,7 @@ import ipywidgets as widgets
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rdslib.data.chat import text_of
+from rdslib.data.chat import shortened, text_of
 from rdslib.errors import UserError
 from rdslib.figures import style
 from rdslib.figures.base import RDS, method_title, styled
@@ -25,8 +25,11 @@ from rdslib.figures.explore import Explorer
 ALL = ""
 # Characters of a query in a dropdown; samples that only one of two methods took, as far as they are listed.
 LABEL, SHOWN = 90, 5
+# Points of the pool's map that say on hover what they are, besides picks and queries.
+NAMED = 3_000
 BOLD = "font-weight: bold"
 # Each line in the direction of its first letter, and none wider than its place.
+WHOLE = "margin: .5em 0; padding-left: 1em; border-left: 2px solid; max-height: 24em; overflow: auto"
 READABLE = "white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; line-height: 1.45"
 
 
@@ -77,7 +80,8 @@ def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
 
 def neighbours(explorer: Explorer) -> widgets.VBox:
     """Show a query in full, and the samples of the pool that a method finds nearest to it."""
-    task = widgets.Dropdown(options=explorer.tasks)
+    first, number = explorer.clearest()
+    task = widgets.Dropdown(options=explorer.tasks, value=first)
     query = widgets.Dropdown(layout=widgets.Layout(width="640px", max_width="100%"))
 
     def list_queries(_: object = None) -> None:
@@ -88,11 +92,13 @@ def neighbours(explorer: Explorer) -> widgets.VBox:
     def show(task: str, query: int, method: str) -> str:
         messages = explorer.queries(task)[query].messages
         found = explorer.neighbours(task, query, method)
+        found["whole"] = found["id"].map(explorer.text)
         whole = f"{READABLE}; max-height: 24em; overflow: auto"
         near = _html("p", f"Nearest to it by {method_title(method)}", BOLD)
         return _html("div", text_of(messages), whole) + near + _samples(found)
 
     list_queries()
+    query.index = number
     task.observe(list_queries, "value")
     methods = [name for name in explorer.methods if explorer.needs_queries(name)]
     return _part(show, task=task, query=query, method=_choice(methods))
@@ -104,22 +110,55 @@ def mix(explorer: Explorer) -> widgets.VBox:
 
 
 def pool_map(explorer: Explorer) -> widgets.VBox:
-    """Show the pool on a plane, with what a method selects at a budget, and a task's queries."""
-    return _drawn(explorer, map_figure)
+    """Show the pool on a plane, with what a method selects at a budget, and a task's queries.
+
+    Points say on hover what they are: the picks, the queries, and the first `NAMED` others.
+    """
+    return _drawn(explorer, map_figure, _names, always=True)
 
 
-def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing]) -> widgets.VBox:
-    """A figure of a method, a budget and a task."""
+def _drawn(
+    explorer: Explorer,
+    draw: Callable[..., style.Drawing],
+    over: Callable[..., str] = lambda *_: "",
+    always: bool = False,
+) -> widgets.VBox:
+    """A figure of a method, a budget and a task, and what lies over it; `always`: whatever the method."""
 
     def show(method: str, task: str, budget: int) -> str:
-        figure = draw(explorer, method, budget, task or None)
+        chosen = explorer, method, budget, task or None
+        figure = draw(*chosen)
+        style.settle(figure)
         data = base64.b64encode(style.png(figure)).decode("ascii")
         alt = html.escape(explorer.title(method, budget, task or None))
         # A CSS inch has 96 pixels: the picture's are finer.
-        width = f"width: {96 * figure.get_figwidth():.0f}px; max-width: 100%"
-        return f'<img src="data:image/png;base64,{data}" alt="{alt}" style="{width}">'
+        box = f"position: relative; width: {96 * figure.get_figwidth():.0f}px; max-width: 100%"
+        picture = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="width: 100%; display: block">'
+        return f'<div style="{box}">{picture}{over(figure, *chosen)}</div>'
 
-    return _with_budget(explorer, show, method=_choice(explorer.methods))
+    return _with_budget(explorer, show, always, method=_choice(explorer.methods))
+
+
+def _names(figure: style.Drawing, explorer: Explorer, *chosen: Any) -> str:
+    """Over a map, circles that are not seen, and name what is under them."""
+    table = explorer.map(*chosen)
+    asked = table["kind"] == "query"
+    table = pd.concat(
+        [table[~asked & ~table["selected"]].head(NAMED), table[table["selected"]], table[asked]]
+    )
+    width, height = figure.bbox.size
+    places = figure.axes[0].transData.transform(table[["x", "y"]])
+    texts = {
+        query.id: shortened(query.messages) for task in explorer.tasks for query in explorer.queries(task)
+    }
+    circles = []
+    for (x, y), kind, sample, source in zip(places, table["kind"], table["id"], table["source"], strict=True):
+        text = texts[sample] if kind == "query" else shortened(explorer.messages(sample))
+        name = html.escape(f"{source}, {sample}\n{text}")
+        circles.append(f'<circle cx="{x:.1f}" cy="{height - y:.1f}" r="5"><title>{name}</title></circle>')
+    box = "position: absolute; inset: 0; width: 100%; height: 100%"
+    view = f'viewBox="0 0 {width:.0f} {height:.0f}"'
+    return f'<svg {view} style="{box}" fill="transparent">{"".join(circles)}</svg>'
 
 
 def comparison(explorer: Explorer) -> widgets.VBox:
@@ -137,6 +176,7 @@ def comparison(explorer: Explorer) -> widgets.VBox:
         parts.append(_set(counts.fillna(0).astype(int).reset_index(), heads))
         for name, title in titles.items():
             if len(samples := found[found["taken"] == name].head(SHOWN)):
+                samples = samples.assign(whole=samples["id"].map(explorer.text))
                 parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
         return "".join(parts)
 
@@ -145,8 +185,14 @@ def comparison(explorer: Explorer) -> widgets.VBox:
     return _with_budget(explorer, show, first=_choice(explorer.methods), second=second)
 
 
-def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -> widgets.VBox:
-    """Controls of methods, of a task and of a budget, which ends where one of the methods has no more."""
+def _with_budget(
+    explorer: Explorer, show: Callable[..., Any], always: bool = False, **methods: Any
+) -> widgets.VBox:
+    """Controls of methods, of a task and of a budget, which ends where one of the methods has no more.
+
+    Where none of the methods looks at queries the task has no effect, and is disabled, unless it is `always`
+    shown.
+    """
     task = widgets.Dropdown(options=[("all tasks", ALL), *((name, name) for name in explorer.tasks)])
     grid = explorer.study.experiment.grid
     start = max(grid.source_budgets, default=grid.single_task_budget)
@@ -160,6 +206,7 @@ def _with_budget(explorer: Explorer, show: Callable[..., Any], **methods: Any) -
 
     def limit(_: object = None) -> None:
         chosen = [control.value for control in methods.values()]
+        task.disabled = not always and not any(map(explorer.needs_queries, chosen))
         try:
             pool = explorer.pools(*chosen)[0]
         except UserError:  # which `show` meets as well, and shows
@@ -198,17 +245,33 @@ def _choice(methods: Sequence[str]) -> widgets.Dropdown:
 
 
 def _samples(table: pd.DataFrame) -> str:
-    return _set(table[["rank", "score", "source", "text"]])
+    """A table of samples; one that is `whole` longer than its text shows the rest on click."""
+    texts = [
+        html.escape(text)
+        if text == whole
+        else f"<details><summary>{html.escape(text)}</summary>"
+        f'<div style="{WHOLE}">{html.escape(whole)}</div></details>'
+        for text, whole in zip(table["text"], table["whole"], strict=True)
+    ]
+    return _set(table[["rank", "score", "source"]].assign(text=texts), made="text")
 
 
-def _set(table: pd.DataFrame, heads: Sequence[str] = ()) -> str:
-    """A table as HTML, its text as it stands; `heads` are the names of its columns, if others."""
+def _set(table: pd.DataFrame, heads: Sequence[str] = (), made: str = "") -> str:
+    """A table as HTML, its text as it stands, but for the column `made`, which is HTML.
+
+    `heads` are the names of its columns, if others.
+    """
     name: Any = [html.escape(each) for each in heads or table.columns].__getitem__
     numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
     classes = pd.DataFrame([["number" if number else "text" for number in numbers]] * len(table))
     # Columns go by their number: two may have one name.
     plain = table.reset_index(drop=True).set_axis(range(len(numbers)), axis=1)
-    cells = plain.style.format(escape="html", precision=4).format_index(name, axis="columns")
+    shown: Any = {at: str for at, each in enumerate(table.columns) if each == made}
+    cells = (
+        plain.style.format(escape="html", precision=4)
+        .format(shown, subset=[*shown])
+        .format_index(name, axis="columns")
+    )
     look: list[Any] = [
         {"selector": "td", "props": "vertical-align: top; text-align: start"},
         {"selector": ".number", "props": "text-align: right; white-space: nowrap"},

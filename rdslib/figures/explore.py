@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from rdslib.data.chat import Sample, shortened
+from rdslib.data.chat import Message, Sample, shortened, text_of
 from rdslib.data.pool import subset
 from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
@@ -73,6 +73,28 @@ class Explorer:
         if task not in self._queries:
             self._queries[task] = self.study.task_data(task).queries
         return self._queries[task]
+
+    def clearest(self) -> tuple[str, int]:
+        """A query to begin with, as its task and its number: the one that is most of letters, and short."""
+
+        def share(at: tuple[str, int]) -> float:
+            text = text_of(self.queries(at[0])[at[1]].messages)
+            plain = sum(each.isalpha() or each in " .,?" for each in text)
+            return plain / max(len(text), 1) - len(text) / 5_000
+
+        return max(((task, at) for task in self.tasks for at in range(len(self.queries(task)))), key=share)
+
+    def messages(self, sample: str) -> list[Message]:
+        """The messages of a sample of the pool, by its id."""
+        return list(self.samples["messages"].iloc[self._places[sample]])
+
+    def text(self, sample: str) -> str:
+        """The whole text of a sample of the pool, by its id."""
+        return text_of(self.messages(sample))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {sample: place for place, sample in enumerate(self.samples["id"])}
 
     def needs_queries(self, method: str) -> bool:
         """Whether a method looks at queries."""

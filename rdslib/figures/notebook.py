@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from rdslib.errors import UserError
+import psutil
+
+from rdslib.errors import UserError, reason_of
 from rdslib.files import write_whole
 from rdslib.params import ROOT
 from rdslib.pipeline.study import Study
@@ -56,20 +60,35 @@ def run_notebooks(names: Sequence[str], profile: str, show: str, out: Path) -> I
         A notebook's name and the seconds that it took, in the order of names.
 
     Raises:
-        UserError: If a cell fails, with the notebook's message.
+        UserError: If a cell fails, with the notebook's message, or a kernel dies.
     """
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     # Python's -P for kernels: a file of the working folder that is named like a module is not that module.
     os.environ["PYTHONSAFEPATH"] = "1"
+    # What a kernel or its client logs is for who writes kernels; what goes wrong is an error below.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     folder = out.resolve() / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    # Threads, as kernels are processes already: those end when their parent does, however it ends.
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
-        ThreadPool(min(2, len(names))) as threads,
-    ):
+    # Threads, as kernels are processes already.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, ThreadPoolExecutor(2) as threads:
         run = partial(_run, profile=profile, show=show, folder=folder, scratch=Path(scratch))
-        yield from zip(names, threads.imap(run, names), strict=True)
+        running = [threads.submit(run, name) for name in names]
+        try:
+            for name, each in zip(names, running, strict=True):
+                yield name, each.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            while not all(each.done() for each in running):  # an error elsewhere, or Ctrl-C
+                _kill_kernels()
+                time.sleep(0.05)
+
+
+def _kill_kernels() -> None:
+    """Kill the kernels of this process: one that is just starting ends in no other way."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "ipykernel_launcher" in child.cmdline():
+                child.kill()
 
 
 def _run(name: str, profile: str, show: str, folder: Path, scratch: Path) -> float:
@@ -90,11 +109,12 @@ def _run(name: str, profile: str, show: str, folder: Path, scratch: Path) -> flo
             parameters={key: value for key, value in given.items() if key in known},
             progress_bar=False,
             config=Config(KernelManager=ipc),
-            # What a kernel logs is for who writes kernels; what goes wrong in a cell is the error below.
             extra_arguments=["--log-level=CRITICAL", "--InteractiveShellApp.ignore_cwd=True"],
         )
     except papermill.PapermillExecutionError as error:
         message = " ".join(str(error.evalue).split())
         raise UserError(f"{name}.ipynb: {error.ename}: {message}") from error
+    except RuntimeError as error:  # a kernel that was killed, as where memory ends
+        raise UserError(f"{name}.ipynb: {reason_of(error)}; run the same command again") from error
     write_whole(folder / f"{name}.ipynb", executed.read_bytes())
     return time.monotonic() - started

@@ -137,7 +137,7 @@ def _fig1_draw(table: pd.DataFrame) -> Drawing:
 
     from rdslib.figures import points, style
 
-    figure, parts = style.panels(table.dropna(subset="score"), 6.2, 5.4)
+    figure, parts = style.panels(table.dropna(subset="score"), style.PANEL, 5.0)
     for rows, axes in parts:
         points.panel(axes, rows, "flops", f"{span(rows['budget'])} samples selected", 0.2, 0.13)
         style.flops_axis(axes, rows["flops"])
@@ -146,7 +146,7 @@ def _fig1_draw(table: pd.DataFrame) -> Drawing:
             Line2D([], [], linestyle="", label=f"from {human(pool)}", **points.marker(rank, style.GREY))
             for rank, pool in enumerate(sorted(rows["pool_size"].unique()))
         ]
-        keys.append(Patch(color=points.RED, alpha=0.13, linewidth=0, label="beyond the Pareto frontier"))
+        keys.append(Patch(color=points.RED, alpha=0.13, linewidth=0, label="beyond the frontier"))
         axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=len(keys))
     moved = "Where costs are nearly equal, points with intervals are moved sideways to be seen apart."
     small = base.notes(table, lambda row: f"{method_title(row.method)} from {human(row.pool_size)}")
@@ -209,14 +209,14 @@ def _scaling_draw(table: pd.DataFrame, x: str) -> Drawing:
     """Scores against the column `x`: against cost, with the percent of the pool at each point, or samples."""
     from rdslib.figures import points, style
 
-    figure, parts = style.panels(table.dropna(subset="score"), 6.2, 4.5)
+    figure, parts = style.panels(table.dropna(subset="score"), style.PANEL, 4.4)
     for rows, axes in parts:
-        about = f"One model for all tasks, selected from {span(rows['pool_size'])}"
+        about = f"One model for all tasks, from {span(rows['pool_size'])}"
         points.panel(axes, rows, x, about, 0.09, 0.09)
         if x == "flops":
             style.flops_axis(axes, rows[x])
             axes.set_xlabel(
-                "Cost of selection and training (FLOPs, log scale); labels: percent of the pool used"
+                "Cost of selection and training (FLOPs, log scale)\nLabels: percent of the pool that was used"
             )
         else:
             style.count_axis(axes, rows[x])
@@ -230,7 +230,7 @@ def _scaling_draw(table: pd.DataFrame, x: str) -> Drawing:
         # Near the right end, but not at it: at the whole pool every method is the same selection.
         near = pd.concat([each.iloc[-2:].head(1) for _, each in ordered.groupby("method", sort=False)])
         percents = [
-            points.Label(row[x], row["score"], _percent(row["percent"]), points.ink_of(row), size=7.5)
+            points.Label(row[x], row["score"], _percent(row["percent"]), points.ink_of(row), size=style.SMALL)
             for _, row in rows.iterrows()
         ]
         points.label(axes, rows, x, near, percents if x == "flops" else ())

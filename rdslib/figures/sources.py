@@ -55,7 +55,7 @@ def _fig2_draw(table: pd.DataFrame) -> Drawing:
     """A source that is under 1% of every pool is drawn with the others of that kind."""
     from rdslib.figures import style
 
-    figure, parts = style.panels(table, lambda rows: 3.2 + 0.85 * rows["pool"].nunique(), 4.8)
+    figure, parts = style.panels(table, lambda rows: 2.2 + 0.7 * rows["pool"].nunique(), 4.8)
     for rows, axes in parts:
         shares = rows["count"] / rows.groupby("pool")["count"].transform("sum")
         small = shares.groupby(rows["source"]).transform("max") < 0.01
@@ -68,11 +68,11 @@ def _fig2_draw(table: pd.DataFrame) -> Drawing:
         if small.any():
             colours[others] = style.OTHERS
         style.stacked(axes, rows, "pool", colours, "Samples in the pool", shares=False)
-        style.heading(axes, rows, "Samples of each source; the size of the pool on top")
+        style.heading(axes, rows, "By source; the size of the pool on top")
     return figure
 
 
-# Figure 5: how the scores of what was selected lie, for two tasks. The paper shows AlpacaEval beside GSM8k;
+# Figure 5: how the scores of the largest selection lie, for two tasks. The paper shows AlpacaEval and GSM8k;
 # a study without AlpacaEval shows its last task.
 
 
@@ -81,7 +81,8 @@ def _fig5_runs(study: Study) -> list[Run]:
     first = "GSM8k" if "GSM8k" in names else names[0]
     others = [name for name in names if name != first]
     tasks = [first, *(["AlpacaEval"] if "AlpacaEval" in others else others[-1:])]
-    budget = study.experiment.grid.single_task_budget
+    grid = study.experiment.grid
+    budget = max([grid.single_task_budget, *grid.multi_task_budgets, *grid.source_budgets])
     return [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
 
 
@@ -129,7 +130,10 @@ def _fig5_draw(table: pd.DataFrame) -> Drawing:
 
 
 def _fig6_runs(study: Study) -> list[Run]:
-    budget, seed = max(study.experiment.grid.multi_task_budgets), _first_seed(study)
+    budgets, seed = study.experiment.grid.multi_task_budgets, _first_seed(study)
+    if not budgets:
+        return []
+    budget = max(budgets)
     targets = [*((task,) for task in study.task_names), study.task_names]
     return [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
 
@@ -151,7 +155,7 @@ def _fig6_draw(table: pd.DataFrame) -> Drawing:
     from rdslib.figures import style
 
     bars = table.groupby("origin")["selection"].nunique().max()
-    figure, parts = style.panels(table, max(6.2, 2.6 + 0.85 * bars), 4.8)
+    figure, parts = style.panels(table, max(6.2, 2.2 + 0.78 * bars), 4.8)
     colours = style.source_colours(table["source"])
     for rows, axes in parts:
         style.stacked(axes, rows, "selection", colours, CHOSEN)
@@ -189,14 +193,15 @@ def _fig7_measured(study: Study) -> pd.DataFrame:
 
 @base.styled
 def _fig7_draw(table: pd.DataFrame) -> Drawing:
-    """A panel a budget."""
+    """A panel a budget, one under another."""
     from rdslib.figures import style
 
     methods, budgets = in_order(table["method"]), sorted(table["budget"].unique())
     colours = style.source_colours(table["source"])
     pool_size = table["pool_size"].max()
-    figure = style.Drawing(figsize=(2.6 + len(budgets) * max(2.4, 0.76 * len(methods)), 4.8))
-    panels = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
+    width = min(2.3 + max(2.4, 0.8 * len(methods)), style.PAGE)
+    figure = style.Drawing(figsize=(width, 0.4 + 3.6 * len(budgets)))
+    panels = figure.subplots(len(budgets), 1, squeeze=False)[:, 0]
     for budget, axes in zip(budgets, panels, strict=True):
         rows = table[table["budget"] == budget]
         rows = rows.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
@@ -205,10 +210,10 @@ def _fig7_draw(table: pd.DataFrame) -> Drawing:
         smaller = rows["pool_size"].map(lambda size: f" from\N{NO-BREAK SPACE}{human(size)}")
         names = names.where(rows["pool_size"] == pool_size, names + smaller)
         style.stacked(axes, rows.assign(bar=names), "bar", colours, CHOSEN)
-        style.heading(axes, rows, f"{human(budget)} samples selected from {human(pool_size)}")
+        but = ", but where a bar says otherwise" if (rows["pool_size"] < pool_size).any() else ""
+        style.heading(axes, rows, f"{human(budget)} samples selected from {human(pool_size)}{but}")
         if axes is not panels[0]:
-            axes.set(title="", ylabel="")
-        if axes is not panels[-1]:
+            axes.set_title("")
             axes.get_legend().remove()
     return figure
 

@@ -22,6 +22,8 @@ from rdslib.figures import base
 from rdslib.figures.base import ORIGINS, by_origin, distinct, human
 from rdslib.figures.base import styled as styled
 
+# Inches of the widest figure, and of a panel; in a README of 830 pixels, SMALL points of it are 9.
+PAGE, PANEL, SMALL = 9.5, 4.75, 7.5
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GREY = "#666666"
 # Small sources of a pool, together.
@@ -46,10 +48,10 @@ _KNOWN_SOURCES = (
 
 
 class Drawing(Figure):
-    """A figure outside pyplot's state that a notebook still shows, once, as a PNG."""
+    """A figure outside pyplot's state that a notebook still shows, once, as a PNG, of its size in inches."""
 
-    def _repr_png_(self) -> bytes:
-        return png(self)
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return png(self), {"width": round(96 * self.get_figwidth())}
 
     def files(self) -> dict[str, bytes]:
         """The figure as PNG (200 dpi) and SVG; the same figure gives the same bytes."""
@@ -127,11 +129,11 @@ def panels(
 ) -> tuple[Drawing, list[tuple[pd.DataFrame, Axes]]]:
     """A figure with one panel (of width x height inches) for each origin in the table, and its rows.
 
-    The width may depend on the rows.
+    The width may depend on the rows; panels that together are wider than the page are narrowed.
     """
     parts = [rows for _, rows in by_origin(table)]
     widths = [width(rows) if callable(width) else width for rows in parts]
-    figure = Drawing(figsize=(sum(widths), height))
+    figure = Drawing(figsize=(min(sum(widths), PAGE), height))
     axes = figure.subplots(1, len(parts), squeeze=False, width_ratios=widths)[0]
     return figure, list(zip(parts, axes, strict=True))
 
@@ -143,9 +145,18 @@ def heading(axes: Axes, rows: pd.DataFrame, details: str) -> None:
 
 def title(axes: Axes, words: str, details: str) -> None:
     """Over a panel: words in bold, and details below them."""
-    axes.set_title(words, pad=20)
+    columns = int(axes.get_position().width * figure_of(axes).get_figwidth() * 18)
+    lines = textwrap.wrap(details, columns)
+    axes.set_title(words, pad=9 + 11 * len(lines))
     axes.annotate(
-        details, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color=GREY, va="bottom"
+        "\n".join(lines),
+        (0, 1),
+        (0, 7),
+        "axes fraction",
+        "offset points",
+        fontsize=8,
+        color=GREY,
+        va="bottom",
     )
 
 
@@ -154,7 +165,7 @@ def footnotes(figure: Figure, lines: Iterable[str]) -> None:
     columns = int(figure.get_figwidth() * 16.5)
     wrapped = [textwrap.fill(line, columns) for line in dict.fromkeys(lines) if line]
     if wrapped:
-        figure.supxlabel("\n".join(wrapped), x=0.012, ha="left", fontsize=7.5, color=GREY, linespacing=1.35)
+        figure.supxlabel("\n".join(wrapped), x=0.012, ha="left", fontsize=SMALL, color=GREY, linespacing=1.35)
 
 
 def settle(figure: Figure) -> None:
@@ -174,7 +185,7 @@ def count_axis(axes: Axes, values: Iterable[float]) -> None:
     """A log x-axis of sample counts whose ticks are the counts drawn, as far as they fit."""
     known = sorted(set(values))
     kept = known[:1]
-    room = 10 ** (0.08 * math.log10(known[-1] / known[0]))
+    room = 10 ** (0.115 * math.log10(known[-1] / known[0]))
     for value in known[1:-1]:
         if value >= kept[-1] * room and value * room <= known[-1]:
             kept.append(value)
@@ -234,9 +245,9 @@ def stacked(
                 share = f"{counts.loc[source, name] / totals[name]:.0%}"
                 colour = "white" if _contrast(colour) > 3.5 else "#222222"
                 middle = top - value / 2
-                axes.text(place, middle, share, ha="center", va="center", fontsize=7.5, color=colour)
+                axes.text(place, middle, share, ha="center", va="center", fontsize=SMALL, color=colour)
         over = tops.iloc[-1] + 0.012 * highest
-        axes.text(place, over, f"{totals[name]:,.0f}", ha="center", va="bottom", fontsize=8, color=GREY)
+        axes.text(place, over, f"{totals[name]:,.0f}", ha="center", va="bottom", fontsize=SMALL, color=GREY)
     axes.set(ylim=(0, 1.06 * highest), xlim=(-0.6, len(bars) - 0.4), xlabel="", ylabel=what)
     if shares:
         axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
@@ -246,14 +257,14 @@ def stacked(
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: human(value)))
     # Names in lines that fit under a bar; a registry key is broken after its underscores.
     names = [textwrap.fill(name.replace("_", "_ "), 10).replace("_ ", "_") for name in bars]
-    axes.set_xticks(range(len(bars)), names)
+    axes.set_xticks(range(len(bars)), names, fontsize=SMALL)
     axes.tick_params(axis="x", length=0)
     # Reversed, to read from the top of the stack down.
     keys = [
         Patch(facecolor=colours[name], edgecolor="white", linewidth=0.5, label=name)
         for name in reversed(sources)
     ]
-    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=SMALL, handlelength=1.2)
 
 
 def bins(samples: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
 from rdslib.commands.evaluate import evaluate, shown
@@ -82,3 +83,11 @@ def test_a_profile_that_names_no_protocol_there_is_is_one_line(profile, tmp_path
     with pytest.raises(UserError, match=r"^unknown protocol 'mmlv'; protocols: "):
         evaluate(profile, tasks=["Sums"])
     assert isinstance(Study.load(profile), Study)
+
+
+def test_an_interval_without_a_width_says_that_n_is_too_small():
+    rows = {"score": [0.0, 0.5], "low": [0.0, 0.25], "high": [0.0, 0.75], "n": [2, 8], "seconds": [1.0, 1.0]}
+    table = pd.DataFrame({"model": "m", "task": "t", "metric": "accuracy", **rows})
+    text = as_text([shown(table)], 80)
+    assert "0.000 (n too small)" in text
+    assert "0.500 [0.250, 0.750]" in text

@@ -300,7 +300,10 @@ def test_the_text_says_it_in_100_columns(selected, name):
         flat = " ".join(text.split())
         assert flat.startswith(f"Sample {found.id}, of the source {found.source}, from ")
         assert found.why in flat
-        assert f"9 of 48 samples were picked, and the walk ended at rank {found.reach}." in flat
+        assert (
+            f"9 of 48 samples were picked; the list that picked last was at its rank {found.reach} then."
+            in flat
+        )
         method = REQUESTS[name].get("method", "rds")
         assert (f"Pick #{found.rank} of {method}." in flat) == (found.rank is not None)
         titles = [line for line in text.splitlines() if line.startswith("Score and rank in the pool ")]

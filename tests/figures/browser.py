@@ -326,7 +326,7 @@ class Notebook:
         return self.driver.execute_script(words)
 
     def _is_idle(self) -> bool:
-        return "| Idle" in self.driver.find_element(By.ID, "jp-main-statusbar").text
+        return bool(self.all(".jp-Notebook-ExecutionIndicator[data-status='idle']"))
 
     def _has_run(self) -> bool:
         """Whether every code cell has its number; at once if one has failed, as no further ones will run."""
@@ -349,6 +349,10 @@ class Part:
     def choices(self, label: str) -> list[str]:
         """What the dropdown with a label offers."""
         return [option.text for option in self._dropdown(label).options]
+
+    def chosen(self, label: str) -> str:
+        """What is chosen in the dropdown with a label."""
+        return self._dropdown(label).first_selected_option.text
 
     def choose(self, label: str, option: str) -> None:
         """Choose an option of the dropdown with a label."""
@@ -373,6 +377,10 @@ class Part:
         (shown,) = self._all("img")
         assert min(sizes([shown])[0]) > 0, "the picture is broken"
         return self.notebook.driver.execute_script(_PIXELS, shown)
+
+    def marks(self) -> list[WebElement]:
+        """What lies over the picture and says on hover what it is; the topmost first."""
+        return self._all("circle")[::-1]
 
     def another_picture(self, before: str) -> str:
         """The picture, once it is another one than before."""

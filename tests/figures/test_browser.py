@@ -119,7 +119,7 @@ def test_widgets_answer(open_notebook, lab, driver):
     to_first = near.rows()
     assert len(to_first) == len(by_rds)
     assert to_first != by_rds
-    query = near.choices("Query")[1]
+    query = next(each for each in near.choices("Query") if each != near.chosen("Query"))
     near.choose("Query", query)
     # The choice is the query's number and its beginning, in one line.
     notebook.wait(lambda: query.partition(": ")[2] in " ".join(near.text().split()), "the query stays")
@@ -132,6 +132,11 @@ def test_widgets_answer(open_notebook, lab, driver):
         shown = drawn.another_picture(shown)
         drawn.type_number("Budget", 5)
         drawn.another_picture(shown)
+
+    # The mouse meets, over the map, the names of points.
+    mark = notebook.part("4.").marks()[0]
+    assert mark.find_element("tag name", "title").get_property("textContent").count(", ") >= 1
+    assert under_mouse(driver, mark) == mark
 
     compared = notebook.part("3.")
     rows = compared.rows()
@@ -176,11 +181,68 @@ def test_the_report_opens_from_disk(report, driver, screen):
     for link in links:
         link.click()
         target = driver.find_element("css selector", ":target")
-        assert target.text == link.text
+        assert target.text.startswith(link.text.split("\n")[0])
         top = driver.execute_script("return arguments[0].getBoundingClientRect().y", target)
+        contents = driver.find_element("css selector", "nav")
+        box = driver.execute_script("return arguments[0].getBoundingClientRect().toJSON()", contents)
+        # The contents stay in view, and hide nothing.
+        assert box["top"] >= 0
         assert -1 < top < height
+        assert top >= box["bottom"] or box["right"] < width / 2
     assert {url.partition(":")[0] for url in browser.requests(driver)} == {"file", "data"}
     assert browser.complaints(driver) == []
+
+
+def test_the_report_begins_with_what_was_found_who_and_where(report, driver, screen):
+    driver.get(report.as_uri())
+    above = "//main/p[not(preceding-sibling::section)]"
+    texts = [each.text for each in driver.find_elements("xpath", above)]
+    assert texts[0].startswith("Published in the paper, 10k samples of 5.8M, picked for one task at a time: ")
+    assert "the best of 8 methods is RDS+, with 50.5" in texts[0]
+    assert re.search(r"RDS\+ is [\d.]+ (above|below) Random \(bal.\) \(95% interval of the diff", texts[1])
+    assert "Ivison" in texts[2]
+    links = [each.get_attribute("href") for each in driver.find_elements("xpath", f"{above}//a")]
+    assert [link.split("/")[2] for link in links] == ["arxiv.org", "github.com", "huggingface.co"]
+
+
+def test_both_panels_of_the_report_are_seen(report, driver, screen):
+    width, _ = screen
+    driver.get(report.as_uri())
+    published, measured = driver.find_elements("css selector", "section[aria-labelledby=fig1_pareto] img")
+    boxes = [
+        driver.execute_script("return arguments[0].getBoundingClientRect().toJSON()", each)
+        for each in (published, measured)
+    ]
+    assert all(0 <= box["left"] < box["right"] <= width for box in boxes)
+    assert (boxes[0]["bottom"] <= boxes[1]["top"]) == (width < 600)
+    assert "Measured here" in measured.get_attribute("alt")
+
+
+def test_the_report_has_a_dark_theme(report, driver):
+    colours = {}
+    for theme in ("light", "dark"):
+        wanted = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+        driver.get(report.as_uri())
+        for part in ("body", "nav a", "pre", "section p"):
+            element = driver.find_element("css selector", part)
+            ink, page = element.value_of_css_property("color"), "background-color"
+            paper = driver.find_element("tag name", "body").value_of_css_property(page)
+            colours[theme, part] = [sum(map(int, re.findall(r"\d+", each)[:3])) for each in (ink, paper)]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert all((ink < paper) == (theme == "light") for (theme, _), (ink, paper) in colours.items())
+    assert all(abs(ink - paper) > 250 for ink, paper in colours.values())
+
+
+def under_mouse(driver, element):
+    """What the mouse meets at the middle of an element."""
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    return driver.execute_script(
+        """
+        const box = arguments[0].getBoundingClientRect();
+        return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);""",
+        element,
+    )
 
 
 def width_wanted(driver):

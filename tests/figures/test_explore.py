@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+from xml.etree import ElementTree
 
 import matplotlib.text
 import numpy as np
@@ -42,7 +43,7 @@ def explorer(home):
 def rude(home):
     """An explorer of a pool and queries whose every message is HTML."""
     explorer = Explorer(Study.load("tiny", home=home))
-    messages = [{"role": "user", "content": RUDE}, {"role": "assistant", "content": RUDE}]
+    messages = [{"role": "user", "content": f"{RUDE}\n{RUDE}"}, {"role": "assistant", "content": RUDE}]
     explorer.samples["messages"] = [messages] * len(explorer.samples)
     explorer.samples["source"] = RUDE
     for task in explorer.tasks:
@@ -253,13 +254,67 @@ def test_another_query_shows_its_neighbours(explorer):
     assert [value for _, value in chosen["Query"].options] == list(range(4))
 
 
+def test_it_opens_on_a_query_that_is_mostly_letters(explorer):
+    part = controls.neighbours(explorer)
+    chosen = chosen_of(part)
+    # Sums are of digits, and sentences to be turned round are not.
+    assert (chosen["Task"].value, chosen["Query"].value) == explorer.clearest()
+    assert chosen["Task"].value == "Reverse"
+    text = text_of(explorer.queries("Reverse")[chosen["Query"].value].messages)
+    assert text in Text(shown(part)).text
+
+
+def test_a_sample_is_whole_on_click(explorer, monkeypatch):
+    long = [{"role": "user", "content": "A word. " * 200}, {"role": "assistant", "content": "Yes.\n<No.>"}]
+    monkeypatch.setattr(explorer, "samples", explorer.samples.copy())
+    explorer.samples["messages"] = [long] * len(explorer.samples)
+    found = shown(controls.neighbours(explorer))
+    assert found.count("<details>") == 10
+    assert text_of(long) in Text(found).text
+    assert "&lt;No.&gt;" in found
+
+
+def test_what_has_no_effect_is_disabled(explorer):
+    for build, names in ((controls.mix, ["Method"]), (controls.comparison, ["First", "Second"])):
+        chosen = chosen_of(build(explorer))
+        for name in names:
+            chosen[name].value = "random"
+        assert chosen["Task"].disabled
+        chosen[names[-1]].value = "rds"
+        assert not chosen["Task"].disabled
+    # The map shows the task's queries whatever the method.
+    chosen = chosen_of(controls.pool_map(explorer))
+    chosen["Method"].value = "random"
+    assert not chosen["Task"].disabled
+
+
+def test_points_of_the_map_are_named_where_they_lie(explorer):
+    part = controls.pool_map(explorer)
+    chosen_of(part)["Budget"].value = 7
+    root = ElementTree.fromstring(shown(part)[shown(part).index("<svg") : -len("</div>")])
+    circles = list(root)
+    table = explorer.map("rds", 7)
+    assert len(circles) == len(table) == 120 + 8
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    figure = controls.map_figure(explorer, "rds", 7)
+    style.settle(figure)
+    assert (width, height) == pytest.approx(tuple(figure.bbox.size), abs=1)
+    drawn = figure.axes[0].collections[0]
+    places = figure.axes[0].transData.transform(drawn.get_offsets())
+    by_name = {each[0].text.split("\n")[0].split(", ")[1]: each.attrib for each in circles}
+    for (x, y), sample in zip(places, table["id"][:120], strict=True):
+        assert float(by_name[sample]["cx"]) == pytest.approx(x, abs=0.1)
+        assert float(by_name[sample]["cy"]) == pytest.approx(height - y, abs=0.1)
+        assert explorer.samples.set_index("id")["source"][sample]
+
+
 @pytest.mark.parametrize("build", [controls.mix, controls.pool_map])
 def test_pictures_follow_their_controls(explorer, build):
     part = build(explorer)
     chosen = chosen_of(part)
     slider = chosen["Budget"]
     assert slider.value == 48
-    assert shown(part).startswith('<img src="data:image/png;base64,')
+    assert '<img src="data:image/png;base64,' in shown(part)
     seen = [shown(part)]
     for control, value in ((slider, 7), (chosen["Task"], "Sums"), (chosen["Method"], "random"),
                            (chosen["Method"], "ifd")):  # fmt: skip
@@ -293,9 +348,22 @@ def test_a_sample_cannot_bring_its_html(rude):
     for build in (controls.neighbours, controls.comparison):
         part = build(rude)
         read = Text(shown(part))
-        assert read.tags <= {"div", "p", "style", "table", "thead", "tbody", "tr", "th", "td"}
+        assert read.tags <= {
+            "div",
+            "p",
+            "style",
+            "table",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+            "details",
+            "summary",
+        }
         assert RUDE in read.text
         assert "<img" not in shown(part)
+        assert "<summary>&lt;img" in shown(part)
         assert not any(control.description_allow_html for control in part.children[0].children)
 
 

@@ -124,6 +124,52 @@ def test_words_stay_inside_and_apart(drawn):
         assert not any(one.overlaps(two) for one, two in combinations(boxes, 2))
 
 
+def test_nothing_is_too_small_to_read_where_a_readme_shows_it(drawn):
+    figure, _ = drawn
+    width = figure.get_figwidth()
+    assert width <= style.PAGE
+    assert min(text.get_fontsize() for text in words(figure)) / 72 * 830 / max(width, 8.3) >= 9
+
+
+def under_labels(axes):
+    """The marks that lie under a label, by its text; the half of a mark is 3 points."""
+    dots = axes.transData.transform(scores_drawn(axes))
+    near = 3 * axes.figure.dpi / 72
+    boxes = {text.get_text(): text.get_window_extent().padded(near) for text in axes.texts[1:]}
+    return [name for name, box in boxes.items() if any(box.contains(*dot) for dot in dots)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["fig1_pareto", "fig3_flops", "fig4_scaling"])
+def test_labels_lie_on_no_point(name, seed):
+    sizes = (600, 2000) if name == "fig1_pareto" else (2000,)
+    budgets = (48,) if name == "fig1_pareto" else (12, 48, 96, 400, 2000)
+    methods = METHODS if name == "fig1_pareto" else METHODS[seed % 5 : seed % 5 + 3]
+    table = made_up_scores(methods, sizes, budgets, seed)
+    rng = np.random.default_rng(seed)
+    # Costs that are near each other, as those of methods are that pass over the pool once.
+    table["flops"] *= rng.uniform(0.9, 1.1, len(table))
+    for rows in (table, table.assign(low=math.nan, high=math.nan)):
+        (axes,) = draw(name, rows).axes
+        assert under_labels(axes) == []
+
+
+def test_published_labels_lie_on_no_point():
+    for name in ("fig1_pareto", "fig3_flops", "fig4_scaling"):
+        (axes,) = draw(name, PUBLISHED[name]).axes
+        assert under_labels(axes) == []
+
+
+@pytest.mark.parametrize("name", ["fig1_pareto", "fig3_flops"])
+def test_a_panel_alone_is_as_large_as_beside_another(name):
+    paper, ours = PUBLISHED[name], SINGLE if name == "fig1_pareto" else MULTI
+    alone, beside = draw(name, paper), draw(name, both(paper, ours))
+    (_, shown), (_, shown_beside) = alone._repr_png_(), beside._repr_png_()
+    assert 2 * shown["width"] == shown_beside["width"] == 912
+    widths = [each.axes[0].get_position().width * each.get_figwidth() for each in (alone, beside)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.1)
+
+
 def test_every_panel_has_ink_and_its_origin(drawn):
     figure, table = drawn
     image = np.asarray(matplotlib.image.imread(io.BytesIO(style.png(figure))))[..., :3].mean(axis=2)
@@ -244,7 +290,9 @@ def test_figure_7_has_a_panel_a_budget_and_methods_in_order():
     for axes, budget in zip(figure.axes, ("32", "320"), strict=True):
         assert [text for text in map(Text.get_text, axes.texts) if text.isdigit()] == [budget] * 9
         assert sum(bar.get_height() for bar in bars(axes)) == pytest.approx(9)
-    assert [axes.get_legend() is None for axes in figure.axes] == [True, False]
+    assert [axes.get_legend() is None for axes in figure.axes] == [False, True]
+    details = [text.get_text() for text in words(figure) if "selected from" in text.get_text()]
+    assert details == [f"{n} samples selected from 2k, but where a bar says otherwise" for n in (32, 320)]
 
 
 def test_one_panel_shows_one_metric():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdslib.figures import FIGURES, key_numbers
-from rdslib.figures.base import human, method_title
+from rdslib.figures.base import human, interval, method_title
 from tests.figures.made_up import METHODS, both, made_up_ablation, made_up_histogram, made_up_scores
 
 MINI = Path(__file__).resolve().parents[2] / "figures" / "mini"
@@ -81,3 +81,11 @@ def test_shares_and_means_equal_a_naive_computation():
     scores = made_up_histogram()
     means = key_numbers(scores).set_index("task")["mean"]
     assert means["GSM8k"] == round(scores.loc[scores["task"] == "GSM8k", "score"].mean(), 3)
+
+
+def test_intervals_are_written_only_where_they_say_something():
+    assert interval(0.9, 0.95, 3) == "0.900 to 0.950"
+    assert interval(0.9, 0.9, 3) == "n too small"
+    assert interval(float("nan"), float("nan"), 3) == ""
+    # Of a difference of a model from itself.
+    assert interval(0.0, 0.0, 3) == "0.000 to 0.000"

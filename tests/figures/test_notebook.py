@@ -126,3 +126,40 @@ def test_a_killed_run_leaves_nothing_running(tmp_path):
     assert not alive
     assert rds("run", "--profile", "paper", "--only", "tab4_splits", "--out", tmp_path / "out",
                home=tmp_path / "home").returncode == 0  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0, 0.4, 3])
+def test_ctrl_c_prints_one_line_and_leaves_nothing_running(tmp_path, after):
+    environment = {**os.environ, "RDSLIB_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "rdslib.cli", "run", "--profile", "paper", "--only", "tab4_splits"]
+    command += ["--only", "tab5_pool_sources", "--out", str(tmp_path / "out")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    run = psutil.Popen(command, env=environment, start_new_session=True, **streams)
+    while not (started := run.children(recursive=True)):
+        assert run.poll() is None
+        time.sleep(0.02)
+    time.sleep(after)
+    started += run.children(recursive=True)
+    os.killpg(run.pid, signal.SIGINT)
+    # Ends once nobody holds its output: a kernel that is left would.
+    printed, _ = run.communicate(timeout=120)
+    assert printed.splitlines() == ["rds: stopped; run the same command again to go on"]
+    assert run.returncode == 130
+    assert not psutil.wait_procs(started, timeout=60)[1]
+
+
+@pytest.mark.slow
+def test_a_kernel_that_dies_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "rdslib.cli", "run", "--profile", "paper", "--only", "tab4_splits"]
+    command += ["--out", str(tmp_path / "out")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    run = psutil.Popen(command, **streams)
+    while not (started := run.children(recursive=True)):
+        assert run.poll() is None
+        time.sleep(0.02)
+    started[0].kill()
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 2
+    (line,) = printed.splitlines()
+    assert line.startswith("rds: tab4_splits.ipynb: Kernel died")

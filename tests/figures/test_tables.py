@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdslib.figures import FIGURES, draw, key_numbers
-from rdslib.figures.tables import DASH, MINUS, Cell, Part, Tables
+from rdslib.figures.typeset import DASH, MINUS, Cell, Part, Tables
 from tests.figures.made_up import both, made_up_ablation, made_up_tasks
 
 TEXT = st.text(st.sampled_from("aZ9 .,-_|*&%$#{}<>\\~^`[]()\"'é\N{EN DASH}\N{MINUS SIGN}"), max_size=12).map(

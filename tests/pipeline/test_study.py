@@ -274,7 +274,7 @@ def test_a_method_from_a_file_outside_the_package_is_in_the_figures(home, tmp_pa
     (tmp_path / "mine.py").write_text(PLUGIN.replace("aeiou", "aeiouy"))
     with pytest.raises(UserError, match="has changed since it was loaded"):
         Study.load(str(tmp_path / "mine.yaml"), home=home)
-    status = rds("status", "--profile", tmp_path / "mine.yaml", home=home).stdout
+    status = rds("status", "--all", "--profile", tmp_path / "mine.yaml", home=home).stdout
     assert before not in status
     assert "select most_vowels 12 of small" in status
 
@@ -412,12 +412,12 @@ def test_a_second_run_computes_nothing(tiny_home, tiny, tmp_path):
 
 
 def test_status_tells_what_exists_and_what_is_missing(tiny_home, tmp_path):
-    full = rds("status", "--profile", "tiny", home=tiny_home).stdout
+    full = rds("status", "--profile", "tiny", "--all", home=tiny_home).stdout
     assert "missing  " not in full
-    assert "nothing missing" in full
-    none = rds("status", "--profile", "tiny", home=tmp_path).stdout
+    assert "To run" not in full
+    none = rds("status", "--profile", "tiny", "--all", home=tmp_path).stdout
     assert "exists " not in none
-    assert "0 of " in none
+    assert "To run: 1 model" in none
 
 
 @pytest.mark.parametrize(
