@@ -1,24 +1,26 @@
 """rdslib: large-scale data selection for instruction tuning (RDS+), reproduced.
 
-`select` chooses samples of a user's data from Python; the `rds` command does so from files.
+`select` chooses samples of a user's data from Python; of selections that `rds select` has written, `explain`
+says why a sample is in one or not, and `compare` what two share. The `rds` command does so from files.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rdslib.commands.compare import compare
+    from rdslib.commands.explain import explain
     from rdslib.commands.select import select
 
-__all__ = ["select"]
+__all__ = ["compare", "explain", "select"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Load `select` when it is asked for: what it needs takes a second."""
-    if name == "select":
-        from rdslib.commands.select import select
-
-        return select
+    """Load a function when it is asked for: what it needs takes a second."""
+    if name in __all__:
+        return getattr(import_module(f"rdslib.commands.{name}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -112,6 +112,10 @@ class Model(Strict):
         return self
 
 
+# Where no method is asked for that uses a model.
+NO_MODEL = Model(title="no model", path="")
+
+
 class Source(Strict):
     """One data set of the pool: `samples` rows drawn with the seed from what `reader` yields."""
 
@@ -320,6 +324,21 @@ def profile_path(name_or_path: str) -> Path:
         hint = _did_you_mean(name_or_path, known)
         raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
     return known[name_or_path]
+
+
+def find_model(name: str) -> tuple[Model, dict[str, Download]]:
+    """Find the model, with its download, of a path, or else a profile's, or else a hub name.
+
+    Raises:
+        UserError: The profile has a mistake.
+    """
+    is_file = name.endswith((".yaml", ".yml"))
+    if is_file or ((ROOT / "params" / f"{name}.yaml").is_file() and not Path(name).exists()):
+        given = load_profile(name).experiment
+        if given is not None:
+            used = given.model.download
+            return given.model, {used: given.downloads[used]} if used is not None else {}
+    return Model(title=name, path=name), {}
 
 
 def _did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -1,23 +1,59 @@
-"""The commands, as typer has them."""
+"""The commands, as typer has them; each is loaded when it is called, since what most need takes a second."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from rdslib import __version__
-from rdslib.commands.compare import compare_command
-from rdslib.commands.evaluate import evaluate_command
-from rdslib.commands.explain import explain_command
-from rdslib.commands.export import export_command
-from rdslib.commands.plan import plan_command
-from rdslib.commands.run import help_command, report_command, run_command
-from rdslib.commands.select import select_command
-from rdslib.commands.status import clean_command, status_command
-from rdslib.commands.verify import verify_command
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+# Of each command NAME the module that has the function NAME_command, and what the list of them says; nothing
+# of one that is not listed.
+COMMANDS = {
+    "run": ("run", "Compute what a profile's figures need, and draw them."),
+    "status": ("status", "Show what of a profile's study exists, and what is missing."),
+    "clean": ("status", "Remove artifacts and downloads that no profile needs."),
+    "verify": ("verify", "Say whether figures still agree with the artifacts behind them."),
+    "report": ("run", "Write a profile's figures and provenance as one HTML page."),
+    "select": ("select", "Choose the K best samples of a pool."),
+    "plan": ("plan", "Say what a selection or a study will cost, before it is spent."),
+    "explain": ("explain", "Say why a sample was picked, or why not."),
+    "compare": ("compare", "Compare two selections: their overlap, sources and scores."),
+    "evaluate": ("evaluate", "Score models on a profile's tasks."),
+    "export": ("export", "Write the model of one run as a plain model folder."),
+    "help": ("run", ""),
+}
+# Plain text: panels of rich squeeze the options' names, and every word of the help, into half of 80 columns.
+OPTIONS: Any = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
+
+
+class Commands(TyperGroup):
+    """The commands, of which there is no more than the list until one is called."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {
+            name: TyperCommand(name, help=about, hidden=not about) for name, (_, about) in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Load the command that is called."""
+        name, _, others = super().resolve_command(ctx, args)
+        return name, name and load(name), others
+
+
+def load(name: str) -> Any:
+    """Load a command with its options."""
+    module = import_module(f"rdslib.commands.{COMMANDS[name][0]}")
+    alone = typer.Typer(add_completion=False, **OPTIONS)
+    alone.command(name)(getattr(module, f"{name}_command"))
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, **OPTIONS)
 
 
 def _show_version(wanted: bool) -> None:
@@ -33,17 +69,3 @@ def rds(
     ] = False,
 ) -> None:
     """Select instruction-tuning data with RDS+ and other methods, and reproduce the paper's figures."""
-
-
-app.command("run")(run_command)
-app.command("help", hidden=True)(help_command)
-app.command("status")(status_command)
-app.command("clean")(clean_command)
-app.command("verify")(verify_command)
-app.command("report")(report_command)
-app.command("select")(select_command)
-app.command("plan")(plan_command)
-app.command("explain")(explain_command)
-app.command("compare")(compare_command)
-app.command("evaluate")(evaluate_command)
-app.command("export")(export_command)

@@ -13,7 +13,7 @@ import pandas as pd
 import typer
 from rich.console import RenderableType
 
-from rdslib.commands.outputs import read_record, record_of
+from rdslib.commands.outputs import check_apart, read_record, record_of
 from rdslib.commands.text import line, show, table
 from rdslib.data.dedup import text_key
 from rdslib.data.formats import form_of
@@ -31,8 +31,6 @@ COLOURS = ("#0072B2", "#E69F00")
 FIGURES = (".png", ".svg")
 # Sources that are shown apart, the largest, and characters of a name in the figure.
 LAYERS, LONGEST = 20, 34
-# The source of a selection's rows that name none.
-UNNAMED = "(no source named)"
 
 
 def compare_command(
@@ -46,6 +44,8 @@ def compare_command(
     """Compare two selections: their overlap, sources and scores."""
     if figure is not None:
         check_figure(figure)
+        read = [path for each in (a, b) for path in (find_input(each).files if each.is_dir() else [each])]
+        check_apart([figure], [*read, record_of(a), record_of(b)], "--figure")
     compared = compare(a, b, format)
     show(shown(compared))
     if figure is not None:
@@ -97,7 +97,7 @@ class Compared:
         return notes
 
 
-def compare(a: Path, b: Path, form: str | None = None) -> Compared:
+def compare(a: Path | str, b: Path | str, form: str | None = None) -> Compared:
     """Compare two files: what `rds select` has written, or other data that is read as a pool is.
 
     Holds a few hundred bytes a sample.
@@ -111,7 +111,7 @@ def compare(a: Path, b: Path, form: str | None = None) -> Compared:
         UserError: Something cannot be read, or a rank or score is no number.
     """
     inputs = [find_input(path) for path in (a, b)]
-    read = [_read(path, given, form) for path, given in zip((a, b), inputs, strict=True)]
+    read = [_read(Path(path), given, form) for path, given in zip((a, b), inputs, strict=True)]
     one, other = (table.drop_duplicates("text").set_index("text") for _, table in read)
     common = one.index.intersection(other.index)
     ranks = pd.concat([each["rank"].reindex(common) for each in (one, other)], axis=1).dropna()
@@ -151,10 +151,9 @@ def _read(path: Path, given: Input, form: str | None) -> tuple[str | None, pd.Da
     rows = []
     for row in rows_of(read_records(given), form):
         assert isinstance(row, Row)  # a bad one is an error
-        # In the pool, the source of rows that name none was the name of their file.
-        named = row.record.get("source") or row.record.get("dataset") or not selected
         text = hashlib.blake2b(repr(text_key(row.sample)).encode(), digest_size=16).digest()
-        source = row.source if named else UNNAMED
+        # What it was in the pool, where a selection's rows may name none.
+        source = str(row.record.get("rds_source") or row.source)
         rows.append((text, source, _number(row, "rds_rank"), _number(row, "rds_score")))
     return method, pd.DataFrame(rows, columns=["text", "source", "rank", "score"])
 

@@ -12,13 +12,14 @@ import pandas as pd
 import typer
 from rich.console import RenderableType
 
+from rdslib.commands.outputs import check_apart
 from rdslib.commands.run import ProfileOption
 from rdslib.commands.text import show, table
 from rdslib.errors import UserError, needs
 from rdslib.evaluation.bootstrap import estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
-from rdslib.params import Model, profile_path
+from rdslib.params import find_model, load_profile, profile_path
 
 if TYPE_CHECKING:
     from rdslib.pipeline.step import Step
@@ -36,7 +37,10 @@ def evaluate_command(
     profile: ProfileOption = "mini",
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model, a folder or hub name; by default the profile's. Repeated: compared."),
+        typer.Option(
+            help="A folder, a hub name, or a profile's name for its model; by default this one's. Repeated: "
+            "compared."
+        ),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task of the profile; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many test samples a task; 0 is all.")] = 0,
@@ -60,6 +64,10 @@ def evaluate_command(
     needs("study", "lm_eval")
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"--out {out}: cannot be written there; give a file in a folder that exists")
+    if out is not None:
+        experiment = load_profile(profile).experiment
+        own = [experiment.model.path] if experiment and experiment.model.path else []
+        check_apart([out], [profile_path(profile), *(model or own)])
     scores = evaluate(profile, model or (), task or (), limit, max_response, judge, judge_url)
     if out is not None:
         scores.to_csv(out, index=False)
@@ -79,7 +87,7 @@ def evaluate(
 
     Args:
         profile: Its name or file.
-        models: Folders or hub names, in place of the profile's model.
+        models: Folders, hub names or profiles' names, in place of the profile's model.
         tasks: Some of the profile's.
         limit: At most so many test samples of each, drawn with the profile's seed and evenly over subtasks.
         max_response: At most so many tokens of a response.
@@ -141,7 +149,8 @@ def _study(profile: str, model: str, tasks: Sequence[str], limit: int, max_respo
     evaluate = e.evaluate.model_copy(update={"max_response": max_response})
     changes: dict[str, Any] = {"tasks": chosen, "evaluate": evaluate}
     if model:
-        changes["model"] = Model(title=model, path=model)
+        changes["model"], downloads = find_model(model)
+        changes["downloads"] = {**e.downloads, **downloads}
     changed = study.profile.model_copy(update={"experiment": e.model_copy(update=changes)})
     return Study(changed, folder=profile_path(profile).resolve().parent)
 

@@ -101,7 +101,7 @@ class _Opened:
         self.several = len(self.asked.targets) > 1
 
 
-def explain(selection: Path, sample: str, profile: str | None = None) -> Explanation:
+def explain(selection: Path | str, sample: str, profile: str | None = None) -> Explanation:
     """Explain a sample of a selection that `rds select` has written.
 
     Scores are made anew, a tile at a time: at most twice, and features are read once or twice more for
@@ -115,7 +115,7 @@ def explain(selection: Path, sample: str, profile: str | None = None) -> Explana
     Raises:
         UserError: As of `reopen`, or there is no such sample.
     """
-    opened = _Opened(selection, profile)
+    opened = _Opened(Path(selection), profile)
     picks, several = opened.picks, opened.several
     position = pc.index(opened.pool.ids, sample).as_py()
     if position < 0 and (given := _RANK.fullmatch(sample)):

@@ -72,14 +72,17 @@ def check_output(out: Path) -> None:
         raise UserError(f"{out.parent}: you have no right to write there; choose another --out")
 
 
-def check_apart(out: Path, inputs: Iterable[Path], model: str) -> None:
-    """Raise UserError if an output is a file that is read, by whatever name, or in the model's folder."""
-    read = {_identity(path): path for path in (*inputs, Path(model)) if path.exists()}
-    for path in (out, left_out_of(out), record_of(out)):
-        if path.exists() and (same := read.get(_identity(path))):
-            raise UserError(f"{path}: is an input ({same}), which is never written to; choose another --out")
-    if Path(model).resolve() in out.resolve().parents:
-        raise UserError(f"{out}: is in the model's folder, which is never written to; choose another --out")
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | str], option: str = "--out") -> None:
+    """Raise UserError if an output is a file that is read, by whatever name, or in a folder that is.
+
+    `inputs`: files, folders such as a model's, and names that are neither; `option`: what names the outputs.
+    """
+    read = {_identity(path): path for path in (Path(each).expanduser() for each in inputs) if path.exists()}
+    for path in outputs:
+        for place in (path, *path.resolve().parents):
+            if place.exists() and (same := read.get(_identity(place))):
+                what = f"is {'an input' if place is path else 'in an input'} ({same})"
+                raise UserError(f"{path}: {what}, which is never written to; choose another {option}")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -40,7 +40,7 @@ UTILISATION = 0.4
 NEAR_DUPLICATE = 400
 
 
-@with_options(optional=("pool", "model", "k"), without=("as_", "resume"))
+@with_options(optional=("pool", "k"), without=("as_", "resume"))
 def plan_command(options: Mapping[str, Any]) -> None:
     """Say what a selection will cost, before anything is spent: with a profile alone, what a study will.
 
@@ -50,8 +50,8 @@ def plan_command(options: Mapping[str, Any]) -> None:
     use_device(options["device"])
     if options["pool"] is None and options["profile"] is not None:
         show(shown(plan_profile(options["profile"])))
-    elif None in (options["pool"], options["model"], options["k"]):
-        raise UserError("rds plan: give --pool, --model and -k, as to `rds select`, or --profile alone")
+    elif None in (options["pool"], options["k"]):
+        raise UserError("rds plan: give --pool and -k, as to `rds select`, or --profile alone")
     else:
         show(shown(plan_request(SelectRequest.of(options))))
 
@@ -92,6 +92,8 @@ def plan_request(request: SelectRequest) -> Plan:
     """Plan a selection; raises UserError for what `rds select` would refuse before it loads a model."""
     from rdslib.models.loading import convert_gguf
 
+    if request.model is None and request.profile is None:
+        raise UserError("rds plan: give --model, whose tokens are counted, or --profile")
     selection, started = UserSelection(request), time.monotonic()
     pipeline = selection.pipeline
     counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
@@ -109,7 +111,7 @@ def plan_request(request: SelectRequest) -> Plan:
         pool = sample_pool(kept(Path(folder)), request.seed)
         reading = time.monotonic() - started
         check_kept(selection.pool.name, counts)
-        asked = selection.asked(counts["kept"], sources)
+        asked = selection.asked(counts, sources)
         steps = in_order([pipeline.selection(asked)])
         samples = {
             (pipeline.queries[task].hash, QUERIES): [row.sample for row in rows]
@@ -117,13 +119,15 @@ def plan_request(request: SelectRequest) -> Plan:
         }
         facts = {f"rows {kind}": exactly(count) for kind, count in counts.items()}
         facts["seconds to read the pool"] = exactly(reading)
-        title = f"{request.method}: {asked.k:,} of {request.pool}, {request.model}"
-        model = Path(request.model)
+        title = f"{request.method}: {asked.k:,} of {request.pool}, {pipeline.settings.model.title}"
+        model = Path(pipeline.settings.model.path or "")
         if pipeline.store.has(pipeline.model):
             model = model_folder(pipeline.store.path(pipeline.model))
         elif model.suffix.lower() == ".gguf":
             model = Path(folder) / "model"
-            convert_gguf(Path(request.model), model)
+            convert_gguf(Path(pipeline.settings.model.path or ""), model)
+        elif pipeline.settings.model.path is None:  # one that is downloaded or random
+            model = model_folder(Store(Path(folder, "store"), pipeline.store.progress).make(pipeline.model))
         costs = Costs(pipeline, steps, model, pool, samples, Path(folder))
         plan = _plan(title, pipeline.store, steps, costs, facts, lambda step: step.label)
     if request.dedup != "near":

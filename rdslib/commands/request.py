@@ -32,10 +32,16 @@ class SelectRequest(BaseModel):
             help="What to choose from: a file of JSONL, JSON, Parquet or CSV, a folder, a hub name, or -."
         ),
     ]
-    model: Annotated[str, typer.Option(help="The language model: a folder, a hub name or a GGUF file.")]
     k: Annotated[str, typer.Option("-k", help="How many samples to choose, or which percent: 1000, 5%.")]
     queries: Annotated[
         str | None, typer.Option(help="Samples, or prompts alone, of what the model should do.")
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The language model: a folder, a hub name, a GGUF file, or a profile's name for its own; by "
+            "default that of --profile."
+        ),
     ] = None
     method: Annotated[
         str, typer.Option(help="How to choose: rds, less, embed_gtr, top_ppl, ifd, random_balanced, ...")

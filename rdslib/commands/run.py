@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rdslib.commands.outputs import check_apart
 from rdslib.commands.text import as_text, line
 from rdslib.errors import UserError, needs
+from rdslib.params import ROOT, load_profile, profile_path
 
 if TYPE_CHECKING:
     from rdslib.pipeline.store import Store
@@ -68,6 +70,8 @@ def run_command(
         study = Study.load(profile, engine=engine)  # laid out as it was where the records are from
     out = out or publish.folder_of(study.profile.name)
     wanted = only or list(figures.FIGURES)
+    # Executed copies go into a folder `notebooks` there.
+    check_apart([out / "notebooks" / f"{name}.ipynb" for name in wanted], [ROOT / "notebooks"])
     absent = {name: reason for name in wanted if (reason := figures.why_absent(study, name, show))}
     for reason in dict.fromkeys(absent.values()):
         titles = [figures.FIGURES[name].title for name, each in absent.items() if each == reason]
@@ -148,7 +152,9 @@ def report_command(
     needs("study", *STUDY)
     from rdslib.figures.publish import folder_of
     from rdslib.figures.report import write_report
-    from rdslib.params import load_profile
 
     folder = figures or folder_of(load_profile(profile).name)
-    typer.echo(f"the report is {write_report(profile, folder, out or folder / 'report.html')}")
+    out = out or folder / "report.html"
+    read = [path for path in folder.glob("*") if path.suffix != ".html"]
+    check_apart([out], [profile_path(profile), *read])
+    typer.echo(f"the report is {write_report(profile, folder, out)}")

@@ -22,11 +22,12 @@ from rdslib.commands.outputs import (
     columns,
     left_out_of,
     read_record,
+    record_of,
     write,
 )
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
 from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection, code_of
-from rdslib.data.formats import as_messages
+from rdslib.data.formats import as_messages, form_of
 from rdslib.data.pool import rows_at
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     Data: TypeAlias = Table | str | Path
 
 # What is added to each picked row.
-FIELDS = ("rds_score", "rds_rank", "rds_task", "rds_query")
+FIELDS = ("rds_score", "rds_rank", "rds_id", "rds_source", "rds_task", "rds_query")
 
 
 @with_options()
@@ -49,10 +50,10 @@ def select_command(
 ) -> None:
     """Choose the K best samples of a pool: by RDS+, those nearest to your queries.
 
-    The output has the pool's own rows, in the order of picking, each with rds_score, rds_rank and, for
-    methods with queries, rds_task and rds_query (the number of the query, from 0, that chose it). Queries
-    with a field "task" take turns by task. What was computed is kept: a selection that was stopped goes on,
-    and another K of the same pool costs nothing.
+    The output has the pool's own rows, in the order of picking, each with rds_score, rds_rank, rds_id,
+    rds_source and, for methods with queries, rds_task and rds_query (the number of the query, from 0, that
+    chose it). Queries with a field "task" take turns by task. What was computed is kept: a selection that was
+    stopped goes on, and another K of the same pool costs nothing.
     """
     use_device(options["device"])
     typer.echo(write_selection(SelectRequest.of(options), out))
@@ -63,7 +64,7 @@ def select(
     pool: Data,
     queries: Data | None = None,
     *,
-    model: str | Path,
+    model: str | Path | None = None,
     k: int | str,
     exclude: Data | Sequence[Data] = (),
     **options: Any,
@@ -74,15 +75,17 @@ def select(
         pool: A pandas DataFrame, a pyarrow table, a `datasets.Dataset` or `IterableDataset`, an iterable of
             dicts, a dict of lists, or the name of a file, of a folder or of a data set of the hub. A null
             cell is a missing field. It is left as it is.
-        queries: Samples of what the model should do, in any of these forms.
-        model: The language model: a folder, a hub name or a GGUF file.
+        queries: Samples of what the model should do, in any of these forms, or a list of prompts.
+        model: The language model: a folder, a hub name, a GGUF file or a profile's name; by default that of
+            `profile`. Methods that use none need none.
         k: How many, or a percent of the pool as "5%".
         exclude: A test set, or a list of them, in any of these forms.
         **options: The command's other options, with its defaults; `as_` is `--as`.
 
     Returns:
-        The picked rows in the order of picking, each with `rds_score`, `rds_rank` and, for methods with
-        queries, `rds_task` and `rds_query` (the position, from 0, of the query that chose it). A DataFrame
+        The picked rows in the order of picking, each with `rds_score`, `rds_rank`, `rds_id` (its number where
+        it has none), `rds_source` and, for methods with queries, `rds_task` and `rds_query` (the position,
+        from 0, of the query that chose it). A DataFrame
         gives a DataFrame with the picked rows' index labels, a table a table, a Dataset or IterableDataset a
         Dataset, and anything else a list of dicts. Values are the pool's, but those of an iterable that is no
         sequence, of an IterableDataset and of files, which are as JSON holds them.
@@ -114,8 +117,8 @@ def select(
     >>> best = select(frame, queries, model=model, k=2)
     >>> list(best.index)
     ['haiku', 'sum']
-    >>> list(best.columns)
-    ['instruction', 'output', 'rds_score', 'rds_rank', 'rds_task', 'rds_query']
+    >>> [name for name in best.columns if name not in frame.columns]
+    ['rds_score', 'rds_rank', 'rds_id', 'rds_source', 'rds_task', 'rds_query']
     """
     tables: dict[str, Table] = {}
 
@@ -128,7 +131,7 @@ def select(
     tests = exclude if isinstance(exclude, list | tuple) else [cast("Data", exclude)]
     given = {
         "pool": name_of(pool, "pool"),
-        "queries": None if queries is None else name_of(queries, "queries"),
+        "queries": None if queries is None else name_of(_prompts(queries), "queries"),
         "exclude": [name_of(each, f"exclude_{i}") for i, each in enumerate(tests)],
     }
     request = SelectRequest.of({**given, "model": model, "k": str(k), **options})
@@ -139,6 +142,13 @@ def select(
     if left_out := _left_out(selection):
         warnings.warn(left_out, UserWarning, stacklevel=2)
     return _like(pool, rows, _numbers(selection, asked), request.as_)
+
+
+def _prompts(queries: Data) -> Data:
+    """Queries, of which a list of texts are prompts alone."""
+    if isinstance(queries, list) and all(isinstance(each, str) for each in queries):
+        return [{"prompt": each} for each in queries]
+    return queries
 
 
 @contextmanager
@@ -211,6 +221,12 @@ def compute(selection: UserSelection) -> Request:
     pipeline = selection.pipeline
     # Whether the pool can give what is asked is known before a model is loaded.
     asked = _asked(selection)
+    what, turns = selection.turns
+    if asked.k < turns:
+        selection.store.progress.note(
+            f"-k {selection.request.k}: is less than the {turns} {what}, which pick in turns, so that it is "
+            f"their order that decides; ask for {4 * turns} (four each), or give fewer {what}"
+        )
     step = pipeline.selection(asked)
     if not selection.request.resume:
         selection.store.forget(*in_order([step]))
@@ -223,7 +239,7 @@ def _asked(selection: UserSelection) -> Request:
     pipeline = selection.pipeline
     pipeline.compute([pipeline.pool, *pipeline.queries.values()])
     sources = pipeline.pool_file().sources if selection.limits else []
-    return selection.asked(counts_of(selection)["kept"], sources)
+    return selection.asked(counts_of(selection), sources)
 
 
 def counts_of(selection: UserSelection) -> dict[str, int]:
@@ -249,16 +265,25 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
     positions = [pick["position"] for pick in picks]
     records = rows_at(selection.store.path(pipeline.pool) / RECORDS, positions)
     queries = _queries_of(selection, asked, picks)
-    request = selection.request
+    request, forms = selection.request, set()
     for rank, (pick, kept) in enumerate(zip(picks, records, strict=True)):
         # What an earlier selection has added says nothing of this one.
         row = {name: value for name, value in json.loads(kept["record"]).items() if name not in FIELDS}
         if request.as_ == "messages":
             row = as_messages(row, request.format)
+        elif request.format is None:
+            forms.add(form_of(row))
         row |= {"rds_score": round(pick["score"], 6), "rds_rank": rank}
+        row |= {"rds_id": pick["id"], "rds_source": pick["source"]}
         if queries:
             row["rds_task"], row["rds_query"] = queries[rank]
         yield row
+    if len(forms) > 1:
+        names = " and ".join(sorted(forms))
+        selection.store.progress.note(
+            f"the picks are of the forms {names}, which trainers do not read from one file; --as messages "
+            "gives all of them one form"
+        )
 
 
 def _numbers(selection: UserSelection, asked: Request) -> list[int]:
@@ -296,11 +321,11 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
     Raises:
         UserError: Something cannot be read, selected or written.
     """
-    from rdslib.models.device import CHOICE
-
     check_output(out)
     selection = UserSelection(request)
-    check_apart(out, selection.inputs, request.model)
+    check_apart((out, left_out_of(out), record_of(out)), selection.inputs)
+    from rdslib.models.device import CHOICE  # loads torch, which what is refused has no need of
+
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
     counts = {**counts, "selected": asked.k, "left": counts["kept"] - asked.k}

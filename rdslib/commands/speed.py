@@ -404,8 +404,8 @@ class Costs:
             shutil.copytree(cache_dir(), downloads, False, no_locks, os.symlink, dirs_exist_ok=True)
         sample = Sample("", "", user_assistant("Yes?", "Yes."))
         rows = {feature: np.ones((1, 1)) for feature in maker.prepare_features}
-        bar: tqdm[Any] = tqdm(disable=True)
-        maker.prepare(Preparation(self.settings, self.model, [sample], rows, out, bar, downloads))
+        unseen: tqdm[Any] = tqdm(disable=True)
+        maker.prepare(Preparation(self.settings, self.model, [sample], rows, out, unseen, downloads))
         return out
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdslib.commands.outputs import not_data
+from rdslib.commands.outputs import KINDS, not_data
 from rdslib.commands.request import SelectRequest
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
@@ -37,9 +37,20 @@ from rdslib.data.reader import (
 from rdslib.data.streams import is_stream
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
-from rdslib.methods import get_scorer, load_plugins
+from rdslib.methods import get_extractor, get_scorer, load_plugins
 from rdslib.methods.features import split_feature
-from rdslib.params import Encode, Ifd, Less, Model, Settings, Train, load_profile, profile_path
+from rdslib.params import (
+    NO_MODEL,
+    Encode,
+    Ifd,
+    Less,
+    Model,
+    Settings,
+    Train,
+    find_model,
+    load_profile,
+    profile_path,
+)
 from rdslib.pipeline.step import Step, step
 from rdslib.pipeline.steps import POOL
 from rdslib.pipeline.store import Store, Work
@@ -219,10 +230,15 @@ def user_pool(
 def check_kept(pool: str, counts: Mapping[str, int]) -> None:
     """Raise UserError if nothing is left of a pool."""
     if not counts["kept"]:
-        raise UserError(
-            f"{pool}: no sample is left of its {counts['read']} rows, of which {counts['rejected']} are bad; "
-            f"give a larger pool, or leave less out"
-        )
+        out = left_out(counts)
+        cure = "give a larger pool" + (", or leave less out" if out else "")
+        raise UserError(f"{pool}: no sample is left of its {counts['read']:,} rows{out}; {cure}")
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """How many rows of a pool were left out of it, and as what: " (20 duplicate)"; empty if none were."""
+    kinds = ", ".join(f"{counts[kind]:,} {words}" for kind, words in KINDS.items() if counts[kind])
+    return kinds and f" ({kinds})"
 
 
 @step(version=1)
@@ -268,8 +284,6 @@ class UserSelection:
     """
 
     def __init__(self, request: SelectRequest, tables: Mapping[str, Table] | None = None) -> None:
-        from rdslib.pipeline.pipeline import Pipeline, executor  # loads torch
-
         self.request = request
         settings, plugins = _settings(request)
         scorer = get_scorer(request.method)
@@ -277,6 +291,8 @@ class UserSelection:
             raise UserError(
                 f"--method {request.method}: needs --queries, samples of what the model should do"
             )
+        if any(get_extractor(each).uses_model for each in scorer.features):
+            _check_model(settings.model, request.method)
 
         names = {"pool": request.pool, "queries": request.queries}
         names |= {f"exclude_{i}": name for i, name in enumerate(request.exclude or ())}
@@ -309,7 +325,14 @@ class UserSelection:
         if request.queries is not None:
             read.append(data("queries", request.queries))
             self.queries = _read_queries(read[-1], request.method)
-        self.inputs = [path for each in read for path in each.files]
+        # The files that are read, and the model, which may be a name.
+        self.inputs = [path for each in read for path in each.files] + plugins
+        if settings.model.path:
+            self.inputs.append(Path(settings.model.path))
+        if request.profile is not None:
+            self.inputs.append(profile_path(request.profile))
+        from rdslib.pipeline.pipeline import Pipeline, executor  # loads torch
+
         self.pipeline = Pipeline(
             settings,
             user_pool.step(
@@ -339,19 +362,30 @@ class UserSelection:
         limits = {"most": self.request.max_per_source, "balance": self.request.balance_sources}
         return {name: value for name, value in limits.items() if value}
 
-    def asked(self, kept: int, sources: Sequence[str]) -> Request:
-        """What is asked of a pool of `kept` samples, of these sources (which matter where they are limited).
+    @property
+    def turns(self) -> tuple[str, int]:
+        """What takes turns in picking, and how many of it there are: 0 where nothing does."""
+        if not get_scorer(self.request.method).needs_queries:
+            return "queries", 0
+        if len(self.queries) > 1:
+            return "tasks", len(self.queries)
+        return "queries", sum(map(len, self.queries.values()))
+
+    def asked(self, counts: Mapping[str, int], sources: Sequence[str]) -> Request:
+        """What is asked of a pool of these `counts` and sources (which matter where they are limited).
 
         Raises:
             UserError: The pool cannot give it.
         """
         from rdslib.pipeline.pipeline import Request
 
-        request, k = self.request, _count_of(self.request.k, kept)
+        request, kept = self.request, counts["kept"]
+        k = _count_of(request.k, kept)
         if not 1 <= k <= kept:
-            raise UserError(
-                f"-k {request.k}: must be from 1 to {kept}, the number of samples in {self.pool.name}"
-            )
+            of = f"samples in {self.pool.name}"
+            if out := left_out(counts):
+                of = f"samples left of the {counts['read']:,} rows of {self.pool.name}{out}"
+            raise UserError(f"-k {request.k}: must be from 1 to {kept}, the number of {of}")
         try:
             if self.limits:
                 per_source(sources, k, **self.limits)
@@ -371,14 +405,18 @@ def code_of(profile: str) -> list[str]:
 
 def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     """The parameters of methods, and the plugins: those of the profile, or the paper's and none."""
-    model = Model(title=request.model, path=request.model)
+    model, downloads = find_model(request.model) if request.model is not None else (NO_MODEL, {})
     template = {"template": request.template}
-    encode = ENCODE.model_copy(update=template)
-    paper = Settings(
-        seed=request.seed, model=model, encode=encode, ifd=Ifd(train=FULL), less=Less(train=LORA)
-    )
     if request.profile is None:
-        return paper, []
+        # Embedding models that packages have are the default profile's.
+        mini = load_profile("mini").experiment
+        assert mini is not None
+        used = {each.download for each in mini.embedders.values()}
+        downloads |= {name: each for name, each in mini.downloads.items() if name in used}
+        return Settings(
+            seed=request.seed, model=model, encode=ENCODE.model_copy(update=template),
+            ifd=Ifd(train=FULL), less=Less(train=LORA), embedders=mini.embedders, downloads=downloads,
+        ), []  # fmt: skip
     given = load_profile(request.profile).experiment
     if given is None:
         raise UserError(f"profile {request.profile}: has no experiment to take parameters from; give another")
@@ -388,8 +426,27 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
     fields = {name: getattr(given, name) for name in Settings.model_fields}
     # The whole of the user's pool is what there is to prepare on.
     ifd = given.ifd and given.ifd.model_copy(update={"pool": "all"})
-    encode = given.encode.model_copy(update=template)
-    return Settings(**{**fields, "encode": encode, "seed": request.seed, "model": model, "ifd": ifd}), plugins
+    changes: dict[str, Any] = {
+        "seed": request.seed,
+        "ifd": ifd,
+        "downloads": {**given.downloads, **downloads},
+        "encode": given.encode.model_copy(update=template),
+    }
+    changes["model"] = given.model if request.model is None else model
+    return Settings(**{**fields, **changes}), plugins
+
+
+def _check_model(model: Model, method: str) -> None:
+    """Raise UserError, before anything is made, unless there is a model, here or on the hub."""
+    from rdslib.models.folder import folder_of
+
+    if model == NO_MODEL:
+        raise UserError(
+            f"--method {method}: needs --model: a folder, a hub name, a GGUF file, or the name of a profile, "
+            "such as mini, for its model"
+        )
+    if model.path is not None:
+        folder_of(model.path, weights=False)
 
 
 def _count_of(asked: str, kept: int) -> int:

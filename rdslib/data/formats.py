@@ -61,14 +61,14 @@ MAX_CHARS = 4_000_000
 _MARKER = re.compile(rf"^[ \t]*(<\|(?:{'|'.join(ROLES)})\|>)", re.MULTILINE)
 
 
-def form_of(record: Record) -> str:
-    """Return the form of a record, by its fields; raise ValueError for those of no form or of two."""
+def form_of(record: Record, cure: str = "say which with --format") -> str:
+    """Return the form of a record, by its fields; raise ValueError for none, or (with `cure`) for two."""
     forms = [form for form, fields in FIELDS.items() if _given(record, fields)]
     if not forms:
         known = ", ".join(field for fields in FIELDS.values() for field in fields)
         raise ValueError(f"has none of the fields that hold a sample ({known}); rename its fields")
     if len(forms) > 1:
-        raise ValueError(f"has the fields of the forms {' and '.join(forms)}; say which with --format")
+        raise ValueError(f"has the fields of the forms {' and '.join(forms)}; {cure}")
     return forms[0]
 
 
@@ -83,7 +83,8 @@ def to_messages(
     Raises:
         ValueError: It is of no form, or no usable conversation; the reason completes "this sample ...".
     """
-    turns = _turns(record, form)
+    # Of queries and test sets there is no option that says it.
+    turns = _turns(record, form or (form_of(record, "keep one of them") if prompts else form_of(record)))
     messages: list[Message] = [
         {"role": turn["role"], "content": _shown(turn, f"message {at}")} for at, turn in enumerate(turns)
     ]
@@ -168,9 +169,8 @@ def _check_text(text: str, where: str) -> None:
 # --- the turns of a record
 
 
-def _turns(record: Record, form: str | None) -> list[Turn]:
+def _turns(record: Record, form: str) -> list[Turn]:
     """The turns of a record, in any form, as those of messages; new dicts."""
-    form = form or form_of(record)
     if not _given(record, FIELDS[form]):
         raise ValueError(f"has no field {' or '.join(FIELDS[form])}, as the form {form} does")
     value = _one(record, FIELDS[form])

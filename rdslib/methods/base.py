@@ -27,8 +27,9 @@ from rdslib.params import Settings, Train
 from rdslib.selection.topk import Block
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from rdslib.models.train import Bar
 
 # Scores are made for up to this many samples at a time, whatever the size of a shard.
 TILE = 8192
@@ -186,7 +187,7 @@ class Preparation:
     samples: Sequence[Sample]
     features: Mapping[str, np.ndarray]
     out: Path
-    bar: tqdm[Any]
+    bar: Bar
     downloads: Path
 
 
@@ -256,12 +257,14 @@ class Extractor(ABC):
         prepare_features: Features of other extractors that `prepare` reads.
         per_pool: Whether features of a sample depend on the pool that it is in; they are then made for each
             pool apart. Else those of the whole pool serve every smaller one.
+        uses_model: Whether features depend on the language model; without, there need be none.
         sees: The fields of a sample that its features depend on. They are not made again of a sample for
             which another pool, or other queries, have had them made.
     """
 
     name: str
     version: int = 1
+    uses_model: bool = True
     sees: tuple[str, ...] = ("id", "source", "messages")
     prepares: bool = False
     prepare_features: tuple[str, ...] = ()

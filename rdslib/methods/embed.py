@@ -39,6 +39,7 @@ class SentenceEmbedding(Extractor):
     """
 
     sees = ("messages",)
+    uses_model = False
     prepares = True
 
     def __init__(self, name: str, default: Embedder, end: bool = False, runs_code: bool = False) -> None:

@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -23,10 +23,19 @@ from rdslib.params import Train
 from rdslib.seeds import generator
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
     from transformers import PreTrainedModel
 
 IGNORE = -100
+
+
+class Bar(Protocol):
+    """What shows how far something is, such as a bar of tqdm."""
+
+    def update(self, n: int) -> object:
+        """Move on by `n`."""
+
+    def reset(self, total: int) -> object:
+        """Begin again, now that the total is known."""
 
 
 def train(
@@ -35,7 +44,7 @@ def train(
     params: Train,
     seed: int,
     out: Path,
-    bar: tqdm[Any] | None = None,
+    bar: Bar | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     base: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
@@ -196,9 +205,11 @@ class _ResponseCollator(DataCollatorForSeq2Seq):
 class _Report(TrainerCallback):
     """Moves a progress bar, in tokens, after each update."""
 
-    def __init__(self, bar: tqdm[Any], tokens: int) -> None:
-        self.bar = bar
-        bar.reset(total=tokens)
+    def __init__(self, bar: Bar, tokens: int) -> None:
+        self.bar, self.tokens, self.done = bar, tokens, 0
+        bar.reset(tokens)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(int(self.bar.total * state.global_step / state.max_steps) - self.bar.n)
+        done = self.tokens * state.global_step // state.max_steps
+        self.bar.update(done - self.done)
+        self.done = done

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from rdslib.data.pool import PoolFile
-from rdslib.methods import ScoringInputs, digest_of, get_extractor, get_scorer
+from rdslib.methods import Extractor, ScoringInputs, digest_of, get_extractor, get_scorer
 from rdslib.methods.features import split_feature
 from rdslib.models.device import device_kind, token_budget
 from rdslib.models.folder import contents_of
-from rdslib.params import Settings
+from rdslib.params import NO_MODEL, Settings
 from rdslib.pipeline import steps
 from rdslib.pipeline.executors import Executor, Local
 from rdslib.pipeline.step import Step, in_order
@@ -105,7 +105,7 @@ class Pipeline:
             given={"settings": self.settings, "executor": self.executor},
             extractor=extractor,
             feature=name,
-            model=self.model,
+            model=self._model_of(maker),
             prepared=self.preparation(feature, pool) if maker.prepares else None,
             samples=self.store.file(samples, POOL if task is None else QUERIES),
             queries=task is not None,
@@ -124,11 +124,15 @@ class Pipeline:
             marks=self._marks(extractor),
             given={"settings": self.settings},
             extractor=extractor,
-            model=self.model,
+            model=self._model_of(maker),
             pool=self.store.file(self.pool, POOL) if on else None,
             features={each: self.features(each) for each in maker.prepare_features},
             draw=self.draws[on] if on else None,
         )
+
+    def _model_of(self, maker: Extractor) -> Step | None:
+        """The language model; None where there is none, and an extractor uses none."""
+        return None if self.settings.model == NO_MODEL and not maker.uses_model else self.model
 
     def _marks(self, extractor: str) -> dict[str, Any]:
         """What features depend on besides the model and the samples."""
@@ -176,7 +180,7 @@ class Pipeline:
         # Features first: they take longest, and most of the rest waits for them.
         late = ("select", "train", "evaluate", "measure")
         left = sorted(in_order(laid_out), key=lambda step: step.name in late)
-        self.store.progress.plan(self.store.missing(left))
+        self.store.progress.plan(self.store.missing(left), self.store.has)
         groups: dict[str, list[Step]] = {}
         readers: dict[str, set[str]] = {}
         for each in left:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -74,11 +75,11 @@ def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int
     return {"non_embedding_parameters": loading.non_embedding_parameters(loaded)}
 
 
-def model_folder(artifact: Path) -> Path:
-    """Where the model of a model artifact is."""
+def model_folder(artifact: Path | None) -> Path:
+    """Where the model of a model artifact is; nowhere if there is none, for methods that use none."""
     from rdslib.models.folder import pointed
 
-    return pointed(artifact)
+    return Path(os.devnull) if artifact is None else pointed(artifact)
 
 
 # The file of a selection's artifact.
@@ -125,7 +126,7 @@ def cost(work: Work, features: Path, draw: Sequence[int] | None) -> dict[str, An
 def prepare(
     work: Work,
     extractor: str,
-    model: Path,
+    model: Path | None,
     pool: Path | None,
     features: Mapping[str, Path],
     draw: Sequence[int] | None,
@@ -152,7 +153,7 @@ def prepare(
 def features(
     works: Mapping[str, Work],
     extractor: str,
-    model: Path,
+    model: Path | None,
     prepared: Path | None,
     samples: Path,
     queries: bool,

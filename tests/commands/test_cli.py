@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from rdslib.commands.app import COMMANDS, app
 from rdslib.data.chat import user_assistant
 from rdslib.figures import FIGURES
 from rdslib.models.loading import make_random
@@ -81,16 +86,63 @@ def test_no_network_and_no_cache_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-def test_help_is_there_for_every_command():
-    for command in ([], ["run"], ["status"], ["select"]):
-        done = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0
-        assert "Usage" in done.stdout
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_the_help_of_every_command_fits_80_columns(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, [*([name] if name else []), "--help"])
+    assert shown.exit_code == 0, shown.output
+    assert "Usage: " in shown.output
+    for line in shown.output.splitlines():
+        assert len(line) <= 80
+        assert line.startswith("Usage: ") or not line.endswith(("...", "…"))
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_takes_a_second_is_not_loaded_to_list_the_commands(option):
+    command = [sys.executable, "-X", "importtime", *COMMAND[1:], option]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert not loaded & {"torch", "pandas", "transformers", "pyarrow", "numpy", "pydantic", "rich"}
+
+
+def test_a_command_that_is_not_there_is_named():
+    shown = CliRunner().invoke(app, ["selct"])
+    assert shown.exit_code == 2
+    assert "Did you mean 'select'?" in shown.output
 
 
 def test_the_package_can_be_found():
     assert Path(shutil.which("rds", path=str(Path(sys.executable).parent)) or "").name == "rds"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_stopped_says_so_and_goes_on_where_it_was(interrupt, tmp_path, tiny_model):
+    rows = [{"messages": user_assistant(f"Say {i}", "yes " * 9)} for i in range(2500)]
+    (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ["--pool", tmp_path / "pool.jsonl", "--method", "top_ppl", "--model", tiny_model, "-k", "2"]
+    arguments = ["select", *given, "--out", tmp_path / "out.jsonl"]
+    environment = {**os.environ, "RDSLIB_HOME": str(tmp_path / "home")}
+    run = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    features = tmp_path / "home" / "artifacts" / "features"
+    while not (journals := list(features.glob("*.part/shards.jsonl"))):
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(interrupt)
+    _, error = run.communicate()
+    assert run.returncode == 128 + interrupt
+    assert error.splitlines()[-1] == "rds: stopped; run the same command again to go on"
+    assert "Traceback" not in error
+    (part,) = [journal.parent for journal in journals]
+    kept = {path.name: path.stat().st_mtime_ns for path in part.glob("*0000*")}
+    done = rds(*arguments, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert kept
+    assert kept.items() <= {p.name: p.stat().st_mtime_ns for p in part.with_suffix("").iterdir()}.items()
 
 
 @pytest.mark.slow

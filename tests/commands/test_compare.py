@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from rdslib.commands.compare import (
     LAYERS,
     LONGEST,
-    UNNAMED,
     check_figure,
     compare,
     compare_figure,
@@ -159,8 +158,8 @@ def test_selections_are_read_back_in_their_form(tmp_path, tiny_model, monkeypatc
     ]
     assert found.common == len(sets[0] & sets[1])
     assert found.sides["method"].tolist() == ["random", "random"]
-    # The rows name no source, and the file that they are in now is not it.
-    assert set(found.sources["source"]) == {UNNAMED}
+    # The rows name no source: it is the file that they were in, not the one that they are in now.
+    assert set(found.sources["source"]) == {"pool"}
     with pytest.raises(UserError, match="has the fields of the forms messages and prompt_completion"):
         compare(made["own"], pool)
     assert compare(made["own"], pool, "messages").common == 5

@@ -51,6 +51,13 @@ def test_models_are_scored_and_compared_on_the_same_samples(profile, tiny_model,
     assert again.equals(table)
 
 
+def test_a_model_may_be_that_of_another_profile(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
+    table = evaluate(profile, ["tiny", str(ROOT / "params" / "tiny.yaml")], ["Sums"], limit=3)
+    assert set(table["model"]) == {Study.load("tiny").experiment.model.title}
+    assert table["score"].iloc[:2].tolist() == table["score"].iloc[2:].tolist()
+
+
 def test_responses_for_a_judge_are_written_without_one(profile, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("RDSLIB_HOME", str(tmp_path / "home"))
     text = (tmp_path / "mine.yaml").read_text().replace("protocol: mmlu", "protocol: alpaca_eval")

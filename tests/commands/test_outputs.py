@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from rdslib.commands import outputs
-from rdslib.commands.compare import compare
+from rdslib.commands.compare import compare, compare_command
 from rdslib.commands.explain import explain
 from rdslib.commands.outputs import left_out_of, read_record, record_of
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import reopen, write_selection
 from rdslib.data.chat import user_assistant
 from rdslib.errors import UserError
+from rdslib.params import ROOT
+from tests.command import refused
 
 POOL = [{"id": f"p{i}", "messages": user_assistant(f"What is {i} + 1?", f"{i + 1}")} for i in range(12)]
 QUERIES = [{"prompt": "What is 3 + 4?", "completion": "7"}]
@@ -83,7 +87,7 @@ def test_what_stands_beside_the_output_is_no_input_and_nothing_goes_into_the_mod
             write(pool, POOL)
         with pytest.raises(UserError, match="is an input"):
             ask("best.jsonl", pool=str(pool))
-    with pytest.raises(UserError, match="is in the model's folder"):
+    with pytest.raises(UserError, match=r"is in an input \(.*model0\), which is never written to"):
         ask(tiny_model / "best.jsonl")
     assert not (tiny_model / "best.jsonl").exists()
 
@@ -201,3 +205,63 @@ def test_of_a_folder_with_splits_train_is_read_which_is_said(folder, ask, monkey
     for path in (folder / "set").glob("*.*"):
         path.unlink()
     assert [note for note in compare(where, folder / "best.jsonl").notes if "its other splits" in note]
+
+
+@pytest.fixture
+def used(folder, tiny_model):
+    """A folder with one input of each command, and what asks the command to write to it, by a link."""
+    shutil.copy(ROOT / "params" / "tiny.yaml", "mine.yaml")
+    shutil.copytree(tiny_model, "model")
+    drawn = folder / "figures" / "notebooks"
+    drawn.mkdir(parents=True)
+    for path in (drawn / "fig1_pareto.ipynb", drawn.parent / "fig1_pareto.csv"):
+        path.write_text("{}")
+    for path, name in {
+        "pool.jsonl": "pool.png",
+        "model/config.json": "scores.csv",
+        str(drawn / "fig1_pareto.ipynb"): "page.html",
+        str(ROOT / "notebooks"): "notebooks",
+        "mine.yaml": "mine.jsonl",
+    }.items():
+        os.symlink(path, name)
+    os.link("mine.yaml", "mine.csv")
+    return folder
+
+
+GIVEN = "--pool queries.jsonl --model model --method random -k 1 --profile mine.yaml"
+OVERWRITING = {
+    "compare pool.jsonl queries.jsonl --figure pool.png": "--figure",
+    "compare queries.jsonl pool.jsonl --figure pool.png": "--figure",
+    "evaluate --profile mine.yaml --out mine.csv": "--out",
+    "evaluate --profile mine.yaml --out mine.yaml": "--out",
+    "evaluate --profile mine.yaml --model model --out scores.csv": "--out",
+    "evaluate --profile mine.yaml --model model --out model/new.csv": "--out",
+    "report --figures figures --out figures/fig1_pareto.csv": "--out",
+    "report --figures figures --out page.html": "--out",
+    "report --figures figures --profile mine.yaml --out mine.csv": "--out",
+    "run --profile paper --only tab2_single_task --out .": "--out",
+    f"select {GIVEN} --out mine.jsonl": "--out",
+    f"select {GIVEN} --out model/new.jsonl": "--out",
+}
+
+
+@pytest.mark.parametrize("command", OVERWRITING)
+def test_no_command_writes_to_what_it_reads(used, command, capsys):
+    def contents():
+        files = [*used.rglob("*"), *(ROOT / "notebooks").glob("*"), *(used / "model").glob("*")]
+        return {path: path.read_bytes() for path in files if path.is_file()}
+
+    before = contents()
+    line = refused(capsys, *command.split(), home=used.parent / "home")
+    assert re.search(
+        rf"is (in )?an input \(.*\), which is never written to; choose another {OVERWRITING[command]}$", line
+    )
+    assert contents() == before
+
+
+def test_what_is_not_read_may_be_beside_it(used, capsys):
+    figure = used / "folder" / "new.png"
+    figure.parent.mkdir()
+    shutil.copy("pool.jsonl", figure.parent)
+    compare_command(figure.parent, used / "queries.jsonl", figure)
+    assert figure.read_bytes().startswith(b"\x89PNG")

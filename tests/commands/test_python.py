@@ -16,8 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-import rdslib.commands.select  # noqa: F401  # for the examples
+import rdslib
 from rdslib import select
+from rdslib.commands.request import SelectRequest
+from rdslib.commands.select import write_selection
 from rdslib.data.chat import user_assistant
 from rdslib.errors import UserError
 from tests.command import rds
@@ -31,7 +33,7 @@ QUERIES = [
     {"prompt": "Say hello", "task": "talk"},
     {"instruction": "What is 20 + 1?", "output": "21", "task": "sums"},
 ]
-ADDED = ["rds_score", "rds_rank", "rds_task", "rds_query"]
+ADDED = ["rds_score", "rds_rank", "rds_id", "rds_source", "rds_task", "rds_query"]
 KINDS = {
     "list": list,
     "tuple": tuple,
@@ -267,6 +269,23 @@ def test_a_list_is_left_as_it_is_and_nothing_is_said_where_nothing_is_left_out(t
         found = select(pool, QUERIES, model=tiny_model, k=2, on_error="quarantine", dedup="near")
     assert pool == POOL
     assert found[0]["messages"] is pool[int(found[0]["id"][1:])]["messages"]
+
+
+def test_queries_may_be_a_list_of_prompts(tiny_model):
+    texts = [each["prompt"] for each in QUERIES if "prompt" in each] or ["What is 3 + 4?"]
+    found = select(list(POOL), texts, model=tiny_model, k=3)
+    assert found == select(list(POOL), [{"prompt": text} for text in texts], model=tiny_model, k=3)
+
+
+def test_what_was_selected_is_explained_and_compared_from_python(tiny_model, tmp_path):
+    for name in ("pool", "queries"):
+        rows = {"pool": POOL, "queries": QUERIES}[name]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    given = {name: tmp_path / f"{name}.jsonl" for name in ("pool", "queries")} | {"model": tiny_model, "k": 4}
+    out = tmp_path / "best.jsonl"
+    write_selection(SelectRequest.of(given), out)
+    assert rdslib.explain(str(out), "#0").state == "picked"
+    assert rdslib.compare(str(out), out).jaccard == 1
 
 
 @pytest.mark.slow

@@ -29,7 +29,9 @@ from rdslib.errors import UserError
 from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.encode import encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
-from rdslib.params import RandomModel
+from rdslib.params import ROOT, RandomModel, find_model
+from rdslib.pipeline.step import in_order
+from rdslib.pipeline.study import Study
 from tests.command import rds, refused
 
 
@@ -146,6 +148,64 @@ def test_what_cannot_be_used_is_one_line_exit_code_2_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("model", ["MODEL", "no/such", "./none", "/none/x", "~/none", None])
+def test_a_model_that_is_not_there_is_refused_before_anything_is_made(given, tmp_path, capsys, model):
+    options = {name: value for name, value in {**given, "model": model}.items() if value is not None}
+    line = refused(capsys, *arguments(options, tmp_path / "out.jsonl"), home=tmp_path / "home")
+    assert (f"model {model}: " if model else "--method rds: needs --model: a folder") in line
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_model_may_be_a_profiles(ask, given, tmp_path):
+    """By its name, its file, or --profile; the artifact is that of the profile's own study."""
+    rows, _ = ask(model="tiny")
+    for options in ({"model": str(ROOT / "params" / "tiny.yaml")}, {"model": None, "profile": "tiny"}):
+        assert ask(**options)[0] == rows
+        study = Study.load("tiny")
+        same = SelectRequest.of({**given, **options, "seed": study.experiment.seed})
+        assert UserSelection(same).pipeline.model.hash == study.pipeline.model.hash
+    reopen(tmp_path / "out.jsonl")
+    # A model that is named counts, and so does a folder that has a profile's name.
+    for name in (given["model"], "tiny"):
+        selection = UserSelection(SelectRequest.of({**given, "model": name, "profile": "tiny"}))
+        assert (selection.pipeline.settings.model.path == given["model"]) == (name != "tiny")
+    (tmp_path / "tiny").symlink_to(given["model"])
+    assert find_model(str(tmp_path / "tiny"))[0].path == str(tmp_path / "tiny")
+
+
+def test_no_model_is_asked_for_where_none_is_used(ask, given):
+    for method in ("random", "random_balanced"):
+        assert len(ask(model=None, queries=None, method=method)[0]) == 9
+    request = SelectRequest.of({**given, "method": "embed_minilm"})
+    for model, used in ((None, False), (given["model"], True)):
+        pipeline = UserSelection(request.model_copy(update={"model": model})).pipeline
+        steps = in_order([pipeline.features("minilm.sentence")])
+        assert ("model" in [step.name for step in steps]) == used
+    assert pipeline.settings.embedders["minilm"].download in pipeline.settings.downloads
+
+
+def test_picks_of_several_forms_are_said_unless_they_become_one(ask, tmp_path, capsys):
+    alpaca = [{"instruction": f"What is {i}?", "output": f"{i}"} for i in range(9)]
+    mixed = write(tmp_path / "mixed.jsonl", [*POOL[:9], *alpaca])
+    one = write(tmp_path / "one.jsonl", alpaca * 2)
+    for options, said in (({}, 1), ({"as_": "messages"}, 0), ({"pool": one}, 0)):
+        ask(**{"pool": mixed, "k": "18", **options})
+        text = "of the forms alpaca and messages, which trainers do not read from one file; --as messages"
+        assert capsys.readouterr().err.count(text) == said
+
+
+def test_rows_say_their_id_and_source_in_the_pool(ask, tmp_path):
+    pool = [row("a", "b", id="one", source="s"), row("c", "d", rds_id="old", rds_source="old"), row("e", "f")]
+    rows, _ = ask(pool=write(tmp_path / "named.jsonl", pool), k="3", method="random")
+    found = {each["messages"][0]["content"]: (each["rds_id"], each["rds_source"]) for each in rows}
+    assert found == {"a": ("one", "s"), "c": ("1", "named"), "e": ("2", "named")}
+
+
+@pytest.mark.real
+def test_minilm_comes_from_its_package_without_a_profile_or_a_model(ask):
+    assert len(ask(model=None, method="embed_minilm")[0]) == 9
+
+
 METHODS = sorted(set(SCORERS) - {"embed_gtr", "embed_minilm", "embed_nv"})
 
 
@@ -234,6 +294,47 @@ def test_a_count_or_a_percent(ask, k, expected):
 def test_a_number_that_is_none_is_one_line(ask, k):
     with pytest.raises(UserError, match=r"^-k "):
         ask(k=k)
+
+
+def test_a_count_beyond_what_is_left_says_what_was_left_out(ask, tmp_path):
+    test = [row("one two three four five six seven eight nine ten", "yes")]
+    pool = [*POOL[:5], *POOL[:3], *test]
+    path = write(tmp_path / "repeated.jsonl", pool)
+    with open(path, "a") as stream:
+        stream.write("{\n")
+    options = {"pool": path, "dedup": "exact", "on_error": "quarantine"}
+    options["exclude"] = [write(tmp_path / "test.jsonl", test)]
+    with pytest.raises(UserError) as error:
+        ask(k="6", **options)
+    assert str(error.value) == (
+        "-k 6: must be from 1 to 5, the number of samples left of the 10 rows of "
+        f"{path} (1 rejected as bad, 1 contaminated, 3 duplicate)"
+    )
+    assert len(ask(k="5", **options)[0]) == 5
+
+
+def test_fewer_picks_than_what_picks_in_turns_is_said_once(ask, tmp_path, capsys):
+    queries = [row(f"What is {i} + 5?", "7") for i in range(5)]
+    one = write(tmp_path / "one.jsonl", queries)
+    tasks = write(tmp_path / "tasks.jsonl", [{**each, "task": f"t{i}"} for i, each in enumerate(queries)])
+    for path, what in ((one, "queries"), (tasks, "tasks")):
+        for k, said in (("4", 1), ("5", 0), ("15%", 0)):
+            ask(k=k, queries=path)
+            found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("-k ")]
+            assert len(found) == said
+            assert all(f"-k {k}: is less than the 5 {what}, which" in line for line in found)
+            assert all(line.endswith(f"ask for 20 (four each), or give fewer {what}") for line in found)
+    ask(k="1", queries=one, method="random")
+    assert "-k" not in capsys.readouterr().err
+
+
+def test_a_query_of_two_forms_is_not_told_of_an_option_for_pools(ask, tmp_path):
+    both = write(tmp_path / "both.jsonl", [{**row("q", "r"), "prompt": "q"}])
+    with pytest.raises(UserError, match="messages and prompt_completion; say which with --format"):
+        ask(pool=both)
+    for part in ({"queries": both}, {"exclude": [both]}):
+        with pytest.raises(UserError, match="messages and prompt_completion; keep one of them"):
+            ask(**part)
 
 
 def test_every_kind_of_output_holds_the_same(ask, tmp_path):
@@ -330,7 +431,9 @@ def test_bad_rows_stop_or_are_put_aside(ask, tmp_path):
     assert [each["where"] for each in read(written.left_out)] == [f"{path}:{n}" for n in (8, 9, 10)]
     assert "10 = 3 selected + 4 left + 3 rejected as bad" in str(written)
     path.write_bytes(b"{\n[]\n")
-    with pytest.raises(UserError, match="no sample is left of its 2 rows, of which 2 are bad"):
+    with pytest.raises(
+        UserError, match=r"no sample is left of its 2 rows \(2 rejected as bad\); give a larger"
+    ):
         ask(pool=str(path), k="1", on_error="quarantine")
 
 

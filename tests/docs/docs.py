@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pandas as pd
-import typer
 
-from rdslib.commands.app import app
+from rdslib.commands.app import COMMANDS, load
 from rdslib.figures.base import BASELINE, human, in_order, method_title
 from rdslib.params import ROOT
 
@@ -39,20 +38,20 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 def commands() -> str:
     """`docs/commands.md`: every command that is shown in the help, with its options."""
-    functions = {each.name: each.callback for each in app.registered_commands if not each.hidden}
+    names = [name for name, (_, about) in COMMANDS.items() if about]
     start = (
         f"# Commands\n\nMade from the code by `{RENEW}`: edit the help texts there, not here. "
         "`rds COMMAND --help` shows the same.\n\n"
         "Exit codes: 0 if all went well; 2 for what you can correct, which one line on standard error names; "
         "130 when stopped by Ctrl-C; 1 for a fault of ours, or where a command says so.\n\n"
     )
-    links = "".join(f"- [`rds {name}`](#rds-{name})\n" for name in functions)
-    return "\n".join([start + links, *(_command(*each) for each in functions.items())])
+    links = "".join(f"- [`rds {name}`](#rds-{name})\n" for name in names)
+    return "\n".join([start + links, *map(_command, names)])
 
 
-def _command(name: str, function: Callable[..., Any]) -> str:
-    command = typer.main.get_command(app).commands[name]
-    hints = get_type_hints(function, include_extras=True)
+def _command(name: str) -> str:
+    command = load(name)
+    hints = get_type_hints(command.callback, include_extras=True)
     usage, rows = [f"rds {name}"], []
     for each in command.params:
         argument = each.param_type_name == "argument"

@@ -114,6 +114,10 @@ def checkout(tmp_path, tiny_model):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "MODEL").symlink_to(tiny_model)
+    mini = tmp_path / "params" / "mini.yaml"
+    own = re.search(r"    download: smollm2\n    member: .*\n", mini.read_text(encoding="utf-8"))
+    text = mini.read_text(encoding="utf-8").replace(own[0], f"    path: {tiny_model}\n")
+    mini.write_text(text, encoding="utf-8")
     apart = {
         "PYTHONPATH": str(tmp_path),
         "RDSLIB_HOME": str(tmp_path / "home"),
