@@ -35,7 +35,7 @@ def table(columns: Mapping[str, Iterable[object]], cut: Collection[str] = ()) ->
     for name, values in cells.items():
         number = all(map(_NUMBER.fullmatch, values))
         found.add_column(
-            Text(plain(name)),
+            Text(plain(name), no_wrap=True, overflow="ellipsis"),
             justify="right" if number else "left",
             no_wrap=name not in cut,
             overflow="ellipsis",

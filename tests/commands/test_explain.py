@@ -318,6 +318,7 @@ def test_the_text_says_it_in_100_columns(selected, name):
 @settings(deadline=None)
 @example("你" * 200, 0)
 @example("a" + "你" * 200, 0)
+@example("1" * 25 + " " + "你" * 10, 0)
 @given(st.text(st.sampled_from("a 你好é\x1b[31m\n\t\x00-"), max_size=300), st.integers(0, 40))
 def test_no_line_is_too_wide_or_controls_the_terminal(text, margin):
     lines = texts.as_text([texts.line(text, margin)], 100).splitlines()
