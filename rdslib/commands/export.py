@@ -45,10 +45,10 @@ def export_command(
     run = _only(runs, profile)
     training = study.training(run)
     assert training is not None
-    study.compute([training])
-    trained, base = study.store.make(training), model_folder(study.store.path(study.pipeline.model))
+    study.compute([training, study.pipeline.model], whole=True)
+    trained, base = (study.store.path(each) for each in (training, study.pipeline.model))
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
-        merge(base, trained, Path(place) / "model")
+        merge(model_folder(base), trained, Path(place) / "model")
         shutil.move(Path(place) / "model", out)
     typer.echo(f"{run}, seed {run.seed}: its model is in {out}")
 

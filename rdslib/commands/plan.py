@@ -121,7 +121,7 @@ def plan_request(request: SelectRequest) -> Plan:
         facts["seconds to read the pool"] = exactly(reading)
         title = f"{request.method}: {asked.k:,} of {request.pool}, {pipeline.settings.model.title}"
         model = Path(pipeline.settings.model.path or "")
-        if pipeline.store.has(pipeline.model):
+        if pipeline.store.has_files(pipeline.model):
             model = model_folder(pipeline.store.path(pipeline.model))
         elif model.suffix.lower() == ".gguf":
             model = Path(folder) / "model"
@@ -153,7 +153,7 @@ def plan_profile(profile: str) -> Plan:
     steps = in_order([each for name in figures.FIGURES for each in figures.steps(study, name)])
     title, costs = f"profile {study.profile.name}", None
     with tempfile.TemporaryDirectory(prefix="rds-plan-") as folder:
-        if all(map(store.has, [pipeline.model, *study.data_steps])):
+        if all(map(store.has_files, [pipeline.model, *study.data_steps])):
             samples: dict[tuple[str, str], Sequence[Sample]] = {}
             for each in study.tasks.values():
                 data = read_task(store.path(each))

@@ -393,7 +393,7 @@ class Costs:
 
     def _prepared(self, maker: Extractor, step: Step | None) -> Path | None:
         """What the extractor has prepared, or something as fast, made from one short sample."""
-        if step is None or self.pipeline.store.has(step):
+        if step is None or self.pipeline.store.has_files(step):
             return None if step is None else self.pipeline.store.path(step)
         if self._trains_whole(step):
             return self.model  # a model of which all is trained is as fast as it was

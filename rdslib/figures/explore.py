@@ -256,7 +256,7 @@ class Explorer:
         if (method, pool, task) not in self._blocks:
             e = self.study.experiment
             for each in (None, task):
-                self.study.compute(self._features(method, pool, each).values())
+                self.study.compute(self._features(method, pool, each).values(), whole=True)
             seed = e.grid.seeds[0] if get_scorer(method).seeded else e.seed
             request = Request(method, 1, pool=pool, seed=seed)
             inputs = self.study.pipeline.scoring_inputs(request, task)
@@ -275,7 +275,7 @@ class Explorer:
     def _vectors(self, task: str | None) -> np.ndarray:
         """RDS+ vectors of the whole pool (None) or of a task's queries: float32 [samples, hidden size]."""
         ((feature, step),) = self._features(RDS, "all", task).items()
-        self.study.compute([step])
+        self.study.compute([step], whole=True)
         found = features.read_all(self.study.store.path(step), features.split_feature(feature)[1])
         return found.astype(np.float32)
 

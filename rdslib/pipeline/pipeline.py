@@ -212,9 +212,8 @@ class Pipeline:
         if draw is not None:
             return draw[0]
         if self._made is None and self.store.has(self.pool):
-            counts = self.store.manifest(self.pool)[
-                "counts"
-            ]  # a user's pool says how many of its rows it kept
+            # A user's pool says how many of its rows it kept.
+            counts = self.store.manifest(self.pool)["counts"]
             self._made = int(counts["kept"] if "kept" in counts else counts["samples"])
         return self._made or self.size
 

@@ -125,6 +125,10 @@ class Store:
             self._read[state] = _manifest_of(path) is not None
         return self._read[state]
 
+    def has_files(self, step: Step) -> bool:
+        """Whether the artifact is there with all its files: none were dropped, and it is no record."""
+        return self.has(step) and not self.manifest(step)["dropped"]
+
     def manifest(self, step: Step) -> dict[str, Any]:
         """What made an artifact that exists: key, files, counts and seconds."""
         manifest = _manifest_of(self.path(step))

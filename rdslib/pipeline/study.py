@@ -301,11 +301,16 @@ class Study:
 
     # Computing and reading.
 
-    def compute(self, wanted: Iterable[Step]) -> None:
-        """Make every step and all they rest on; what is there is checked, byte for byte, and kept."""
+    def compute(self, wanted: Iterable[Step], whole: bool = False) -> None:
+        """Make every step and all they rest on; what is there is checked, byte for byte, and kept.
+
+        `whole`: of each wanted, files that were dropped, or that a record has not, are made again.
+        """
         # Of a profile with published numbers alone there are no steps, and no pipeline.
         if laid_out := list(wanted):
             self.pipeline.compute(laid_out)
+        for each in laid_out if whole else ():
+            self.store.make(each)
 
     def missing(self, wanted: Iterable[Step]) -> list[Step]:
         """Of the steps and all they rest on, those without an artifact, in the order to make them."""
