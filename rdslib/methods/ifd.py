@@ -63,6 +63,7 @@ class PreExperienced(Extractor):
     name = "ifd"
     sees = ("messages",)
     version = 2
+    per_pool = True
     prepares = True
     # The prompts to cluster: means of the base model's last hidden states, float16, of length 1.
     prepare_features = ("lm.uniform_prompt",)

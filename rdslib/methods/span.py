@@ -28,6 +28,7 @@ class Span(Extractor):
     """
 
     sees = ("messages",)
+    per_pool = True
 
     def __init__(self, name: str, text: Callable[[Sequence[Message], str, bool], str]) -> None:
         self.name, self.text = name, text
