@@ -255,9 +255,9 @@ class Extractor(ABC):
         version: To be raised when what it writes changes for the same parameters.
         prepares: Whether there is something to prepare (a model to train, say), once for all samples.
         prepare_features: Features of other extractors that `prepare` reads.
-        per_pool: Whether features are made for each pool apart: they depend on the pool that a sample is in, or
-            cost too much to be made for a whole pool where a smaller one is asked for. Else those of the
-            whole pool serve every smaller one.
+        per_pool: Whether features are made for each pool apart: they depend on the pool that a sample is
+            in, or cost too much to be made for a whole pool where a smaller one is asked for. Else those of
+            the whole pool serve every smaller one.
         uses_model: Whether features depend on the language model; without, there need be none.
         sees: The fields of a sample that its features depend on. They are not made again of a sample for
             which another pool, or other queries, have had them made.
