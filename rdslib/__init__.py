@@ -1,7 +1,8 @@
 """rdslib: large-scale data selection for instruction tuning (RDS+), reproduced.
 
 `select` chooses samples of a user's data from Python; of selections that `rds select` has written, `explain`
-says why a sample is in one or not, and `compare` what two share. The `rds` command does so from files.
+says why a sample is in one or not, `compare` what two share, and `explore` opens one for the notebook of that
+name. The `rds` command selects, explains and compares from files.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rdslib.commands.compare import compare
     from rdslib.commands.explain import explain
+    from rdslib.commands.explore import explore
     from rdslib.commands.select import select
 
-__all__ = ["compare", "explain", "select"]
+__all__ = ["compare", "explain", "explore", "select"]
 
 __version__ = "0.1.0"
 

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from rdslib.data.chat import shortened, text_of
 from rdslib.errors import UserError
 from rdslib.figures import style
-from rdslib.figures.base import RDS, method_title, styled
+from rdslib.figures.base import method_title, styled
 from rdslib.figures.explore import Explorer
 
 # A dropdown whose value is None has nothing chosen, so all tasks together are another value.
@@ -100,8 +100,7 @@ def neighbours(explorer: Explorer) -> widgets.VBox:
     list_queries()
     query.index = number
     task.observe(list_queries, "value")
-    methods = [name for name in explorer.methods if explorer.needs_queries(name)]
-    return _part(show, task=task, query=query, method=_choice(methods))
+    return _part(show, task=task, query=query, method=_choice(explorer, with_queries=True))
 
 
 def mix(explorer: Explorer) -> widgets.VBox:
@@ -136,7 +135,7 @@ def _drawn(
         picture = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="width: 100%; display: block">'
         return f'<div style="{box}">{picture}{over(figure, *chosen)}</div>'
 
-    return _with_budget(explorer, show, always, method=_choice(explorer.methods))
+    return _with_budget(explorer, show, always, method=_choice(explorer))
 
 
 def _names(figure: style.Drawing, explorer: Explorer, *chosen: Any) -> str:
@@ -180,9 +179,9 @@ def comparison(explorer: Explorer) -> widgets.VBox:
                 parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
         return "".join(parts)
 
-    second = _choice(explorer.methods)
+    second = _choice(explorer)
     second.value = explorer.methods[0]
-    return _with_budget(explorer, show, first=_choice(explorer.methods), second=second)
+    return _with_budget(explorer, show, first=_choice(explorer), second=second)
 
 
 def _with_budget(
@@ -194,12 +193,10 @@ def _with_budget(
     shown.
     """
     task = widgets.Dropdown(options=[("all tasks", ALL), *((name, name) for name in explorer.tasks)])
-    grid = explorer.study.experiment.grid
-    start = max(grid.source_budgets, default=grid.single_task_budget)
     budget = widgets.IntSlider(
         min=1,
-        max=start,
-        value=start,
+        max=explorer.budget,
+        value=explorer.budget,
         continuous_update=False,
         layout=widgets.Layout(width="560px", max_width="100%"),
     )
@@ -239,9 +236,11 @@ def _part(show: Callable[..., str], **controls: Any) -> widgets.VBox:
     return widgets.VBox([row, shown])
 
 
-def _choice(methods: Sequence[str]) -> widgets.Dropdown:
-    """A choice of methods, RDS+ first chosen."""
-    return widgets.Dropdown(options=[(method_title(method), method) for method in methods], value=RDS)
+def _choice(explorer: Explorer, with_queries: bool = False) -> widgets.Dropdown:
+    """A choice of methods, or of those with queries, the explorer's first one chosen."""
+    methods = [name for name in explorer.methods if not with_queries or explorer.needs_queries(name)]
+    options = [(method_title(method), method) for method in methods]
+    return widgets.Dropdown(options=options, value=explorer.first)
 
 
 def _samples(table: pd.DataFrame) -> str:

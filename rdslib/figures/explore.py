@@ -1,4 +1,4 @@
-"""A study's pool, queries and selections, looked at by hand, as tidy tables.
+"""A pool, its queries and selections, looked at by hand, as tidy tables.
 
 A method's scores are made once for each pool and task, and stay in memory (4 bytes a query and sample), so
 that a selection of any budget is a walk over them. `rdslib.figures.controls` puts controls in front.
@@ -6,10 +6,14 @@ that a selection of any budget is a walk over them. `rdslib.figures.controls` pu
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from sklearn.decomposition import PCA
 
 from rdslib.data.chat import Message, Sample, shortened, text_of
@@ -18,39 +22,76 @@ from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
 from rdslib.figures.sources import counted
 from rdslib.methods import features, get_extractor, get_scorer
-from rdslib.pipeline.pipeline import Request
+from rdslib.pipeline import steps
+from rdslib.pipeline.pipeline import ALL, Pipeline, Request
 from rdslib.pipeline.step import Step
-from rdslib.pipeline.steps import picked_by
 from rdslib.pipeline.study import Study
-from rdslib.selection import round_robin
+from rdslib.selection import quota, round_robin
 from rdslib.selection.topk import Block, Ranker, over
+from rdslib.tasks.base import read_queries
 
 POOL = "The pool"
 
 
 class Explorer:
-    """A study to look into.
+    """A pipeline to look into.
 
     Wherever it is asked for, `task` is the name of a task, or None for all of them together; a method without
-    queries selects the same for each. A budget is any number from 1 to `largest`. A name that the study does
-    not know raises UserError.
+    queries selects the same for each. A budget is any number from 1 to `largest`. A name that is not known
+    raises UserError.
+
+    Args:
+        pipeline: What selects, from which pool and for which tasks.
+        pools: The methods to look at, and the pools from which each can select, the largest first.
+        first: The method to begin with, of one feature, which also places samples on the map.
+        budget: The budget to begin with.
+        seed: The seed of methods that draw.
+        limits: How much of a source may be selected, as of `Request`.
     """
 
-    def __init__(self, study: Study) -> None:
-        """Raises UserError if the study's profile has published numbers alone."""
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        pools: Mapping[str, Sequence[str]],
+        first: str,
+        budget: int,
+        seed: int,
+        limits: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pipeline, self._pools, self.first, self.budget = pipeline, pools, first, budget
+        self.seed, self.limits = seed, limits or {}
+        self.methods = in_order(pools)
+        self.tasks = tuple(pipeline.queries)
+        self._queries: dict[str, list[Sample]] = {}
+        self._blocks: dict[tuple[str, str, str | None], list[Block]] = {}
+
+    @classmethod
+    def of(cls, study: Study) -> Explorer:
+        """Explore a study, with its methods.
+
+        A method whose features are made for each pool apart (LESS) has the pools that the study's grid names
+        for it. Raises UserError if the study's profile has published numbers alone.
+        """
         if study.profile.experiment is None:
             raise UserError(
                 f"profile {study.profile.name}: has no pool to explore; use another, such as mini"
             )
-        self.study = study
-        self.methods = in_order(study.methods)
-        self.tasks = study.task_names
-        self._queries: dict[str, list[Sample]] = {}
-        self._blocks: dict[tuple[str, str, str | None], list[Block]] = {}
+        e, grid = study.experiment, study.experiment.grid
+        names = [ALL, *sorted(e.pool.subsets, key=study.pool_size, reverse=True)]
+        pools = {}
+        for method in study.methods:
+            there = set(names)
+            if any(get_extractor(feature).per_pool for feature in get_scorer(method).features):
+                there = {pool for pool, named in grid.single_task.items() if method in named}
+                there |= {grid.ablation_pool} if method in grid.ablation_methods else set()
+                there |= {ALL} if method in grid.multi_task_methods else set()
+            pools[method] = [name for name in names if name in there]
+        budget = max(grid.source_budgets, default=grid.single_task_budget)
+        return cls(study.pipeline, pools, RDS, budget, grid.seeds[0])
 
     def steps(self) -> list[Step]:
-        """List what exploring rests on; `Study.compute` makes what is missing, with progress."""
-        wanted = list(self.study.data_steps)
+        """List what exploring rests on; `Pipeline.compute` makes what is missing, with progress."""
+        wanted = [*self.pipeline.queries.values(), self.pipeline.pool]
         for method in self.methods:
             for task in (None, *(self.tasks if self.needs_queries(method) else ())):
                 wanted += self._features(method, self.pools(method)[0], task).values()
@@ -59,7 +100,7 @@ class Explorer:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """The whole pool: id, source and messages of each sample, by its position."""
-        return self.study.pool_table()
+        return pq.read_table(self._made(self.pipeline.pool)[0] / steps.POOL).to_pandas()
 
     @cached_property
     def sources(self) -> list[str]:
@@ -71,7 +112,7 @@ class Explorer:
         if task not in self.tasks:
             raise UserError(f"unknown task {task!r}; tasks: {', '.join(self.tasks)}")
         if task not in self._queries:
-            self._queries[task] = self.study.task_data(task).queries
+            self._queries[task] = read_queries(self._made(self.pipeline.queries[task])[0])
         return self._queries[task]
 
     def clearest(self) -> tuple[str, int]:
@@ -99,34 +140,34 @@ class Explorer:
     def needs_queries(self, method: str) -> bool:
         """Whether a method looks at queries."""
         if method not in self.methods:
-            raise UserError(f"unknown method {method!r}; methods of this study: {', '.join(self.methods)}")
+            raise UserError(f"unknown method {method!r}; methods: {', '.join(self.methods)}")
         return get_scorer(method).needs_queries
 
     def pools(self, *methods: str) -> list[str]:
         """List the pools from which each of these methods can select, the largest first.
 
-        A method whose features are made for each pool apart (LESS) has those that the study's grid names for
-        it. Raises UserError if there is none.
+        Raises UserError if there is none.
         """
-        e = self.study.experiment
-        names = ["all", *sorted(e.pool.subsets, key=self.study.pool_size, reverse=True)]
         for method in methods:
             self.needs_queries(method)
-            if any(get_extractor(feature).per_pool for feature in get_scorer(method).features):
-                there = {pool for pool, named in e.grid.single_task.items() if method in named}
-                there |= {e.grid.ablation_pool} if method in e.grid.ablation_methods else set()
-                there |= {"all"} if method in e.grid.multi_task_methods else set()
-                names = [name for name in names if name in there]
+        first, *others = (self._pools[method] for method in methods)
+        names = [name for name in first if all(name in each for each in others)]
         if not names:
-            raise UserError(f"{', '.join(methods)}: this study has no pool from which all of these select")
+            raise UserError(f"{', '.join(methods)}: there is no pool from which all of these select")
         return names
 
     def largest(self, method: str, task: str | None = None, pool: str | None = None) -> int:
         """The largest budget: how many samples of a pool (see `selection`) a method has to offer."""
         pool = self._pool(method, pool)
-        size = self.pool_size(pool)
-        refused = [ranker(1, True, None).refused for ranker in self._rankers(method, pool, task)]
-        return size - len(reduce(np.intersect1d, refused)) - int(get_scorer(method).skip * size)
+        positions = self._positions(pool)
+        skip = int(get_scorer(method).skip * len(positions))
+        rankings = [ranker(max(skip, 1), True, None) for ranker in self._rankers(method, pool, task)]
+        refused = reduce(np.intersect1d, [ranking.refused for ranking in rankings])
+        # Only a method with one list passes any over.
+        passed_over = [each.cut(0, skip).positions for each in rankings[0].lists()]
+        offered = np.delete(positions, np.concatenate([refused, *passed_over]))
+        counts = self.samples["source"].iloc[offered].value_counts().to_numpy()
+        return int(np.minimum(counts, self.limits.get("most", len(positions))).sum())
 
     def neighbours(self, task: str, query: int, method: str, k: int = 10) -> pd.DataFrame:
         """Find the `k` samples that score best for a query, given by its number from 0.
@@ -151,21 +192,23 @@ class Explorer:
     def selection(
         self, method: str, budget: int, task: str | None = None, pool: str | None = None
     ) -> pd.DataFrame:
-        """Select as the study does, with any budget.
+        """Select as the pipeline does, with any budget.
 
         `pool` is one of the method's `pools`, by default the largest.
 
         Returns:
-            What `Study.picks` gives: position, id, source, score, picked_by, in order of picking.
+            What `Pipeline.picks` gives: position, id, source, score, picked_by, in order of picking.
         """
         pool = self._pool(method, pool)
         positions, rankers = self._positions(pool), self._rankers(method, pool, task)
         try:
-            picked = round_robin.choose(rankers, budget, int(get_scorer(method).skip * len(positions)))
+            sources = self.samples["source"].iloc[positions].tolist()
+            limit = quota.per_source(sources, budget, **self.limits) if self.limits else None
+            picked = round_robin.choose(rankers, budget, int(get_scorer(method).skip * len(positions)), limit)
         except ValueError as error:
             raise UserError(f"method {method}: {error}; choose another budget") from error
         at = positions[picked.indices]
-        names = picked_by(picked, method, self.tasks if len(rankers) > 1 else ())
+        names = steps.picked_by(picked, method, self.tasks if len(rankers) > 1 else ())
         rows = self.samples[["id", "source"]].iloc[at].reset_index(drop=True)
         rows.insert(0, "position", at)
         return rows.assign(score=picked.scores, picked_by=names)
@@ -203,7 +246,7 @@ class Explorer:
         )
 
     def map(self, method: str, budget: int, task: str | None = None) -> pd.DataFrame:
-        """Place the pool and the task's queries on the plane in which the pool's RDS+ vectors vary most.
+        """Place the pool and the task's queries on the plane in which the vectors of `first` vary most.
 
         Returns:
             A row a sample, those of the pool first, by position: kind (`pool` or `query`), id, source, x, y
@@ -223,7 +266,7 @@ class Explorer:
 
     @cached_property
     def components(self) -> PCA:
-        """The first two principal components of the pool's RDS+ vectors."""
+        """The first two principal components of the pool's vectors."""
         # By the eigenvectors of the covariance, which is exact, and quick for many samples.
         return PCA(2, svd_solver="covariance_eigh").fit(self._vectors(None))
 
@@ -254,30 +297,32 @@ class Explorer:
 
     def _ranker(self, method: str, pool: str, task: str | None) -> Ranker:
         if (method, pool, task) not in self._blocks:
-            e = self.study.experiment
             for each in (None, task):
-                self.study.compute(self._features(method, pool, each).values(), whole=True)
-            seed = e.grid.seeds[0] if get_scorer(method).seeded else e.seed
-            request = Request(method, 1, pool=pool, seed=seed)
-            inputs = self.study.pipeline.scoring_inputs(request, task)
+                self._made(*self._features(method, pool, each).values())
+            request = Request(method, 1, pool=pool, seed=self.seed)
+            inputs = self.pipeline.scoring_inputs(request, task)
             self._blocks[method, pool, task] = list(get_scorer(method).blocks(inputs))
         return over(lambda: self._blocks[method, pool, task])
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
         names = get_scorer(method).features
-        return {feature: self.study.pipeline.features(feature, task, pool) for feature in names}
+        return {feature: self.pipeline.features(feature, task, pool) for feature in names}
 
     def _positions(self, pool: str) -> np.ndarray:
         """Where the samples of a pool are in the whole pool: int64 [samples], sorted."""
-        e, total = self.study.experiment, len(self.samples)
-        return np.arange(total) if pool == "all" else subset(total, e.pool.subsets[pool], e.seed)
+        total, draw = len(self.samples), self.pipeline.draws[pool]
+        return np.arange(total) if draw is None else subset(total, *draw)
 
     def _vectors(self, task: str | None) -> np.ndarray:
-        """RDS+ vectors of the whole pool (None) or of a task's queries: float32 [samples, hidden size]."""
-        ((feature, step),) = self._features(RDS, "all", task).items()
-        self.study.compute([step], whole=True)
-        found = features.read_all(self.study.store.path(step), features.split_feature(feature)[1])
-        return found.astype(np.float32)
+        """What `first` makes of the whole pool (None) or of a task's queries: float32 [samples, values]."""
+        ((feature, step),) = self._features(self.first, self.pools(self.first)[0], task).items()
+        folder, name = self._made(step)[0], features.split_feature(feature)[1]
+        return features.read_all(folder, name).astype(np.float32)
+
+    def _made(self, *wanted: Step) -> list[Path]:
+        """Make steps with all their files; return the folder of each."""
+        self.pipeline.compute(wanted)
+        return [self.pipeline.store.make(each) for each in wanted]
 
     def _listed(self, picks: pd.DataFrame) -> pd.DataFrame:
         """Some picks, as a person reads them: rank (their place, from 1), score, source, id, text."""

@@ -32,9 +32,13 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def explorer(home):
-    study = Study.load("tiny", home=home)
-    explorer = Explorer(study)
+def study(home):
+    return Study.load("tiny", home=home)
+
+
+@pytest.fixture(scope="module")
+def explorer(study):
+    explorer = Explorer.of(study)
     study.compute(explorer.steps())
     return explorer
 
@@ -42,7 +46,7 @@ def explorer(home):
 @pytest.fixture
 def rude(home):
     """An explorer of a pool and queries whose every message is HTML."""
-    explorer = Explorer(Study.load("tiny", home=home))
+    explorer = Explorer.of(Study.load("tiny", home=home))
     messages = [{"role": "user", "content": f"{RUDE}\n{RUDE}"}, {"role": "assistant", "content": RUDE}]
     explorer.samples["messages"] = [messages] * len(explorer.samples)
     explorer.samples["source"] = RUDE
@@ -54,18 +58,18 @@ def rude(home):
 
 def vectors(explorer, task):
     """RDS+ vectors of the pool (None) or of a task's queries, read plainly."""
-    step = explorer.study.pipeline.features("lm.weighted_all", task)
-    return features.read_all(explorer.study.store.path(step), "weighted_all").astype(np.float32)
+    step = explorer.pipeline.features("lm.weighted_all", task)
+    return features.read_all(explorer.pipeline.store.path(step), "weighted_all").astype(np.float32)
 
 
 # Tables.
 
 
 @pytest.mark.parametrize("query", [0, 3])
-def test_neighbours_equal_a_naive_computation(explorer, query):
+def test_neighbours_equal_a_naive_computation(explorer, study, query):
     scores = vectors(explorer, None) @ vectors(explorer, "Reverse")[query]
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:7]
-    pool = explorer.study.pool_table().iloc[order]
+    pool = study.pool_table().iloc[order]
     found = explorer.neighbours("Reverse", query, "rds", 7)
     assert list(found.columns) == ["rank", "score", "source", "id", "text"]
     assert found["rank"].tolist() == [1, 2, 3, 4, 5, 6, 7]
@@ -75,17 +79,17 @@ def test_neighbours_equal_a_naive_computation(explorer, query):
     assert found["text"].iloc[0].startswith(pool["messages"].iloc[0][0]["content"])
 
 
-def test_a_method_of_one_pool_finds_neighbours_there(explorer):
-    small = explorer.study.pool_table()["id"].iloc[subset(120, 60, 7)]
+def test_a_method_of_one_pool_finds_neighbours_there(explorer, study):
+    small = study.pool_table()["id"].iloc[subset(120, 60, 7)]
     assert explorer.pools("less") == ["small"]
     assert explorer.pools("rds") == ["all", "small"]
     assert explorer.pools("rds", "less") == ["small"]
     assert set(explorer.neighbours("Sums", 0, "less", 60)["id"]) == set(small)
 
 
-def test_selections_are_those_of_the_study(explorer):
+def test_selections_are_those_of_the_study(explorer, study):
     """Every run of the grid, method by method, to the last column."""
-    study, grid = explorer.study, explorer.study.experiment.grid
+    grid = study.experiment.grid
     runs = [*study.single_task_runs(), *study.ablation_runs(), *study.multi_task_runs()]
     runs += study.second_pool_runs()
     for method in study.methods:
@@ -119,13 +123,13 @@ def test_any_budget_up_to_the_largest(explorer):
     assert explorer.largest("ifd") < 120
 
 
-def test_the_mix_counts_the_pool_and_the_selection(explorer):
+def test_the_mix_counts_the_pool_and_the_selection(explorer, study):
     for method in ("less", "random_balanced", "rds"):
         table = explorer.mix(method, 15, "Sums").set_index(["selection", "source"])["count"]
         pool, method_name = table.index.unique("selection")
         assert pool == "The pool"
         kept = slice(None) if method != "less" else subset(120, 60, 7)
-        sources = explorer.study.pool_table()["source"].iloc[kept]
+        sources = study.pool_table()["source"].iloc[kept]
         assert table[pool].to_dict() == sources.value_counts().to_dict()
         drawn = explorer.selection(method, 15, "Sums")["source"].value_counts()
         assert {name: n for name, n in table[method_name].items() if n} == drawn.to_dict()
@@ -148,10 +152,10 @@ def test_a_comparison_is_set_arithmetic(explorer, second, pool_size):
 
 
 @pytest.mark.parametrize(("task", "queries"), [("Sums", 4), (None, 8)])
-def test_the_map_is_the_pool_and_the_queries(explorer, home, task, queries):
+def test_the_map_is_the_pool_and_the_queries(explorer, study, home, task, queries):
     table = explorer.map("rds", 10, task)
     assert table["kind"].value_counts().to_dict() == {"pool": 120, "query": queries}
-    assert table["id"][:120].tolist() == explorer.study.pool_table()["id"].tolist()
+    assert table["id"][:120].tolist() == study.pool_table()["id"].tolist()
     picks = explorer.selection("rds", 10, task)
     assert set(table["id"][table["selected"]]) == set(picks["id"])
     # By the singular vectors of the centred pool, up to the sign of each.
@@ -159,7 +163,7 @@ def test_the_map_is_the_pool_and_the_queries(explorer, home, task, queries):
     axes = np.linalg.svd(pool - pool.mean(axis=0), full_matrices=False)[2][:2]
     plain = np.concatenate([pool, asked]) - pool.mean(axis=0)
     np.testing.assert_allclose(table[["x", "y"]].abs()[:124], np.abs(plain @ axes.T), atol=1e-4)
-    again = Explorer(Study.load("tiny", home=home)).map("rds", 10, task)
+    again = Explorer.of(Study.load("tiny", home=home)).map("rds", 10, task)
     pd.testing.assert_frame_equal(table, again)
 
 
@@ -184,11 +188,11 @@ def test_figures_are_drawn_and_the_same_twice(explorer, draw, method):
         (lambda e: e.neighbours("Sums", 0, "rds", 0), "0 neighbours are asked for; ask for at least 1"),
         (lambda e: e.selection("less", 1, None, "all"), "method less: selects from the pools small, not"),
         (lambda e: e.largest("rds", None, "big"), "method rds: selects from the pools all, small, not from"),
-        (lambda e: e.selection("rsd", 1), "unknown method 'rsd'; methods of this study: random,"),
+        (lambda e: e.selection("rsd", 1), "unknown method 'rsd'; methods: random,"),
         (lambda e: e.selection("rds", 0), "method rds: 0 samples are asked for"),
         (lambda e: e.selection("rds", 1, "Sum"), "unknown task 'Sum'"),
         (lambda e: e.map("random", 1, "Sum"), "unknown task 'Sum'"),
-        (lambda e: Explorer(Study.load("paper")), "profile paper: has no pool to explore"),
+        (lambda e: Explorer.of(Study.load("paper")), "profile paper: has no pool to explore"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(explorer, ask, message):
