@@ -177,7 +177,8 @@ def outcome() -> str:
     rows = pd.read_csv(MINI / "fig1_pareto.csv").dropna(subset=list(diff))
     side = (rows[diff[1]] > 0).astype(int) - (rows[diff[2]] < 0).astype(int)
     turned = [each for each, of in side.groupby(rows["method"]) if {-1, 1} <= set(of)]
-    sides = f", but {' and '.join(map(method_title, turned))} change sides from one pool to the other"
+    verb = "change" if len(turned) > 1 else "changes"
+    sides = f", but {' and '.join(map(method_title, turned))} {verb} sides from one pool to the other"
     described = json.loads((MINI / "fig1_pareto.json").read_text(encoding="utf-8"))
     e = described["profile"]["experiment"]
     train, seeds = e["train"], len(e["grid"]["seeds"])
