@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 
+# Tests that were started in the background inherit that Ctrl-C is ignored, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before torch is imported: two test processes share the cores, and so do the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

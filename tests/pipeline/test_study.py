@@ -22,12 +22,12 @@ from rdslib.data.chat import tokenize_chat
 from rdslib.data.pool import subset as pool_subset
 from rdslib.errors import UserError
 from rdslib.evaluation import likelihood
-from rdslib.methods import features
+from rdslib.methods import COST, features
 from rdslib.models.device import device_kind, recorded_on
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.params import ROOT, Download
 from rdslib.pipeline import records
-from rdslib.pipeline.steps import SELECTION, model_folder
+from rdslib.pipeline.steps import SELECTION, SOURCES, model_folder
 from rdslib.pipeline.store import MANIFEST, damage
 from rdslib.pipeline.study import Run, Study
 from rdslib.pipeline.train_steps import SCORES
@@ -123,7 +123,7 @@ def test_models_are_dropped_and_one_run_is_exported_by_training_it_again(home, t
     unclear = rds(*asked, "--out", tmp_path / "model", home=home)
     assert (unclear.returncode, unclear.stdout) == (2, "")
     assert re.search(
-        r"2 runs are meant: rds 12 of all for .* \(seed .*; say which by --method", unclear.stderr
+        r"3 runs are meant: rds 12 of all for .* \(seed .*; say which by --method", unclear.stderr
     )
     none = rds(*asked, "--seed", 1, "--out", tmp_path / "model", home=home)
     assert (none.returncode, "has no such run" in none.stderr) == (2, True)
@@ -156,7 +156,7 @@ def test_records_redraw_and_verify_figures_where_nothing_was_computed(tiny_home,
     assert drawn.returncode == 0, drawn.stderr
     for path in figured.glob("*.csv"):
         assert (tmp_path / "drawn" / path.name).read_bytes() == path.read_bytes()
-    assert {path.name for path in (home / "artifacts").rglob("*.parquet")} == {SCORES, SELECTION}
+    assert {path.name for path in (home / "artifacts").rglob("*.parquet")} == {SCORES, SELECTION, SOURCES}
     # What needs files that did not travel has them made again, and they are the same.
     ours, theirs = Study.load("tiny", home=home), Study.load("tiny", home=tiny_home)
     pool = contents(ours.store.make(ours.pool))
@@ -343,12 +343,15 @@ def test_costs_are_the_tokens_each_method_has_processed(tiny):
     assert tokens["lm"] == lengths.sum()
     assert tokens["less"] == 2 * small  # two checkpoints
     n = parameters
+    of_samples = features.read_all(tiny.store.path(made["ifd"]), COST).sum()
+    assert of_samples >= 2 * n * tokens["ifd"]
     selection = {
         ("random", "all", ()): 0,
         ("mid_ppl", "all", ()): 2 * n * tokens["lm"],
         ("mid_ppl", "small", ()): 2 * n * small,
         # The prompts of the small pool are clustered; few are trained on; all is then read.
-        ("ifd", "all", ()): 2 * n * small + 6 * n * tokens["ifd prepared"] + 2 * n * tokens["ifd"],
+        # What was read of a sample for the small pool is not read again for all: each counts once.
+        ("ifd", "all", ()): 2 * n * small + 6 * n * tokens["ifd prepared"] + of_samples,
         ("less", "small", ("Sums",)): sum(6 * n * tokens[name] for name in tokens if "less" in name),
     }
     for (method, pool, targets), expected in selection.items():
