@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-# Tests that were started in the background inherit that Ctrl-C is ignored, and so would what they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before torch is imported: two test processes share the cores, and so do the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -16,6 +14,11 @@ from rdslib import methods
 from rdslib.models import loading as models
 from rdslib.params import RandomModel
 from rdslib.pipeline.study import Study
+
+
+def pytest_configure():
+    """Heed Ctrl-C, which tests that run in the background ignore, and with them all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
