@@ -151,3 +151,13 @@ def test_code_that_a_json_names_is_not_run(tmp_path):
     (verdict,) = verify(figures_, tmp_path / "home", str(tmp_path / "mine.yaml"))
     assert verdict.agrees is False
     assert ran.exists()
+
+
+@pytest.mark.slow
+def test_the_figures_that_are_here_agree_with_their_records_where_nothing_else_is(tmp_path):
+    verdicts = verify(ROOT / "figures" / "mini", home=tmp_path / "home")
+    assert len(verdicts) == len(figures.FIGURES) + 1
+    for verdict in verdicts:
+        assert verdict.agrees, verdict
+        assert re.search(r"; (\d+) of \1 artifacts from records", verdict.reason), verdict
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.parquet")) < 2**20
