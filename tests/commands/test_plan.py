@@ -422,7 +422,9 @@ def test_a_profile_is_planned_by_what_is_there(ask):
     manifests = [study.store.manifest(group[0]) for group in made]
     assert all(there.costs[TOKENS] == sum(each["counts"]["tokens"] for each in manifests))
     (before,) = parts(found, "features")
-    assert before.costs[TOKENS, 0] == pytest.approx(there.costs[TOKENS, 0] + todo.costs[TOKENS, 0], rel=0.05)
+    # A plan counts samples of two pools twice, where features are made for each; made, they are reused.
+    needed = there.costs[TOKENS, 0] + todo.costs[TOKENS, 0]
+    assert 0.95 * needed <= before.costs[TOKENS, 0] <= 1.25 * needed
     assert before.costs[TIME, 1] > 0
     assert parts(found, "train")[0].costs[FLOPS, 0] > 0
     assert parts(found, "evaluate")[0].costs[FLOPS, 0] > 0
