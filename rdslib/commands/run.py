@@ -96,8 +96,7 @@ def run_command(
         typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
     if only is None and show != "published" and study.profile.experiment is not None:
         write_whole(out / "records.csv", publish.records_csv(study).encode())
-        every = [step for name in figures.FIGURES for step in figures.steps(study, name)]
-        records.write(study.store, [*study.recorded(), *every], out / records.NAME)
+        records.write(study.store, [*study.recorded(), *steps], out / records.NAME)
     typer.echo(f"figures are in {out}")
 
 

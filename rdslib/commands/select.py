@@ -154,16 +154,11 @@ def _prompts(queries: Data) -> Data:
 @contextmanager
 def _chosen(device: str | None) -> Iterator[None]:
     """With a device for this call alone."""
-    from rdslib.models.device import CHOICE
+    from rdslib.models.device import CHOICE, restored
 
-    before = os.environ.get(CHOICE)
-    use_device(device)
-    try:
+    with restored(CHOICE):
+        use_device(device)
         yield
-    finally:
-        os.environ.pop(CHOICE, None)
-        if before is not None:
-            os.environ[CHOICE] = before
 
 
 def _left_out(selection: UserSelection) -> str:

@@ -86,7 +86,7 @@ def verify(folder: Path, home: Path | None = None, profile: str | None = None) -
         raise UserError(f"{folder}: holds no figure's JSON; give a folder that `rds run` has written to")
     if profile is not None:
         Study.load(profile, home)
-    verdicts = []
+    verdicts, taken = [], False
     for path in found:
         described = _described(path)
         parameters: Profile = described["profile"]
@@ -100,8 +100,9 @@ def verify(folder: Path, home: Path | None = None, profile: str | None = None) -
             parameters = parameters.model_copy(update={"experiment": experiment})
         with recorded_on(described.get("device")):
             study = Study(parameters, home)
-            if (folder / records.NAME).is_file() and described["origins"] != ["published"]:
+            if not taken and (folder / records.NAME).is_file() and described["origins"] != ["published"]:
                 records.take(study.store, folder / records.NAME)
+                taken = True
             verdicts.append(_verdict(study, path, described))
             if path == found[-1] and (folder / "records.csv").is_file():
                 verdicts.append(_records(study, folder / "records.csv"))

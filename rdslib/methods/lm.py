@@ -13,7 +13,15 @@ from rdslib.models.flops import FORWARD
 from rdslib.params import Settings
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def loaded(given: Extraction) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
+    """Load the language model: it, its tokenizer, and the FLOPs of a token that passes through it."""
+    from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
+
+    model = load_causal_lm(given.model)
+    return model, load_tokenizer(given.model), FORWARD * non_embedding_parameters(model)
 
 
 class LanguageModel(Extractor):
@@ -33,12 +41,9 @@ class LanguageModel(Extractor):
     def open(self, given: Extraction) -> Extract:
         """Load the language model."""
         from rdslib.models.encode import encode
-        from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 
-        model, tokenizer = load_causal_lm(given.model), load_tokenizer(given.model)
+        model, tokenizer, flops = loaded(given)
         params = given.settings.encode
-        parameters = non_embedding_parameters(model)
-
         # Of the others only the whole text matters.
         spans = any(not name.endswith("_all") and name != "nll" for name in given.wanted)
 
@@ -49,7 +54,7 @@ class LanguageModel(Extractor):
             made = encode(model, tokens, given.wanted, params.token_budget, done)
             lengths = np.array([len(row.ids) for row in tokens])
             rows = {name: each if name == "nll" else each.astype(np.float16) for name, each in made.items()}
-            rows[COST] = FORWARD * parameters * lengths.astype(np.float64)
+            rows[COST] = flops * lengths.astype(np.float64)
             return Extracted(rows, {"tokens": int(lengths.sum())})
 
         return Extract(read, make)

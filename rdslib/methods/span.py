@@ -12,6 +12,7 @@ import numpy as np
 
 from rdslib.data.chat import Message, Sample, Tokens, first_tokens, format_chat
 from rdslib.methods.base import COST, Extract, Extracted, Extraction, Extractor, ModelUse
+from rdslib.methods.lm import loaded
 from rdslib.models.flops import FORWARD
 from rdslib.params import Settings
 
@@ -40,11 +41,9 @@ class Span(Extractor):
     def open(self, given: Extraction) -> Extract:
         """Load the language model."""
         from rdslib.models.encode import encode
-        from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 
-        model, tokenizer = load_causal_lm(given.model), load_tokenizer(given.model)
+        model, tokenizer, flops = loaded(given)
         params = given.settings.encode
-        parameters = non_embedding_parameters(model)
 
         def read(samples: Sequence[Sample]) -> list[list[int]]:
             return self._ids(given.settings, tokenizer, samples, given.queries)
@@ -59,8 +58,7 @@ class Span(Extractor):
             rows = np.zeros((len(ids), found[POOLING].shape[1]), dtype=np.float16)
             rows[there] = found[POOLING]
             lengths = np.array([len(row) for row in ids], dtype=np.float64)
-            cost = FORWARD * parameters * lengths
-            return Extracted({POOLING: rows, COST: cost}, {"tokens": int(lengths.sum())})
+            return Extracted({POOLING: rows, COST: flops * lengths}, {"tokens": int(lengths.sum())})
 
         return Extract(read, make)
 

@@ -78,14 +78,21 @@ def this_kind() -> str:
 
 
 @contextmanager
-def recorded_on(kind: str | None) -> Iterator[None]:
-    """Lay out steps as they were on a device of another kind, to look up what was made there."""
-    before = os.environ.get(KIND)
-    if kind is not None:
-        os.environ[KIND] = kind
+def restored(variable: str) -> Iterator[None]:
+    """Leave an environment variable as it was before, whatever is set within."""
+    before = os.environ.get(variable)
     try:
         yield
     finally:
-        os.environ.pop(KIND, None)
+        os.environ.pop(variable, None)
         if before is not None:
-            os.environ[KIND] = before
+            os.environ[variable] = before
+
+
+@contextmanager
+def recorded_on(kind: str | None) -> Iterator[None]:
+    """Lay out steps as they were on a device of another kind, to look up what was made there."""
+    with restored(KIND):
+        if kind is not None:
+            os.environ[KIND] = kind
+        yield

@@ -17,7 +17,7 @@ from rdslib.data.chat import Sample, tokenize_chat
 from rdslib.errors import UserError
 from rdslib.files import MANIFEST, write_json
 from rdslib.models.device import compute_dtype, device
-from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.models.loading import load_adapter, load_causal_lm, load_tokenizer
 from rdslib.models.optimizer import MasterAdamW
 from rdslib.params import Train
 from rdslib.seeds import generator
@@ -148,7 +148,7 @@ def merge(base: Path, trained: Path, out: Path) -> None:
     LoRA matrices are added to their weights in float32, whose precision keeps them.
     """
     if is_adapter(trained):
-        adapted = PeftModel.from_pretrained(load_causal_lm(base, dtype=torch.float32), str(trained))
+        adapted = load_adapter(load_causal_lm(base, dtype=torch.float32), trained)
         adapted.merge_and_unload().save_pretrained(out)
     else:
         shutil.copytree(trained, out, ignore=shutil.ignore_patterns(MANIFEST))
