@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -41,6 +41,13 @@ class Strict(BaseModel):
     """Unknown keys are errors, values are not coerced, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Fields that keys of steps have only where they are set, such as those that came after the first keys.
+    unset: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {k: v for k, v in dump(self).items() if k not in self.unset or v != fields[k].default}
 
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -56,6 +63,7 @@ class Download(Strict):
     read when the profile is, so that a profile's hash follows from the checksums.
     """
 
+    unset = ("sha256", "files")
     uri: str
     sha256: Sha256 | None = None
     files: dict[str, Sha256] | None = None
@@ -79,11 +87,6 @@ class Download(Strict):
                 raise ValueError(f"lists {path!r}, which is not below the folder")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Without the empty one of the two, artifacts made of files alone keep the hashes that they had.
-        return {key: value for key, value in handler(self).items() if value is not None}
-
 
 class RandomModel(Strict):
     """A random-weight Llama with a byte-level tokenizer, for tests."""
@@ -96,6 +99,7 @@ class RandomModel(Strict):
 class Model(Strict):
     """The language model: a GGUF member of a download, a folder or hub name, or random weights."""
 
+    unset = ("device_map", "load_in_8bit")
     title: str
     download: str | None = None
     member: str | None = None
@@ -103,9 +107,13 @@ class Model(Strict):
     random: RandomModel | None = None
     # What a figure must say of the model, such as "instruct model, not a base model".
     note: str = ""
+    device_map: str | None = None
+    load_in_8bit: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Model:
+        if self.device_map is not None or self.load_in_8bit:
+            raise ValueError("cannot have device_map or load_in_8bit yet; leave them out")
         kinds = [self.download is not None, self.path is not None, self.random is not None]
         if sum(kinds) != 1 or (self.download is None) != (self.member is None):
             raise ValueError("needs exactly one of download (with member), path or random")
@@ -153,6 +161,7 @@ class Task(Strict):
 class Encode(Strict):
     """One forward pass over the pool."""
 
+    unset = ("template",)
     max_length: int = Field(gt=0)
     # Tokens of a batch, padding included; 0 is what suits the device.
     token_budget: int = Field(default=0, ge=0)
@@ -161,18 +170,11 @@ class Encode(Strict):
     # tokenizer's own chat template.
     template: Literal["tulu", "model"] = "tulu"
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave Tulu's template out, so that keys are what they were when there was no other."""
-        found: dict[str, Any] = dump(self)
-        if found.get("template") == "tulu":
-            del found["template"]
-        return found
-
 
 class Train(Strict):
     """Fine-tuning (paper, section 5, scaled)."""
 
+    unset = ("accelerate", "gradient_checkpointing")
     method: Literal["full", "lora"]
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
@@ -186,6 +188,14 @@ class Train(Strict):
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     # How many of the last layers get LoRA matrices; the gradient need not go further down. 0 is all.
     lora_layers: int = Field(default=0, ge=0)
+    accelerate: str | None = None
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Train:
+        if self.accelerate is not None or self.gradient_checkpointing:
+            raise ValueError("cannot have accelerate or gradient_checkpointing yet; leave them out")
+        return self
 
 
 class Evaluate(Strict):
