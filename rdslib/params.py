@@ -99,7 +99,7 @@ class RandomModel(Strict):
 class Model(Strict):
     """The language model: a GGUF member of a download, a folder or hub name, or random weights."""
 
-    unset = ("device_map", "load_in_8bit")
+    unset = ("load_in_8bit",)
     title: str
     download: str | None = None
     member: str | None = None
@@ -107,13 +107,15 @@ class Model(Strict):
     random: RandomModel | None = None
     # What a figure must say of the model, such as "instruct model, not a base model".
     note: str = ""
-    device_map: str | None = None
+    # Over all GPUs, and what does not fit there in memory or on disk: a model that is larger than one GPU.
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        default=None, exclude=True
+    )
+    # Round the weights to 8 bits (bitsandbytes) where features are made of the model as it is.
     load_in_8bit: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Model:
-        if self.device_map is not None or self.load_in_8bit:
-            raise ValueError("cannot have device_map or load_in_8bit yet; leave them out")
         kinds = [self.download is not None, self.path is not None, self.random is not None]
         if sum(kinds) != 1 or (self.download is None) != (self.member is None):
             raise ValueError("needs exactly one of download (with member), path or random")

@@ -13,6 +13,7 @@ import torch
 from rdslib.data.chat import tokenize_query, user_assistant
 from rdslib.errors import UserError
 from rdslib.models.cache import LayerCache
+from rdslib.models.device import device
 from rdslib.models.encode import nll, pack, pad
 
 if TYPE_CHECKING:
@@ -104,11 +105,11 @@ def evaluate(
     bits = np.zeros(len(questions))
     correct = np.full(len(questions), np.nan)
     sizes = [len(t.ids) for t in tokens]
-    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
+    autocast = torch.autocast(device().type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
     for batch in pack(sizes, token_budget):
-        ids = pad([tokens[i].ids for i in batch], model.device)
+        ids = pad([tokens[i].ids for i in batch], device())
         with autocast, (layers or LayerCache()).over(model):
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.to(ids.device)
             rows, targets, places = [], [], []
             for row, i in enumerate(batch):
                 # Position t is predicted from t - 1; the last token is the end of sequence.
@@ -116,7 +117,7 @@ def evaluate(
                 rows.append(hidden[row, [t - 1 for t in at]])
                 targets += [tokens[i].ids[t] for t in at]
                 places += [i] * len(at)
-            nats = nll(model, torch.cat(rows), torch.tensor(targets, device=model.device))
+            nats = nll(model, torch.cat(rows), torch.tensor(targets, device=device()))
             np.add.at(bits, places, nats.double().cpu().numpy() / math.log(2))
             for row, i in enumerate(batch):
                 if questions[i].choices is not None:

@@ -85,7 +85,8 @@ class PreExperienced(Extractor):
         params, seed = _params(given.settings), given.settings.seed
         (feature,) = self.prepare_features
         picked = near_centres(given.features[feature], params.clusters, params.per_cluster, seed)
-        parameters = non_embedding_parameters(load_causal_lm(given.model))
+        placed = given.settings.model.device_map
+        parameters = non_embedding_parameters(load_causal_lm(given.model, device_map=placed))
         samples = [given.samples[i] for i in picked]
         counts = train(given.model, samples, params.train, seed, given.out, given.bar)
         tokens = counts["training_tokens"]
@@ -98,7 +99,7 @@ class PreExperienced(Extractor):
         from rdslib.models.loading import non_embedding_parameters
 
         assert given.prepared is not None
-        cache = ModelCache(given.model)
+        cache = ModelCache(given.model, given.settings.model.device_map)
         model, tokenizer = cache.trained(given.prepared), cache.tokenizer
         cut, budget = given.settings.encode.max_length, given.settings.encode.token_budget
         parameters = non_embedding_parameters(model)

@@ -78,14 +78,17 @@ class LessGradients(Extractor):
         from rdslib.models.train import train
 
         params, seed = _params(given.settings), given.settings.seed
-        parameters = non_embedding_parameters(load_causal_lm(given.model))
+        base = load_causal_lm(given.model, device_map=given.settings.model.device_map)
+        parameters = non_embedding_parameters(base)
         share = max(1, round(params.warmup_share * len(given.samples)))
         drawn = generator(seed, "less warm-up").choice(len(given.samples), share, replace=False)
         samples = [given.samples[i] for i in sorted(drawn)]
         # The trained model itself is the last epoch's, which is kept already.
         with tempfile.TemporaryDirectory(dir=given.out, prefix="tmp-") as scratch:
             saving = SaveCheckpoints(given.out)
-            counts = train(given.model, samples, params.train, seed, Path(scratch), given.bar, [saving])
+            counts = train(
+                given.model, samples, params.train, seed, Path(scratch), given.bar, [saving], base=base
+            )
         if not any(saving.learning_rates):
             raise UserError("less.train: the learning rate is 0 throughout; lower warmup_ratio")
         tokens = counts["training_tokens"]
@@ -100,7 +103,8 @@ class LessGradients(Extractor):
         from rdslib.models.projection import Projection
 
         assert given.prepared is not None
-        base, tokenizer = load_causal_lm(given.model), load_tokenizer(given.model)
+        base = load_causal_lm(given.model, device_map=given.settings.model.device_map)
+        tokenizer = load_tokenizer(given.model)
         parameters = non_embedding_parameters(base)
         model, checkpoints = load_checkpoints(base, given.prepared)
         adapters = [checkpoint.adapter for checkpoint in checkpoints]

@@ -20,7 +20,8 @@ def loaded(given: Extraction) -> tuple[PreTrainedModel, PreTrainedTokenizerBase,
     """Load the language model: it, its tokenizer, and the FLOPs of a token that passes through it."""
     from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 
-    model = load_causal_lm(given.model)
+    placed = given.settings.model
+    model = load_causal_lm(given.model, None, placed.device_map, placed.load_in_8bit)
     return model, load_tokenizer(given.model), FORWARD * non_embedding_parameters(model)
 
 

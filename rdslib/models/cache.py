@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from peft import PeftModel
 
+from rdslib.models.encode import forward_of
 from rdslib.models.loading import load_adapter, load_causal_lm, load_tokenizer
 from rdslib.models.train import is_adapter
 
@@ -60,14 +61,11 @@ class LayerCache:
             return remembered
 
         hook = model.base_model.register_forward_pre_hook(note, with_kwargs=True)
-        for layer in layers:
-            layer.forward = (last if layer is layers[-1] else passing)(layer.forward)
         try:
-            yield
+            with forward_of(layers, lambda layer, way: (last if layer is layers[-1] else passing)(way)):
+                yield
         finally:
             hook.remove()
-            for layer in layers:
-                del layer.forward
 
     def _keep(self, key: bytes, states: torch.Tensor) -> None:
         self._kept[key] = states
@@ -94,8 +92,8 @@ class ModelCache:
     A run that trained all weights has a model to itself, which then stays until another is asked for.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, device_map: str | None = None) -> None:
+        self.folder, self.device_map = folder, device_map
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         # What the layers below the LoRA matrices made of test samples, for all runs.
         self.layers = LayerCache()
@@ -113,7 +111,7 @@ class ModelCache:
             self._adapted.unload()
         self._adapted = self._current = None
         if self._base is None:
-            self._base = load_causal_lm(self.folder)
+            self._base = load_causal_lm(self.folder, device_map=self.device_map)
         return self._base
 
     def trained(self, run: Path) -> PreTrainedModel:
@@ -126,5 +124,5 @@ class ModelCache:
                 self._current = run, adapted.eval()
             else:
                 self.forget()
-                self._current = run, load_causal_lm(run)
+                self._current = run, load_causal_lm(run, device_map=self.device_map)
         return self._current[1]

@@ -8,13 +8,15 @@ interrupted, which worker ran, or how many there were.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rdslib.data.chat import Tokens
+from rdslib.models.device import device
 from rdslib.models.loading import running
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     return batches
 
 
-def pad(ids: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def pad(ids: Sequence[Sequence[int]], place: torch.device) -> torch.Tensor:
     """Pad token ids on the right with 0: int64 [batch, longest].
 
     No mask goes with it: under causal attention a real token never sees what comes after it.
@@ -54,7 +56,7 @@ def pad(ids: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
     padded = np.zeros((len(ids), longest), dtype=np.int64)
     for i, row in enumerate(ids):
         padded[i, : len(row)] = row
-    return torch.from_numpy(padded).to(device)
+    return torch.from_numpy(padded).to(place)
 
 
 def _span(tokens: Tokens, span: str) -> tuple[int, int]:
@@ -161,8 +163,8 @@ def forward(
         raise ValueError(f"sample {lengths.index(0)} has no tokens")
     for batch in pack(lengths, token_budget):
         with running(model.config.name_or_path):
-            tokens = pad([ids[i] for i in batch], model.device)
-            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            tokens = pad([ids[i] for i in batch], device())
+            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state.to(tokens.device)
             if not torch.isfinite(hidden).all():
                 raise RuntimeError(f"what it gives in {hidden.dtype} is no number: NaN or infinite")
         yield batch, tokens, hidden
@@ -215,10 +217,28 @@ def logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """
     layers = model.get_decoder()
     given = _Given(last_hidden_state=hidden[None])
-    layers.forward = lambda *args, **kwargs: given
-    try:
+    with forward_of([layers], lambda module, forward: lambda *args, **kwargs: given):
         ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
         found: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
-    finally:
-        del layers.forward
     return found
+
+
+Forward = Callable[..., Any]
+
+
+@contextmanager
+def forward_of(
+    modules: Sequence[torch.nn.Module], change: Callable[[torch.nn.Module, Forward], Forward]
+) -> Iterator[None]:
+    """Have modules pass forward in another way, made of their own, in this context."""
+    # A module that accelerate has placed has a method of its own.
+    before = [module.__dict__.get("forward") for module in modules]
+    for module in modules:
+        module.forward = change(module, module.forward)
+    try:
+        yield
+    finally:
+        for module, method in zip(modules, before, strict=True):
+            del module.forward
+            if method is not None:
+                module.forward = method

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from rdslib.data.chat import Tokens
 from rdslib.files import write_json
 from rdslib.models.cache import LayerCache
+from rdslib.models.device import device
 from rdslib.models.encode import logits, pack, pad
 from rdslib.models.loading import load_adapter, running
 from rdslib.models.train import save
@@ -96,7 +97,7 @@ def load_checkpoints(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, li
         load_adapter(model, folder / name, name)
     checkpoints = []
     for name in names:
-        moments = load_file(folder / name / "moments.safetensors", device=str(base.device))
+        moments = load_file(folder / name / "moments.safetensors", device=str(device()))
         rate = float(json.loads((folder / name / "learning_rate.json").read_text()))
         checkpoints.append(Checkpoint(name, rate, moments["exp_avg"], moments["exp_avg_sq"]))
     return model, checkpoints
@@ -132,14 +133,14 @@ def per_sample_gradients(
     # The last token that is scored is only predicted, and what comes after it does not matter.
     lengths = [max(1, end) for end in ends]
     for batch in pack(lengths, token_budget):
-        ids = pad([samples[i].ids[: lengths[i]] for i in batch], model.device)
+        ids = pad([samples[i].ids[: lengths[i]] for i in batch], device())
         scored = [
             (row, at, samples[i].ids[at])
             for row, i in enumerate(batch)
             for at in range(1, ends[i] + 1)
             if samples[i].response[at]
         ]
-        rows, places, targets = torch.tensor(scored, dtype=torch.int64, device=model.device).reshape(-1, 3).T
+        rows, places, targets = torch.tensor(scored, dtype=torch.int64, device=device()).reshape(-1, 3).T
         layers = LayerCache()
         weights = 1 / torch.bincount(rows, minlength=len(batch))[rows].float()
         with layers.over(base):
@@ -181,7 +182,7 @@ def _gradients(
     hooks = [linear.register_forward_hook(note) for linear in linears]
     try:
         base = cast("PreTrainedModel", model.get_base_model())
-        hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state.to(ids.device)
     finally:
         for hook in hooks:
             hook.remove()
@@ -191,7 +192,7 @@ def _gradients(
         slopes = weights[part, None] * nll_slopes(base, states, targets[part])
         upstream[rows[part], places[part]] = slopes.to(upstream.dtype)
     hidden.backward(upstream)
-    return torch.cat([found[linear].flatten(1) for linear in linears], dim=1).float()
+    return torch.cat([found[linear].flatten(1).to(ids.device) for linear in linears], dim=1).float()
 
 
 @torch.no_grad()
@@ -200,10 +201,11 @@ def nll_slopes(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tens
 
     That of a softmax: the probabilities, with 1 taken off at the target, through the vocabulary head. They
     are taken in float32 and changed in place: autograd, with more copies of them, takes a fifth longer. It is
-    left to models that do more than that after their last layer.
+    left to models that do more than that after their last layer, or have their head in another place.
     """
     head = cast("Linear", model.get_output_embeddings())
-    if not torch.equal(logits(model, hidden[:1]), head(hidden[None, :1])[0]):
+    apart = head.weight.device != hidden.device
+    if apart or not torch.equal(logits(model, hidden[:1]), head(hidden[None, :1])[0]):
         with torch.enable_grad():
             states = hidden.detach().requires_grad_()
             nll = torch.nn.functional.cross_entropy(logits(model, states).float(), targets, reduction="sum")

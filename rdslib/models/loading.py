@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PretrainedConfig,
@@ -115,8 +118,16 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_causal_lm(
+    name: str | Path,
+    dtype: torch.dtype | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    load_in_8bit: bool = False,
+) -> PreTrainedModel:
     """Load a causal language model in evaluation mode on this device, in `dtype` or `compute_dtype`.
+
+    Or, with a `device_map` of accelerate's, over all GPUs, and what does not fit there in memory or on disk;
+    with `load_in_8bit` by bitsandbytes, its weights rounded to 8 bits.
 
     Raises:
         UserError: It cannot be loaded, or its weights are not those of its architecture.
@@ -129,13 +140,22 @@ def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTra
         )
     # On short samples a processor is a third faster with plain attention than with the fused kernel.
     attention = "eager" if device().type == "cpu" else "sdpa"
-    options = {"dtype": dtype or compute_dtype(), "attn_implementation": attention}
+    options: dict[str, Any] = {"dtype": dtype or compute_dtype(), "attn_implementation": attention}
+    if load_in_8bit:
+        if find_spec("bitsandbytes") is None:
+            raise UserError("load_in_8bit: needs the package bitsandbytes; run `pip install bitsandbytes`")
+        # Which says at every multiplication that it is done in float16.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    spread = device_map is not None or load_in_8bit
+    if spread:
+        options["device_map"] = device_map or {"": device()}
     try:
         with checked_weights(name):
             model = AutoModelForCausalLM.from_pretrained(
                 str(folder), **options, use_safetensors=True, trust_remote_code=False
             )
-        model = model.to(device()).eval()  # type: ignore[arg-type]
+        model = (model if spread else model.to(device())).eval()  # type: ignore[arg-type]
     except UserError:
         raise
     except Exception as error:  # whatever the readers of its files raise
@@ -199,7 +219,10 @@ def _check(
             "again with `save_pretrained`, or correct its config.json"
         )
     for key, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
+        # What is on disk (meta) is not read here; `forward` sees what comes of it.
+        if not weight.is_floating_point() or weight.is_meta or not weight.numel():
+            continue
+        if not all(map(torch.isfinite, weight.aminmax())):
             raise UserError(f"model {name}: its weights {key} are not all numbers (NaN); give a sound model")
 
 

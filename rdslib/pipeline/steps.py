@@ -71,7 +71,7 @@ def model(work: Work, settings: Model, pinned: Mapping[str, Download], seed: int
                 file.write_bytes(archives.members(settings.download, [settings.member])[settings.member])
                 loading.convert_gguf(file, work.path)
             bar.update()
-    loaded = loading.load_causal_lm(model_folder(work.path))
+    loaded = loading.load_causal_lm(model_folder(work.path), device_map=settings.device_map)
     return {"non_embedding_parameters": loading.non_embedding_parameters(loaded)}
 
 

@@ -235,6 +235,7 @@ class Study:
             transient=not e.keep_models,
             weight=4.0 * run.budget * e.train.epochs,
             marks={"device": device_kind()},
+            given={"device_map": self.experiment.model.device_map},
             model=self.pipeline.model,
             pool=self.store.file(self.pool, steps.POOL),
             selection=self.selection(run),
@@ -254,6 +255,7 @@ class Study:
             form=form,
             weight=2.0 * self.task(task).test,
             marks={"device": device_kind()},
+            given={"device_map": self.experiment.model.device_map},
             **self._tested(run, task),
         )
 
@@ -293,6 +295,7 @@ class Study:
             label=f"{protocol} protocol: {run} on {task}",
             weight=20.0 * self.task(task).test,
             marks={"digest": harness.digest(protocol), "device": device_kind()},
+            given={"device_map": e.model.device_map},
             protocol=protocol,
             max_response=e.evaluate.max_response,
             seed=e.seed,

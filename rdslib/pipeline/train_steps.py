@@ -30,21 +30,29 @@ SCORES = "scores.parquet"
 
 
 @functools.lru_cache(maxsize=1)
-def _cached(folder: Path) -> ModelCache:
+def _cached(folder: Path, device_map: str | None) -> ModelCache:
     """The language model, which stays in memory from one training or evaluation to the next."""
     from rdslib.models.cache import ModelCache
 
-    return ModelCache(folder)
+    return ModelCache(folder, device_map)
 
 
 @step(version=1)
-def train(work: Work, model: Path, pool: Path, selection: Path, settings: Train, seed: int) -> dict[str, Any]:
+def train(
+    work: Work,
+    model: Path,
+    pool: Path,
+    selection: Path,
+    settings: Train,
+    seed: int,
+    device_map: str | None,
+) -> dict[str, Any]:
     """Fine-tune the model on a selection."""
     from rdslib.models.train import train as fine_tune
 
     picked = pool_file(pool).take(read_selection(selection)["position"].to_numpy())
     folder = model_folder(model)
-    cache = _cached(folder)
+    cache = _cached(folder, device_map)
     if settings.method == "full":
         cache.forget()
     base = cache.base() if settings.method == "lora" else None
@@ -55,9 +63,11 @@ def train(work: Work, model: Path, pool: Path, selection: Path, settings: Train,
         give_back_memory()
 
 
-def _model_of(model: Path, trained: Path | None) -> tuple[ModelCache, PreTrainedModel]:
+def _model_of(
+    model: Path, trained: Path | None, device_map: str | None
+) -> tuple[ModelCache, PreTrainedModel]:
     """The model that a run has left, or the one that there was before it, and what keeps it in memory."""
-    cache = _cached(model_folder(model))
+    cache = _cached(model_folder(model), device_map)
     return cache, cache.base() if trained is None else cache.trained(trained)
 
 
@@ -70,6 +80,7 @@ def evaluate(
     form: Mapping[str, Any] | None,
     max_length: int,
     token_budget: int,
+    device_map: str | None,
 ) -> dict[str, Any]:
     """Score test samples: `scores.parquet` has bits, bytes and correctness of each.
 
@@ -78,7 +89,7 @@ def evaluate(
     from rdslib.evaluation import harness, likelihood
 
     samples = tasks.read_task(task).test
-    cache, tuned = _model_of(model, trained)
+    cache, tuned = _model_of(model, trained, device_map)
     questions = harness.questions(form, samples, cache.tokenizer) if form else likelihood.bare(samples)
     with work.progress.bar(work.label, len(samples), "sample") as bar:
         scores = likelihood.evaluate(
@@ -114,12 +125,13 @@ def measure(
     token_budget: int,
     max_response: int,
     seed: int,
+    device_map: str | None,
 ) -> dict[str, Any]:
     """Run a protocol: `measured.parquet` has the prompt, the responses and the score of each test sample."""
     from rdslib.evaluation import harness
 
     samples = tasks.read_task(task).test
-    cache, tuned = _model_of(model, trained)
+    cache, tuned = _model_of(model, trained, device_map)
     measured = harness.measure(
         tuned,
         cache.tokenizer,

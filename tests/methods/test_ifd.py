@@ -14,7 +14,7 @@ from rdslib.methods.ifd import IFD, PreExperienced, near_centres, turns_alone
 from rdslib.models.flops import FORWARD, TRAINING, CostModel
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.models.train import train
-from rdslib.params import Encode, Ifd, Settings, Train
+from rdslib.params import NO_MODEL, Encode, Ifd, Settings, Train
 from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 
@@ -61,6 +61,7 @@ def settings(**ifd):
     """What IFD reads of settings."""
     return Settings.model_construct(
         seed=3,
+        model=NO_MODEL,
         encode=Encode(max_length=CUT, token_budget=300, shard_size=8),
         ifd=Ifd(clusters=3, per_cluster=4, train=TRAIN, **ifd),
     )

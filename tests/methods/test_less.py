@@ -18,7 +18,7 @@ from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.methods.less import LESS, LessGradients
 from rdslib.models.flops import TRAINING
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
-from rdslib.params import Encode, Less, Settings
+from rdslib.params import NO_MODEL, Encode, Less, Settings
 from tests.models.test_gradients import LORA, autograd, dense_signs
 
 CUT, DIMENSION = 60, 100
@@ -46,6 +46,7 @@ def settings(**changes):
     """What LESS reads of settings."""
     less = Less(warmup_share=0.5, dimension=DIMENSION, train=LORA)
     values = {"seed": 3, "encode": Encode(max_length=CUT, token_budget=200, shard_size=8), "less": less}
+    values["model"] = NO_MODEL
     return Settings.model_construct(**{**values, **changes})
 
 

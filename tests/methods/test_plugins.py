@@ -27,7 +27,7 @@ from rdslib.methods import (
 from rdslib.methods.features import split_feature
 from rdslib.models.flops import PAPER, one_pass_flops
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
-from rdslib.params import Encode, Settings
+from rdslib.params import NO_MODEL, Encode, Settings
 
 PLUGIN = """
 import numpy as np
@@ -68,7 +68,9 @@ for method in (Counts(), Plain(), Dressed()):
     register(method)
 """
 SAMPLES = [Sample(str(i), "s", user_assistant("what is it " * i, "that " * (i % 3))) for i in range(1, 30)]
-SETTINGS = Settings.model_construct(encode=Encode(max_length=60, token_budget=300, shard_size=8), seed=1)
+SETTINGS = Settings.model_construct(
+    encode=Encode(max_length=60, token_budget=300, shard_size=8), seed=1, model=NO_MODEL
+)
 
 
 @pytest.fixture

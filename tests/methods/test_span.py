@@ -9,9 +9,11 @@ import torch
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.methods import COST, Extraction, get_extractor
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
-from rdslib.params import Encode, Settings
+from rdslib.params import NO_MODEL, Encode, Settings
 
-SETTINGS = Settings.model_construct(encode=Encode(max_length=60, token_budget=300, shard_size=8), seed=1)
+SETTINGS = Settings.model_construct(
+    encode=Encode(max_length=60, token_budget=300, shard_size=8), seed=1, model=NO_MODEL
+)
 
 
 @pytest.mark.parametrize("queries", [False, True])
