@@ -205,11 +205,14 @@ class Train(Strict):
 class Evaluate(Strict):
     """Evaluation: bits per byte of the reference answers, and accuracy by likelihood."""
 
+    unset = ("engine",)
     max_length: int = Field(gt=0)
     token_budget: int = Field(default=0, ge=0)
     bootstrap: int = Field(gt=0)
     # The most tokens of a response that a protocol has a model write; 0 is as many as the protocol says.
     max_response: int = Field(default=0, ge=0)
+    # What writes the responses that protocols ask for.
+    engine: Literal["transformers", "vllm"] = "transformers"
 
 
 class Embedder(Strict):

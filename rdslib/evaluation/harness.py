@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from rdslib.evaluation.likelihood import Question
 from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FOLDER = Path(tasks.__path__[0])
@@ -113,7 +116,7 @@ def questions(
 
 
 def measure(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Path,
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     samples: Sequence[TaskSample],
@@ -124,6 +127,7 @@ def measure(
 ) -> Measured:
     """Put test samples to a model by a protocol; the model and its tokenizer are left as they were.
 
+    Of a model's folder, vLLM computes the responses.
     Prompts of more than `max_length` tokens are cut on the left, or where the model has no room for more. The
     seed is for responses that are sampled; they have at most `longest` tokens, or what the protocol says.
 
@@ -135,7 +139,6 @@ def measure(
     import datasets
     from lm_eval import evaluate
     from lm_eval.api.task import ConfigurableTask
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
     from transformers import set_seed
 
@@ -159,22 +162,11 @@ def measure(
             "metadata": {"version": 1},
         }
     )
-    kept = tokenizer.chat_template, model.training
-    try:
-        tokenizer.chat_template = TEMPLATE
-        room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
-        lm = HFLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            max_length=min(max_length + room, model.config.max_position_embeddings),
-            truncation=True,
-        )
+    room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
+    longest = min(max_length + room, tokenizer.model_max_length)
+    with _asked(model, tokenizer, batch_size, longest, seed) as lm:
         set_seed(seed)
         found = evaluate(lm, {"tasks": {name: task}}, bootstrap_iters=0, apply_chat_template=True)
-    finally:
-        tokenizer.chat_template = kept[0]
-        model.train(kept[1])
     by_place = {row["doc_id"]: row for row in found["samples"][name]}
     ordered = [by_place[at] for at in range(len(samples))]
     (key,) = (each["metric"] for each in config["metric_list"])
@@ -184,6 +176,41 @@ def measure(
         [row["arguments"][0][0] for row in ordered],
         [_responses(config, sample, row) for sample, row in zip(samples, ordered, strict=True)],
     )
+
+
+@contextmanager
+def _asked(
+    model: PreTrainedModel | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    max_length: int,
+    seed: int,
+) -> Iterator[LM]:
+    """What lm-eval puts prompts to, in the Tulu chat format."""
+    if isinstance(model, Path):
+        if find_spec("vllm") is None:
+            raise UserError("evaluate.engine: vllm is not installed; run `pip install vllm`, or leave it out")
+        from lm_eval.models.vllm_causallms import VLLM
+
+        lm = VLLM(pretrained=str(model), max_model_len=max_length, seed=seed)
+        lm.tokenizer.chat_template = TEMPLATE
+        yield lm
+        return
+    from lm_eval.models.huggingface import HFLM
+
+    kept = tokenizer.chat_template, model.training
+    try:
+        tokenizer.chat_template = TEMPLATE
+        yield HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            max_length=max_length,
+            truncation=True,
+        )
+    finally:
+        tokenizer.chat_template = kept[0]
+        model.train(kept[1])
 
 
 def _row(

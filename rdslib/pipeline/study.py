@@ -294,8 +294,13 @@ class Study:
         return train_steps.measure.step(
             label=f"{protocol} protocol: {run} on {task}",
             weight=20.0 * self.task(task).test,
-            marks={"digest": harness.digest(protocol), "device": device_kind()},
-            given={"device_map": e.model.device_map},
+            # Another engine's responses differ; the key is as it was when there was one.
+            marks={
+                "digest": harness.digest(protocol),
+                "device": device_kind(),
+                **({"engine": e.evaluate.engine} if e.evaluate.engine != "transformers" else {}),
+            },
+            given={"device_map": e.model.device_map, "engine": e.evaluate.engine},
             protocol=protocol,
             max_response=e.evaluate.max_response,
             seed=e.seed,

@@ -6,6 +6,7 @@ select -> train -> evaluate, measure
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,22 +127,27 @@ def measure(
     max_response: int,
     seed: int,
     device_map: str | None,
+    engine: str,
 ) -> dict[str, Any]:
     """Run a protocol: `measured.parquet` has the prompt, the responses and the score of each test sample."""
     from rdslib.evaluation import harness
+    from rdslib.models.train import merge
 
     samples = tasks.read_task(task).test
-    cache, tuned = _model_of(model, trained, device_map)
-    measured = harness.measure(
-        tuned,
-        cache.tokenizer,
-        protocol,
-        samples,
-        max_length,
-        max(1, token_budget // RESPONSE),
-        seed,
-        max_response or None,
-    )
+    batch, longest = max(1, token_budget // RESPONSE), max_response or None
+    asked: PreTrainedModel | Path
+    with tempfile.TemporaryDirectory(dir=work.path, prefix="tmp-") as scratch:
+        if engine == "vllm":
+            cache = _cached(model_folder(model), device_map)
+            cache.forget()
+            asked = cache.folder if trained is None else Path(scratch, "model")
+            if trained is not None:
+                merge(cache.folder, trained, asked)
+        else:
+            cache, asked = _model_of(model, trained, device_map)
+        measured = harness.measure(
+            asked, cache.tokenizer, protocol, samples, max_length, batch, seed, longest
+        )
     table = pa.table(
         {
             "id": [s.id for s in samples],

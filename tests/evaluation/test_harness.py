@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,3 +208,22 @@ def test_the_tokenizer_and_the_model_are_left_as_they_were(tiny):
     before = tokenizer.chat_template, model.training
     measure(model, tokenizer, "mmlu", [OTHERS], 256, 1, 0)
     assert (tokenizer.chat_template, model.training) == before
+
+
+def test_vllm_is_asked_what_the_model_is(tiny_model, tiny, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    def served(pretrained, max_model_len, seed):
+        """In place of lm-eval's class for vLLM, which is not installed."""
+        return HFLM(pretrained=pretrained, max_length=max_model_len, truncation=True, device="cpu")
+
+    with pytest.raises(UserError, match="vllm is not installed; run `pip install vllm`, or leave it out"):
+        measure(tiny_model, tiny[1], "gsm8k", [ASKED], 2048, 2, 0, longest=2)
+    monkeypatch.setattr(harness, "find_spec", lambda name: name)
+    stand_in = SimpleNamespace(VLLM=served)
+    monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", stand_in)
+    for name, asked in (("gsm8k", ASKED), ("mmlu", OTHERS)):
+        found = measure(tiny_model, tiny[1], name, [asked], 2048, 2, 0, longest=2)
+        wanted = measure(*tiny, name, [asked], 2048, 2, 0, longest=2)
+        assert found.prompts == wanted.prompts
+        assert len(found.responses) == 1
