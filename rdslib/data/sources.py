@@ -44,7 +44,8 @@ def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
 def rows(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read rows in any form that `rds select` reads (`formats.FORMS`), from lists of JSON.
 
-    Their source is the profile's name. A row that cannot be used, such as one without a response, is left out.
+    Their source is the profile's name. A row that cannot be used, such as one without a response, is left
+    out.
     """
     for name, data in _files(archives, source).items():
         found = (Found(number, value) for number, value in enumerate(json.loads(data), start=1))
@@ -73,7 +74,8 @@ def completions(archives: Archives, source: Source) -> Iterator[Sample]:
 def flan_cot(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read FLAN's chains of thought, lines of question, answer and rationale with tabs between them.
 
-    The response is the rationale, and then the answer. Line breaks within a text are written as two characters.
+    The response is the rationale, and then the answer. Line breaks within a text are written as two
+    characters.
     """
     for name, data in _files(archives, source).items():
         for number, line in enumerate(data.decode("utf-8").split("\n")):
@@ -138,7 +140,9 @@ def codeio(archives: Archives, source: Source) -> Iterator[Sample]:
         for index, line in enumerate(gzip.decompress(data).decode("utf-8").splitlines()):
             row = json.loads(line)
             prompt = f"{row['task_description'].strip()}\n\n{row['input_output_spec'].strip()}"
-            yield Sample(f"{_stem(name)}/{index}", source.name, user_assistant(prompt, row["code_sample"].strip()))
+            yield Sample(
+                f"{_stem(name)}/{index}", source.name, user_assistant(prompt, row["code_sample"].strip())
+            )
 
 
 def _stem(name: str) -> str:
