@@ -321,6 +321,8 @@ class Profile(Strict):
     title: str
     # Where shards of features and scores are computed: in this process, or on a Ray cluster.
     engine: Literal["local", "ray"] = "local"
+    # Whether figures are drawn of the runs that there are, and `rds compute` alone adds to them.
+    partial: bool = False
     experiment: Experiment | None
 
 

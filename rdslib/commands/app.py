@@ -14,6 +14,7 @@ from rdslib import __version__
 # of one that is not listed.
 COMMANDS = {
     "run": ("run", "Compute what a profile's figures need, and draw them."),
+    "compute": ("compute", "Go on with the runs of a long study, for so many minutes."),
     "status": ("status", "Show what of a profile's study exists, and what is missing."),
     "clean": ("status", "Remove artifacts and downloads that no profile needs."),
     "verify": ("verify", "Say whether figures still agree with the artifacts behind them."),
