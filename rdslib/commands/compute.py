@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,16 +85,18 @@ def _compute(study: Study, until: float) -> None:
 
 
 def _wanted(study: Study) -> list[list[Step]]:
-    """Of each run, in their order, what is measured of it; before a method's first all its selections.
+    """Of each run, in their order, what is measured of it.
 
-    They cost little once its features are there, and a machine that has them can train without these.
+    Before the first that selects by a method from a pool stand all its selections from there. They cost
+    little once its features are there, and a machine that has them can train without these.
     """
     from rdslib import figures
 
     runs = study.by_worth()
     drawn = [step for name in figures.FIGURES for step in figures.steps(study, name)]
-    picks: dict[str, list[Step]] = {}
+    picks: dict[Any, list[Step]] = {}
     for each in [*(study.selection(run) for run in runs if study.training(run)), *drawn]:
         if each.name == "select":
-            picks.setdefault(each.arguments["method"], []).append(each)
-    return [[*picks.pop(run.method, []), *study.steps_of(run)] for run in runs]
+            picks.setdefault((each.arguments["method"], each.arguments["draw"]), []).append(each)
+    draws = study.pipeline.draws
+    return [[*picks.pop((run.method, draws[run.pool]), []), *study.steps_of(run)] for run in runs]
