@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Score models on a profile's tasks."),
     "export": ("export", "Write the model of one run as a plain model folder."),
     "help": ("run", ""),
+    "help-compute": ("compute", ""),
 }
 # Plain text: panels of rich squeeze the options' names, and every word of the help, into half of 80 columns.
 OPTIONS: Any = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
@@ -50,7 +51,7 @@ def load(name: str) -> Any:
     """Load a command with its options."""
     module = import_module(f"rdslib.commands.{COMMANDS[name][0]}")
     alone = typer.Typer(add_completion=False, **OPTIONS)
-    alone.command(name)(getattr(module, f"{name}_command"))
+    alone.command(name)(getattr(module, f"{name.replace('-', '_')}_command"))
     return typer.main.get_command(alone)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,8 +22,9 @@ MINUTE = 60
 def compute_command(
     profile: ProfileOption = "lab",
     minutes: Annotated[
-        float, typer.Option(min=0, help="Begin no step after so many minutes; 0 writes the records alone.")
-    ] = 1e6,
+        int | None,
+        typer.Option(min=0, help="Begin no step after so many; 0 writes records alone, none is no limit."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the records go; by default figures/<profile>.")
     ] = None,
@@ -33,7 +35,6 @@ def compute_command(
         list[Path] | None,
         typer.Option("--records", help="Another records.parquet of this study to put in; may be repeated."),
     ] = None,
-    until: Annotated[float, typer.Option(hidden=True)] = 0,
 ) -> None:
     """Compute the runs of a study in the order in which they tell most, for as long as there is time.
 
@@ -44,13 +45,9 @@ def compute_command(
     from rdslib.figures.publish import folder_of
     from rdslib.models import device
     from rdslib.pipeline import records
-    from rdslib.pipeline.executors import end_with_parent, helpers
+    from rdslib.pipeline.executors import helpers
     from rdslib.pipeline.study import Study
 
-    if until:  # one of the processes beside that which was called
-        end_with_parent()
-        _compute(Study.load(profile).whole(), until)
-        return
     study = Study.load(profile).whole()
     path = (out or folder_of(study.profile.name)) / records.NAME
     if known := [each for each in [path, *(record or [])] if each in (record or []) or each.is_file()]:
@@ -61,13 +58,13 @@ def compute_command(
                 "another folder as --out"
             )
         study = Study.load(profile).whole()
-    ends = time.time() + MINUTE * minutes
+    until = math.inf if minutes is None else time.time() + MINUTE * minutes
     count = processes(study, len(study.by_worth()), workers)
     study.store.progress.workers = count
     try:
-        if minutes:
-            with helpers(["compute", "--profile", profile, "--until", str(ends)], count - 1):
-                _compute(study, ends)
+        if minutes != 0:
+            with helpers(["help-compute", "--profile", profile, "--until", str(until)], count - 1):
+                _compute(study, until)
     finally:
         steps = [step for each in _wanted(study) for step in each]
         there = records.those_there(study.store, [*study.data_steps, *steps])
@@ -78,6 +75,17 @@ def compute_command(
     runs = study.by_worth()
     done = sum(all(study.store.has(step) for step in study.steps_of(run)) for run in runs)
     typer.echo(f"{done} of {len(runs)} runs are in {path}")
+
+
+def help_compute_command(
+    profile: Annotated[str, typer.Option()], until: Annotated[float, typer.Option()]
+) -> None:
+    """Compute steps beside an `rds compute`, for as long as it lasts."""
+    from rdslib.pipeline.executors import end_with_parent
+    from rdslib.pipeline.study import Study
+
+    end_with_parent()
+    _compute(Study.load(profile).whole(), until)
 
 
 def _compute(study: Study, until: float) -> None:
