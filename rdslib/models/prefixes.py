@@ -35,7 +35,7 @@ class _Prefix(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
+        if self.keys is None or self.values is None:
             return super().update(key_states, value_states)
         rows = len(key_states), -1, -1, -1
         return (
