@@ -107,7 +107,7 @@ def evaluate(
     ids, sizes = [each.ids for each in tokens], [len(each.ids) for each in tokens]
     # The first token of a response is predicted from the one before it, which has to be computed.
     shareable = [each.response.index(True) - 1 for each in tokens]
-    passes = prefixes.forward(model, ids, shareable, token_budget, layers or LayerCache())
+    passes = prefixes.forward(model, ids, shareable, token_budget, layers)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         for batch, prefix, hidden in passes:
             rows, targets, places = [], [], []

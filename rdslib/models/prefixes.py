@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
-from rdslib.models.cache import LayerCache
+from rdslib.models.cache import LayerCache, layers_below_lora
 from rdslib.models.encode import pack, pad
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _Prefix(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
+        if self.keys is None or self.values is None:
             return super().update(key_states, value_states)
         rows = len(key_states), -1, -1, -1
         return (
@@ -49,17 +49,19 @@ def forward(
     ids: Sequence[Sequence[int]],
     shareable: Sequence[int],
     token_budget: int,
-    layers: LayerCache,
+    layers: LayerCache | None = None,
 ) -> Iterator[tuple[list[int], int, torch.Tensor]]:
     """Pass texts through the model in batches; of each, the first `shareable` tokens may be passed over.
 
-    `layers` has what lies below the adapters of texts that share nothing.
+    `layers` keeps what the layers below a model's adapters make of whole texts: where there are such layers,
+    nothing is passed over.
 
     Yields:
         The positions of a batch, how many tokens of each were passed over, and the last hidden states of
         those that follow: [batch, longest, hidden].
     """
-    for prefix, members in groups(ids, shareable if _can_share(model) else [0] * len(ids)):
+    kept = layers is not None and layers_below_lora(model)
+    for prefix, members in groups(ids, shareable if _can_share(model) and not kept else [0] * len(ids)):
         cache = Cache(layer_class_to_replicate=_Prefix) if prefix else None
         if prefix:
             first = pad([ids[members[0]][:prefix]], model.device)
@@ -67,7 +69,7 @@ def forward(
         rests = [ids[i][prefix:] for i in members]
         for batch in pack([len(rest) + prefix // PART for rest in rests], token_budget):
             rows = pad([rests[i] for i in batch], model.device)
-            with nullcontext() if prefix else layers.over(model):
+            with nullcontext() if layers is None else layers.over(model):
                 passed = model.base_model(input_ids=rows, past_key_values=cache, use_cache=bool(prefix))
             yield [members[i] for i in batch], prefix, passed.last_hidden_state
 

@@ -11,7 +11,6 @@ from rdslib.data.chat import user_assistant
 from rdslib.errors import UserError
 from rdslib.methods.base import Sample, tokenize
 from rdslib.models import prefixes
-from rdslib.models.cache import LayerCache
 from rdslib.models.encode import FEATURES, encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.models.train import train
@@ -75,7 +74,7 @@ def test_states_after_a_shared_prefix_are_those_of_the_whole(family):
     model = load_causal_lm(family[0], dtype=torch.float32)
     ids = [[*range(100, 170), *range(3 * i + 1)] for i in range(4)]
     with torch.inference_mode():
-        ((batch, prefix, hidden),) = prefixes.forward(model, ids, [70] * 4, 1000, LayerCache())
+        ((batch, prefix, hidden),) = prefixes.forward(model, ids, [70] * 4, 1000)
         assert sorted(batch) == [0, 1, 2, 3]
         assert prefix == 70
         for row, i in enumerate(batch):

@@ -13,7 +13,6 @@ from transformers import MambaConfig, MambaForCausalLM
 from rdslib.evaluation import likelihood
 from rdslib.evaluation.likelihood import Question
 from rdslib.models import prefixes
-from rdslib.models.cache import LayerCache
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 
 # Texts that have long and short beginnings in common, and some none.
@@ -78,7 +77,7 @@ def test_states_are_those_of_each_text_alone(tiny_model, attention):
     def check(given_texts, token_budget):
         ids, shareable = given_texts
         passed = {}
-        for batch, prefix, hidden in prefixes.forward(model, ids, shareable, token_budget, LayerCache()):
+        for batch, prefix, hidden in prefixes.forward(model, ids, shareable, token_budget):
             assert all(prefix <= shareable[i] for i in batch)
             shared.append(prefix)
             passed |= {i: (prefix, hidden[row]) for row, i in enumerate(batch)}
@@ -98,7 +97,7 @@ def test_a_model_with_states_of_another_kind_shares_nothing():
     model = MambaForCausalLM(config).eval()
     ids = [[*range(200), 250 + i] for i in range(3)]
     with torch.inference_mode():
-        found = list(prefixes.forward(model, ids, [200] * 3, 1000, LayerCache()))
+        found = list(prefixes.forward(model, ids, [200] * 3, 1000))
         alone = [model.base_model(input_ids=torch.tensor([each])).last_hidden_state[0] for each in ids]
     (batch, prefix, hidden), *rest = found
     assert (batch, prefix, rest) == ([0, 1, 2], 0, [])
