@@ -174,6 +174,8 @@ class Study:
     def ablation_runs(self) -> list[Run]:
         """Table 6: RDS+ and its variants, from one pool, one selection a task."""
         grid = self.experiment.grid
+        if not grid.ablation_methods:
+            return []
         methods = ("rds", *grid.ablation_methods)
         return self._runs(methods, grid.ablation_pool, [grid.single_task_budget], multi=False)
 
