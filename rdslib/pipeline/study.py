@@ -316,10 +316,17 @@ class Study:
         )
 
     def by_worth(self) -> list[Run]:
-        """All runs in the order in which they tell most: a seed after another, each a study by itself."""
-        seeds = self.experiment.grid.seeds
-        untuned, *others = self.all_runs()
-        return [untuned, *sorted(others, key=lambda run: seeds.index(run.seed))]
+        """All runs in the order in which they tell most.
+
+        A seed after another, so that each is a study by itself; of one the methods in the profile's order, each
+        from every pool, and then what else there is.
+        """
+        grid = self.experiment.grid
+        methods = list(dict.fromkeys(name for named in grid.single_task.values() for name in named))
+        first = sorted(self.single_task_runs(), key=lambda run: methods.index(run.method))
+        others = dict.fromkeys([*first, *self.all_runs()])
+        del others[self.untuned()]
+        return [self.untuned(), *sorted(others, key=lambda run: grid.seeds.index(run.seed))]
 
     def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
