@@ -318,8 +318,8 @@ class Study:
     def by_worth(self) -> list[Run]:
         """All runs in the order in which they tell most.
 
-        A seed after another, so that each is a study by itself; of one the methods in the profile's order, each
-        from every pool, and then what else there is.
+        A seed after another, so that each is a study by itself; of one the methods in the profile's order,
+        each from every pool, and then what else there is.
         """
         grid = self.experiment.grid
         methods = list(dict.fromkeys(name for named in grid.single_task.values() for name in named))
