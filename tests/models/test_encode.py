@@ -128,7 +128,7 @@ def test_mean_nll_is_transformers_loss_over_what_is_scored(tiny_model):
 
 def test_memory_does_not_grow_with_batch_times_vocabulary(tiny_model, monkeypatch):
     model, samples = load_causal_lm(tiny_model), samples_of(load_tokenizer(tiny_model))
-    monkeypatch.setattr("rdslib.models.encode.LOGIT_ROWS", 16)
+    monkeypatch.setattr("rdslib.models.encode.logit_rows", lambda device: 16)
     rows = []
     model.get_output_embeddings().register_forward_hook(lambda *call: rows.append(call[2].shape[:-1].numel()))
     encode(model, samples, ["nll"], 100_000)
