@@ -1,7 +1,7 @@
 """The figures and tables of the paper, each as a tidy table of published and measured rows, and drawn.
 
-A figure stands in one place, a section of `scores`, `sources` or `tables`; here they are by name. Plots are
-loaded when something is drawn.
+A figure stands in one place, a section of `scores`, `sources` or `tables`, or a file of its own; here they
+are by name. Plots are loaded when something is drawn.
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ from typing import cast
 import pandas as pd
 
 from rdslib.errors import UserError, needs
-from rdslib.figures import scores, sources, tables
-from rdslib.figures.base import Drawn, Figure, key_numbers, visible
+from rdslib.figures import base, replication, scores, sources, tables
+from rdslib.figures.base import Drawn, Figure, visible
 from rdslib.params import Show
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
 
 __all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table", "why_absent"]
 
-FIGURES: dict[str, Figure] = dict(sorted((scores.FIGURES | sources.FIGURES | tables.FIGURES).items()))
+_FIGURES = scores.FIGURES | sources.FIGURES | tables.FIGURES | replication.FIGURES
+FIGURES: dict[str, Figure] = dict(sorted(_FIGURES.items()))
 
 
 def table(study: Study, name: str, show: str = "both") -> pd.DataFrame:
     """Make the tidy table of a figure, computing what its measured rows need.
 
-    A row is an observation; its column `origin` is `measured` or `published`. `show` is one of these two or
-    `both`. Raises UserError for an unknown figure or `show`.
+    A row is an observation; its column `origin` is `measured` or `published`, or `others`, which goes with
+    the published. `show` is one of the first two or `both`. Raises UserError for an unknown figure or `show`.
     """
     figure = get_figure(name)
     parts = []
     if _wants(study, show, "published") and figure.published is not None:
         parts.append(figure.published())
-    if _wants(study, show, "measured"):
+    if figure.measured is not None and _wants(study, show, "measured"):
         study.compute(steps(study, name, show))
         parts.append(figure.measured(study).assign(origin="measured"))
     if not parts:
@@ -49,17 +50,24 @@ def runs(study: Study, name: str, show: str = "both") -> list[Run]:
 
 def steps(study: Study, name: str, show: str = "both") -> list[Step]:
     """List the steps that a figure's measured rows rest on; none where only published ones are shown."""
-    if not _wants(study, show, "measured"):
+    figure = get_figure(name)
+    if figure.measured is None or not _wants(study, show, "measured"):
         return []
-    return get_figure(name).steps(study, runs(study, name, show))
+    return figure.steps(study, runs(study, name, show))
 
 
 def why_absent(study: Study, name: str, show: str = "both") -> str:
     """Return why a figure cannot be drawn: it has no number of what is to be shown. Nothing if it has."""
     figure = get_figure(name)
-    measured = _wants(study, show, "measured") and (figure.runs is None or figure.runs(study))
+    measured = figure.measured is not None and _wants(study, show, "measured")
+    measured = measured and (figure.runs is None or bool(figure.runs(study)))
     published = _wants(study, show, "published") and figure.published is not None
     return "" if measured or published else _why_absent(figure)
+
+
+def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Gather what a figure's tidy table comes to, as a small table to stand under it (`base.key_numbers`)."""
+    return replication.key_numbers(table) if "model" in table else base.key_numbers(table)
 
 
 def draw(name: str, table: pd.DataFrame) -> Drawn:

@@ -52,6 +52,7 @@ CASES = {
     "fig5": ("fig5_score_histogram", made_up_histogram()),
     "fig6": ("fig6_sources_by_task", made_up_selections()),
     "fig7": ("fig7_sources_by_method", made_up_sources()),
+    "replication": ("replication", PUBLISHED["replication"]),
 }
 
 
