@@ -11,7 +11,7 @@ from typing import cast
 import pandas as pd
 
 from rdslib.errors import UserError, needs
-from rdslib.figures import base, replication, scores, sources, tables
+from rdslib.figures import base, replication, scores, sources, spread, tables
 from rdslib.figures.base import Drawn, Figure, visible
 from rdslib.params import Show
 from rdslib.pipeline.step import Step
@@ -19,7 +19,9 @@ from rdslib.pipeline.study import Run, Study
 
 __all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table", "why_absent"]
 
-_FIGURES = scores.FIGURES | sources.FIGURES | tables.FIGURES | replication.FIGURES
+_FIGURES = scores.FIGURES | sources.FIGURES | tables.FIGURES | replication.FIGURES | spread.FIGURES
+# Key numbers of their own, by a column that no other table has.
+_KEY_NUMBERS = {"model": replication.key_numbers, "seed": spread.key_numbers}
 FIGURES: dict[str, Figure] = dict(sorted(_FIGURES.items()))
 
 
@@ -67,7 +69,8 @@ def why_absent(study: Study, name: str, show: str = "both") -> str:
 
 def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
     """Gather what a figure's tidy table comes to, as a small table to stand under it (`base.key_numbers`)."""
-    return replication.key_numbers(table) if "model" in table else base.key_numbers(table)
+    found = [gather for column, gather in _KEY_NUMBERS.items() if column in table]
+    return found[0](table) if found else base.key_numbers(table)
 
 
 def draw(name: str, table: pd.DataFrame) -> Drawn:
