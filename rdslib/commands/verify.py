@@ -100,7 +100,7 @@ def verify(folder: Path, home: Path | None = None, profile: str | None = None) -
             parameters = parameters.model_copy(update={"experiment": experiment})
         with recorded_on(described.get("device")):
             study = Study(parameters, home)
-            if not taken and (folder / records.NAME).is_file() and described["origins"] != ["published"]:
+            if not taken and (folder / records.NAME).is_file() and "measured" in described["origins"]:
                 records.take(study.store, folder / records.NAME)
                 taken = True
             verdicts.append(_verdict(study, path, described))

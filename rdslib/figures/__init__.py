@@ -1,7 +1,7 @@
 """The figures and tables of the paper, each as a tidy table of published and measured rows, and drawn.
 
-A figure stands in one place, a section of `scores`, `sources` or `tables`; here they are by name. Plots are
-loaded when something is drawn.
+A figure stands in one place, a section of `scores`, `sources` or `tables`, or a file of its own; here they
+are by name. Plots are loaded when something is drawn.
 """
 
 from __future__ import annotations
@@ -11,28 +11,31 @@ from typing import cast
 import pandas as pd
 
 from rdslib.errors import UserError, needs
-from rdslib.figures import scores, sources, tables
-from rdslib.figures.base import Drawn, Figure, key_numbers, visible
+from rdslib.figures import base, claims, replication, scores, sources, spread, tables
+from rdslib.figures.base import Drawn, Figure, visible
 from rdslib.params import Show
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
 
 __all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table", "why_absent"]
 
-FIGURES: dict[str, Figure] = dict(sorted((scores.FIGURES | sources.FIGURES | tables.FIGURES).items()))
+_PARTS = (scores, sources, tables, claims, replication, spread)
+# Key numbers of their own, by a column that no other table has.
+_KEY_NUMBERS = {"claim": claims.key_numbers, "model": replication.key_numbers, "seed": spread.key_numbers}
+FIGURES: dict[str, Figure] = dict(sorted(each for part in _PARTS for each in part.FIGURES.items()))
 
 
 def table(study: Study, name: str, show: str = "both") -> pd.DataFrame:
     """Make the tidy table of a figure, computing what its measured rows need.
 
-    A row is an observation; its column `origin` is `measured` or `published`. `show` is one of these two or
-    `both`. Raises UserError for an unknown figure or `show`.
+    A row is an observation; its column `origin` is `measured` or `published`, or `others`, which goes with
+    the published. `show` is one of the first two or `both`. Raises UserError for an unknown figure or `show`.
     """
     figure = get_figure(name)
     parts = []
     if _wants(study, show, "published") and figure.published is not None:
         parts.append(figure.published())
-    if _measures(study, name, show):
+    if figure.measured is not None and _measures(study, name, show):
         study.compute(steps(study, name, show))
         parts.append(figure.measured(study).assign(origin="measured"))
     if not parts:
@@ -61,6 +64,12 @@ def why_absent(study: Study, name: str, show: str = "both") -> str:
     return "" if measured or published else _why_absent(figure)
 
 
+def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Gather what a figure's tidy table comes to, as a small table to stand under it (`base.key_numbers`)."""
+    found = [gather for column, gather in _KEY_NUMBERS.items() if column in table]
+    return found[0](table) if found else base.key_numbers(table)
+
+
 def draw(name: str, table: pd.DataFrame) -> Drawn:
     """Draw a figure or set a table, from its tidy table; raises UserError if it has no number."""
     figure = get_figure(name)
@@ -74,7 +83,9 @@ def draw(name: str, table: pd.DataFrame) -> Drawn:
 
 
 def _why_absent(figure: Figure) -> str:
-    return "published as a picture, without numbers" if figure.published is None else "not measured"
+    # What is not of the paper's own was published in no form.
+    picture = figure.published is None and figure.title.startswith("Figure")
+    return "published as a picture, without numbers" if picture else "not measured"
 
 
 def checked(show: str) -> Show:
@@ -94,7 +105,7 @@ def get_figure(name: str) -> Figure:
 def _measures(study: Study, name: str, show: str) -> bool:
     """Whether a figure has measured rows: they are to be shown, and of a partial study there are some."""
     figure = get_figure(name)
-    if not _wants(study, show, "measured") or not study.there([study.untuned()]):
+    if not _wants(study, show, "measured") or figure.measured is None or not study.there([study.untuned()]):
         return False
     return figure.runs is None or bool(figure.runs(study))
 

@@ -25,7 +25,11 @@ NO_SOURCE = "no source at hand"
 # What the other methods are compared with, on the same test samples; and what the ablation's are.
 BASELINE, RDS = "random_balanced", "rds"
 # Origin to the words over its panel, in the order in which panels stand.
-ORIGINS = {"published": "Published in the paper", "measured": "Measured here"}
+ORIGINS = {
+    "published": "Published in the paper",
+    "others": "Published by others",
+    "measured": "Measured here",
+}
 
 # Rows of the paper's tables that are no methods of ours.
 _ROWS = {
@@ -54,7 +58,7 @@ class Figure:
     Attributes:
         title: What the paper calls it.
         published: Its rows in the paper; None where the paper gives no numbers.
-        measured: Its rows as a study measures them.
+        measured: Its rows as a study measures them; None where nothing is measured.
         draw: The figure of rows of either origin, or of both.
         runs: The runs behind the measured rows; None of figures of the pool and the tasks.
         steps: What of these runs the rows rest on; by default the pool and the tasks.
@@ -63,7 +67,7 @@ class Figure:
 
     title: str
     published: Callable[[], pd.DataFrame] | None
-    measured: Callable[[Study], pd.DataFrame]
+    measured: Callable[[Study], pd.DataFrame] | None
     draw: Callable[[pd.DataFrame], Drawn]
     runs: Callable[[Study], list[Run]] | None = None
     steps: Callable[[Study, list[Run]], list[Step]] = lambda study, _: study.data_steps

@@ -1,114 +1,317 @@
 """Claims of the paper and of a later study, each judged by a rule that was written down before the study ran.
 
 A claim is a set of comparisons, each a margin: a number that is above 0 if the claim is right. What is judged
-is its bootstrap interval alone (`RULE`).
+is its interval alone (`rules`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-RULE = (
-    "Each comparison has a margin, which is above 0 if the claim is right, and a 95% interval of it. Of "
-    "scores, the interval is over test samples and seeds together: test samples are resampled, alike for "
-    "all that is compared, and to each resample is added the error of a mean over m seeds (none of one), s "
-    "/ sqrt(m) times a draw of Student's t with m - 1 degrees of freedom, where s is the spread of that "
-    "margin between seeds, paired by seed. (Three seeds, resampled, would cover the truth three times in "
-    "four at best.) Of picks, the claim says what is resampled. The p of a margin is twice the share of "
-    "draws on the other side of 0, corrected by Holm over the claim's comparisons. A claim holds if all its"
-    " comparisons were run and every margin is above 0 with p under 0.05; it does not hold if any margin is"
-    " below 0 with p under 0.05; otherwise it cannot be told. Nor can it where a premise, a margin without "
-    "which the claim means nothing, is not above 0 with p under 0.05 by itself. A claim without any "
-    "comparison that was run is not run."
-)
+import numpy as np
+import pandas as pd
 
+from rdslib.evaluation.bootstrap import holm
+from rdslib.figures import base, evidence
+from rdslib.figures.base import BASELINE, RDS, Figure, human, method_title, number, published
+from rdslib.figures.evidence import Evidence
+from rdslib.figures.rules import CLAIMS, RULE
+from rdslib.figures.typeset import DASH, MINUS, Cell, Part, Tables
+from rdslib.methods import get_scorer
+from rdslib.pipeline.study import Study
 
-class Claim(NamedTuple):
-    """What is claimed, by whom, and which margins it is judged by."""
-
-    says: str
-    by: str
-    margins: str
+LEVEL = 0.05
+HOLDS, FAILS, CANNOT_TELL, NOT_RUN = "holds", "does not hold", "cannot tell", "not run"
 
 
-PAPER, STUDY = "the paper", "the study of 2026"
-# Written before any method but random was run in the profile `lab`; the guide for researchers has the same.
-CLAIMS = {
-    "beats_random": Claim(
-        "RDS+ beats random",
-        PAPER,
-        "One task at a time, from the whole pool: how much better RDS+ scores than balanced random.",
-    ),
-    "beats_all": Claim(
-        "RDS+ beats every other method",
-        PAPER,
-        "One task at a time, from each pool: how much better RDS+ scores than each other method of the "
-        "paper's Table 1 that was run from it (MiniLM stands for its embeddings).",
-    ),
-    "budget": Claim(
-        "The gain of RDS+ grows as the budget shrinks",
-        PAPER,
-        "One model for all tasks: by how much RDS+'s gain over balanced random grows with each halving of "
-        "the budget, by least squares over all budgets below the whole pool.",
-    ),
-    "pool_rds": Claim(
-        "RDS+ gains from a larger pool",
-        PAPER,
-        "One task at a time: how much better RDS+ scores from the whole pool than from the smallest one.",
-    ),
-    "pool_others": Claim(
-        "Most other methods do not gain from a larger pool",
-        PAPER,
-        "The same gain of each other method of Table 1, random ones too, that was run from both pools; of "
-        "three or more, how far their median lies below 0.",
-    ),
-    "frontier": Claim(
-        "RDS+ lies on the cost frontier",
-        PAPER,
-        "One task at a time: how much better RDS+ scores from the whole pool than each run of a method of "
-        "Table 1, from either pool, that costs no more FLOPs (as measured).",
-    ),
-    "pooling": Claim(
-        "The weighted mean beats the other poolings",
-        PAPER,
-        "One task at a time: how much better RDS+ scores than with the EOS token alone, and with a uniform "
-        "mean.",
-    ),
-    "task_scores": Claim(
-        "AlpacaEval's scores lie lower than GSM8k's",
-        PAPER,
-        "How far the mean score of what RDS+ selects for AlpacaEval lies below that for GSM8k; the interval"
-        " resamples queries, each with its picks.",
-    ),
-    "sources": Claim(
-        "IFD and Top-PPL lean to single sources",
-        PAPER,
-        "For each of the two at each budget of Figure 7: by how much the share of the source with most "
-        "picks exceeds both one half and that source's share of the pool; the interval resamples picks.",
-    ),
-    "proxies": Claim(
-        "Cheaper models select nearly as well",
-        PAPER,
-        "Premise: the margin of `beats_random`, from the same pool. For each method that looks at queries "
-        "with a model, and costs less than RDS+ (ablations aside), from the largest pool that it has with "
-        "RDS+ and balanced random: its gain over balanced random minus half of RDS+'s.",
-    ),
-    "gradients": Claim(
-        "Gradients predict better than states",
-        STUDY,
-        "In the quantile experiment: the rank correlation of a tenth's distance from the queries with the "
-        "loss on test samples after training on it, mean over tasks, of LESS minus that of RDS+.",
-    ),
-    "less": Claim(
-        "LESS beats RDS+",
-        STUDY,
-        "One task at a time, from each pool that LESS was run from: how much better LESS scores than RDS+.",
-    ),
-    "vanish": Claim(
-        "Gains vanish at larger budgets",
-        STUDY,
-        "One model for all tasks. Premise: at the smallest budget RDS+ gains over balanced random. Then: "
-        "that gain minus twice the gain at the largest budget below the whole pool, so that less than half "
-        "is left.",
-    ),
+# The margins of each claim.
+
+
+class Margin(NamedTuple):
+    """A comparison, and what is above 0 if the claim is right; without rows it was not run.
+
+    `premise`: not a margin of the claim, but one without which it means nothing. `unit` and `n`, if they are
+    not those of scores.
+    """
+
+    of: str
+    rows: pd.DataFrame
+    premise: bool = False
+    unit: str = ""
+    n: int = 0
+
+
+def minus(found: dict[Any, pd.DataFrame], ours: Any, theirs: Any) -> pd.DataFrame:
+    """One score minus another, of the units that both have; nothing where one was not run."""
+    return (found[ours] - found[theirs]).dropna() if ours in found and theirs in found else pd.DataFrame()
+
+
+def table1() -> set[str]:
+    """The methods of the paper's Table 1, and the embedding that stands for its embeddings."""
+    return {*published("fig1")["method"], "embed_minilm"}
+
+
+def pools(e: Evidence) -> list[float]:
+    """The sizes of pools that RDS+ was run from, one task at a time, from the smallest."""
+    return sorted(pool for pool, method in e.single if method == RDS)
+
+
+def gains(e: Evidence) -> dict[int, pd.DataFrame]:
+    """RDS+ minus balanced random, one model for all tasks, by budget below the whole pool, smallest first."""
+    both = {budget: minus(e.multi, (budget, RDS), (budget, BASELINE)) for budget, _ in sorted(e.multi)}
+    return {budget: rows for budget, rows in both.items() if len(rows) and budget < e.whole}
+
+
+def _beats_random(e: Evidence) -> Iterator[Margin]:
+    pool = max(pools(e), default=0)
+    yield Margin(f"from {human(pool)}", minus(e.single, (pool, RDS), (pool, BASELINE)))
+
+
+def _beats_all(e: Evidence) -> Iterator[Margin]:
+    for pool, method in e.single:
+        if method in table1() - {RDS}:
+            rows = minus(e.single, (pool, RDS), (pool, method))
+            yield Margin(f"{method_title(method)} from {human(pool)}", rows)
+
+
+def _budget(e: Evidence) -> Iterator[Margin]:
+    found = gains(e)
+    if len(found) > 1:
+        halvings = -np.log2([*found])
+        weights = (halvings - halvings.mean()) / ((halvings - halvings.mean()) ** 2).sum()
+        slope = sum(weight * rows for weight, rows in zip(weights, found.values(), strict=True))
+        yield Margin(f"budgets {base.span(found)}", pd.DataFrame(slope).dropna())
+
+
+def _pool_rds(e: Evidence) -> Iterator[Margin]:
+    if len(known := pools(e)) > 1:
+        yield Margin("", minus(e.single, (known[-1], RDS), (known[0], RDS)))
+
+
+def _pool_others(e: Evidence) -> Iterator[Margin]:
+    known = pools(e)
+    methods = {method for _, method in e.single} & table1() - {RDS}
+    found = (
+        [minus(e.single, (known[-1], each), (known[0], each)) for each in sorted(methods)] if known else []
+    )
+    found = [rows for rows in found if len(rows)]
+    if len(known) > 1 and len(found) >= 3:
+        units = sorted(set.intersection(*(set(rows.index) for rows in found)))
+        median = np.median([rows.loc[units] for rows in found], axis=0)
+        yield Margin(f"median of {len(found)}", pd.DataFrame(-median, units))
+
+
+def _frontier(e: Evidence) -> Iterator[Margin]:
+    ours = (max(pools(e), default=0), RDS)
+    for place in e.single:
+        if place != ours and place[1] in table1() and e.flops[place] <= e.flops[ours]:
+            of = f"{method_title(place[1])} from {human(place[0])}"
+            yield Margin(of, minus(e.single, ours, place))
+
+
+def _pooling(e: Evidence) -> Iterator[Margin]:
+    for variant in ("rds_eos", "rds_uniform"):
+        yield Margin(method_title(variant), minus(e.ablation, RDS, variant))
+
+
+def _task_scores(e: Evidence) -> Iterator[Margin]:
+    rows = minus(e.task_scores, evidence.FIRST, evidence.SECOND)
+    yield Margin("", rows, unit="cosine", n=e.queries)
+
+
+def _sources(e: Evidence) -> Iterator[Margin]:
+    for (method, budget), rows in e.excess.items():
+        if method in ("ifd", "top_ppl"):
+            yield Margin(f"{method_title(method)}, {human(budget)}", rows, unit="share of picks", n=budget)
+
+
+def _proxies(e: Evidence) -> Iterator[Margin]:
+    largest: dict[str, float] = {}
+    for pool, method in sorted(e.single):
+        there = {(pool, RDS), (pool, BASELINE)} <= {*e.single}
+        if there and get_scorer(method).needs_queries:
+            cost = e.flops[pool, method]
+            if e.flops[pool, BASELINE] < cost < e.flops[pool, RDS]:
+                largest[method] = pool
+    for pool in sorted(set(largest.values())):
+        whole = minus(e.single, (pool, RDS), (pool, BASELINE))
+        yield Margin(f"RDS+ from {human(pool)}", whole, premise=True)
+        for method in (name for name, of in largest.items() if of == pool):
+            kept = (minus(e.single, (pool, method), (pool, BASELINE)) - whole / 2).dropna()
+            yield Margin(f"{method_title(method)} from {human(pool)}", kept)
+
+
+def _gradients(e: Evidence) -> Iterator[Margin]:
+    yield Margin("", minus(e.quantiles, "less", RDS), unit="rank correlation")
+
+
+def _less(e: Evidence) -> Iterator[Margin]:
+    for pool, method in e.single:
+        if method == "less":
+            yield Margin(f"from {human(pool)}", minus(e.single, (pool, "less"), (pool, RDS)))
+
+
+def _vanish(e: Evidence) -> Iterator[Margin]:
+    found = gains(e)
+    if len(found) > 1:
+        first, last = min(found), max(found)
+        yield Margin(f"RDS+ at {human(first)}", found[first], premise=True)
+        left = (found[first] - 2 * found[last]).dropna()
+        yield Margin(f"{human(first)} and {human(last)}", left)
+
+
+MARGINS: dict[str, Callable[[Evidence], Iterator[Margin]]] = {
+    "beats_random": _beats_random,
+    "beats_all": _beats_all,
+    "budget": _budget,
+    "pool_rds": _pool_rds,
+    "pool_others": _pool_others,
+    "frontier": _frontier,
+    "pooling": _pooling,
+    "task_scores": _task_scores,
+    "sources": _sources,
+    "proxies": _proxies,
+    "gradients": _gradients,
+    "less": _less,
+    "vanish": _vanish,
 }
+
+
+# The verdict, by `RULE`.
+
+
+def verdict(rows: pd.DataFrame) -> str:
+    """Judge the comparisons of one claim: a row each, with `margin` (NaN: not run), `p` and `premise`."""
+    premises, rows = rows[rows["premise"]], rows[~rows["premise"]]
+    run = rows[rows["margin"].notna()]
+    if run.empty:
+        return NOT_RUN
+    if not ((premises["margin"] > 0) & (premises["p"] < LEVEL)).all():
+        return CANNOT_TELL
+    told = holm(run["p"].tolist()) < LEVEL
+    if (told & (run["margin"] < 0)).any():
+        return FAILS
+    return HOLDS if len(run) == len(rows) and (told & (run["margin"] > 0)).all() else CANNOT_TELL
+
+
+def judged(e: Evidence) -> pd.DataFrame:
+    """A row a comparison of each claim, and of a claim without any one row without a number."""
+    rows = []
+    for claim, margins in MARGINS.items():
+        for each in [*margins(e)] or [Margin("", pd.DataFrame())]:
+            row: dict[str, Any] = {"claim": claim, "of": each.of, "premise": each.premise}
+            if len(each.rows):
+                found = e.estimate(each.rows)
+                row |= {
+                    "unit": each.unit or e.unit,
+                    "margin": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "p": found.p,
+                }
+                row |= {"n": each.n or e.n, "units": len(each.rows)}
+            rows.append(row)
+    columns = ["claim", "of", "premise", "unit", "margin", "low", "high", "p", "n", "units"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+# The table, and its key numbers.
+
+
+def _published() -> pd.DataFrame:
+    """The paper's margins and others', as far as there are numbers."""
+    parts = {"published": evidence.of_the_paper(), "others": evidence.of_others()}
+    found = [judged(each).assign(origin=origin) for origin, each in parts.items()]
+    return pd.concat(found, ignore_index=True).dropna(subset="margin")
+
+
+def _measured(study: Study) -> pd.DataFrame:
+    rows = judged(evidence.of_a_study(study))
+    verdicts = {str(claim): verdict(part) for claim, part in rows.groupby("claim")}
+    return rows.assign(verdict=rows["claim"].map(verdicts))
+
+
+def _corrected(rows: pd.DataFrame) -> pd.DataFrame:
+    """One claim's comparisons with their p by Holm; those of premises, and what has none, as they are."""
+    told = rows["p"].notna() & ~rows["premise"]
+    corrected = rows["p"].copy()
+    corrected[told] = holm(rows.loc[told, "p"].tolist())
+    return rows.assign(p=corrected)
+
+
+def _said(row: pd.Series) -> tuple[str, str]:
+    """A margin and its interval as text."""
+    margin, points = row["margin"], row["unit"] == evidence.POINTS
+    places = 3 if not points else 1 if abs(margin) >= 0.05 else 2
+    alike = row["low"] == row["high"]
+    ends = "all resamples alike" if alike else base.interval(row["low"], row["high"], places)
+    return number(margin, places, "+").replace("-", MINUS), ends.replace("-", MINUS)
+
+
+def _cell(rows: pd.DataFrame) -> Cell:
+    """The least margin of a claim in one column, and its premises."""
+    run = rows[rows["margin"].notna() & ~rows["premise"]]
+    if run.empty:
+        return Cell(DASH)
+    least = _corrected(run).sort_values("margin", kind="stable").iloc[0]
+    p, of = number(least["p"], 3), least["of"]
+    small = [f"p {p}" if p else "", f"least of {len(run)}: {of}" if len(run) > 1 else of]
+    for _, premise in rows[rows["premise"] & rows["margin"].notna()].iterrows():
+        small.append(f"premise {_in_full(premise)}")
+    return Cell(_in_full(least), "; ".join(filter(None, small)))
+
+
+def _in_full(row: pd.Series) -> str:
+    """A margin with its unit, if it is in points, and its interval."""
+    value, ends = _said(row)
+    return value + (" points" if row["unit"] == evidence.POINTS else "") + (f" ({ends})" if ends else "")
+
+
+def _set(table: pd.DataFrame) -> Tables:
+    """A row a claim: the least margin of each origin, and the verdict on ours."""
+    table = table.fillna({"of": ""})
+    measured = table[table["origin"] == "measured"]
+    verdicts: dict[str, str] = {}
+    if len(measured):
+        verdicts = dict(zip(measured["claim"], measured["verdict"], strict=True))
+    cells = []
+    for name, claim in CLAIMS.items():
+        of = table[table["claim"] == name]
+        shown = [_cell(of[of["origin"] == origin]) for origin in base.ORIGINS]
+        cells.append([Cell(claim.says, claim.by), *shown, Cell(verdicts.get(name, NOT_RUN), bold=True)])
+    header = [Cell("Claim"), *map(Cell, base.ORIGINS.values()), Cell("Verdict on what was measured")]
+    details = "The least margin of each claim, above 0 where the claim is right"
+    units = (
+        f"Margins are in {evidence.POINTS} of score as published, and in {evidence.BITS}, as measured, but "
+        "cosines, shares of picks and rank correlations where the rule says so. Others: the study of 2026, "
+        "mean over five budgets (where the claim is not of budgets), two pools and three seeds of 10k and "
+        "less for one task at a time, its uniform random in balanced random's place; intervals over models."
+    )
+    scores = measured[measured["unit"] == evidence.BITS]
+    seeds = "Measured with one seed: what another would give is not in the intervals."
+    alone = [seeds] if len(scores) and scores["units"].max() == 1 else []
+    rules = [f"{claim.says}: {claim.margins}" for claim in CLAIMS.values()]
+    return Tables([Part("Claims", [details], header, cells)], [*alone, units, RULE, *rules])
+
+
+def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Every comparison of every claim, with its interval and its p after Holm's correction."""
+    found = []
+    for (origin, name), rows in table.fillna({"of": ""}).groupby(["origin", "claim"], sort=False):
+        for _, row in _corrected(rows).iterrows():
+            text, ends = _said(row)
+            found.append(
+                {
+                    "origin": origin,
+                    "claim": CLAIMS[str(name)].says,
+                    "comparison": row["of"] + (" (premise)" if row["premise"] else ""),
+                    "margin": text or NOT_RUN,
+                    "95% interval": ends,
+                    "p": number(row["p"], 3),
+                }
+            )
+    return pd.DataFrame(found)
+
+
+FIGURES = {"claims": Figure("Claims", _published, _measured, _set, evidence.runs, evidence.steps, "margin")}

@@ -16,7 +16,17 @@ from nbconvert import HTMLExporter
 
 from rdslib.errors import UserError, reason_of
 from rdslib.figures import FIGURES, draw
-from rdslib.figures.base import BASELINE, RDS, by_origin, digits, interval, method_title, one_metric, span
+from rdslib.figures.base import (
+    BASELINE,
+    ORIGINS,
+    RDS,
+    by_origin,
+    digits,
+    interval,
+    method_title,
+    one_metric,
+    span,
+)
 from rdslib.files import write_whole
 
 PAPER = "https://arxiv.org/abs/2503.01807"
@@ -121,9 +131,16 @@ def _section(name: str, folder: Path, described: dict[str, Any]) -> tuple[str, s
 
 
 def _panels(name: str, folder: Path, heading: str) -> str:
-    """A figure as a picture of each origin, so that on a phone they stand one under another."""
+    """A figure as a picture of each origin, so that on a phone they stand one under another.
+
+    Others' numbers share panels with the paper's, and are one picture.
+    """
     pictures = []
-    for title, rows in by_origin(_numbers(name, folder)):
+    table = _numbers(name, folder)
+    parts = by_origin(table)
+    if "others" in set(table["origin"]):
+        parts = [(ORIGINS["others"], table)]
+    for title, rows in parts:
         data, size = draw(name, rows)._repr_png_()  # type: ignore[attr-defined]
         source = base64.b64encode(data).decode("ascii")
         wide = ' class="wide"' if size["width"] > WIDE else ""
@@ -196,7 +213,7 @@ def _page(sections: list[tuple[str, str, str]], described: dict[str, Any], folde
         "<p>The paper is <cite>Large-Scale Data Selection for Instruction Tuning</cite> (Ivison, Zhang, "
         f'Brahman, Koh and Dasigi, 2025): <a href="{PAPER}">its text</a>, <a href="{CODE}">code</a>, '
         f'<a href="{DATA}">data and models</a>. What was measured here comes from rdslib, an open '
-        "reproduction. Each panel says whether it shows the published numbers or ours.</p>"
+        "reproduction. Each panel says whether it shows the published numbers, others' or ours.</p>"
         f"{missing}" + "".join(body for _, _, body in sections) + '<h2 id="behind">What is behind them</h2>'
         f"{computed if versions else ''}"
         f"<h3>Parameters</h3><details><summary>All parameters of the profile</summary><pre>{given}</pre>"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rdslib.data import download
 from rdslib.errors import UserError
 from rdslib.evaluation import harness
-from rdslib.evaluation.bootstrap import Estimate, estimate_difference, estimate_mean
+from rdslib.evaluation.bootstrap import Estimate, by_seed, estimate_difference, estimate_mean, over_seeds
 from rdslib.methods import get_scorer, load_plugins
 from rdslib.models import flops
 from rdslib.models.device import device_kind, share_threads, token_budget
@@ -452,10 +452,27 @@ class Study:
         return estimate_mean(self._bits_by_task(runs, task, bare), *self._bootstrap, base)
 
     def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
-        """`relative` of ours minus that of theirs, paired by test sample."""
+        """`relative` of ours minus that of theirs, paired by test sample and seed."""
         base = self._bits_by_task([self.untuned()])
         both = self._bits_by_task(ours), self._bits_by_task(theirs)
         return estimate_difference(*both, *self._bootstrap, base)
+
+    def by_seed(self, runs: Sequence[Run]) -> pd.DataFrame:
+        """`relative` of some runs by seed, and its resamples, for differences that are paired by both.
+
+        Returns:
+            A row a seed, by which it is named: the value, then the value of each resample.
+        """
+        base = self._bits_by_task([self.untuned()])
+        rows = by_seed(self._bits_by_task(runs), *self._bootstrap, base)
+        return pd.DataFrame(rows, index=list(dict.fromkeys(run.seed for run in runs)))
+
+    def over_seeds(self, rows: pd.DataFrame) -> Estimate:
+        """Estimate the mean over seeds of what `by_seed` returns, or of a difference of such; n is 0.
+
+        Of seeds that one side of a difference has not, the rows are NaN, and are left out.
+        """
+        return over_seeds(rows.dropna().to_numpy(), self.experiment.seed)
 
     def accuracy(self, run: Run, task: str) -> Estimate | None:
         """Accuracy by likelihood on a task that has choices, with its 95% interval; else None."""

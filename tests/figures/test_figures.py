@@ -32,6 +32,7 @@ from tests.figures.made_up import (
     made_up_histogram,
     made_up_methods,
     made_up_scores,
+    made_up_seeds,
     made_up_selections,
     made_up_sources,
 )
@@ -52,6 +53,9 @@ CASES = {
     "fig5": ("fig5_score_histogram", made_up_histogram()),
     "fig6": ("fig6_sources_by_task", made_up_selections()),
     "fig7": ("fig7_sources_by_method", made_up_sources()),
+    "replication": ("replication", PUBLISHED["replication"]),
+    "seeds": ("seeds", made_up_seeds()),
+    "one seed": ("seeds", made_up_seeds((1,))),
 }
 
 
