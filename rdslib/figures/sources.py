@@ -82,7 +82,7 @@ def _fig5_runs(study: Study) -> list[Run]:
     others = [name for name in names if name != first]
     tasks = [first, *(["AlpacaEval"] if "AlpacaEval" in others else others[-1:])]
     grid = study.experiment.grid
-    budget = max([grid.single_task_budget, *grid.multi_task_budgets, *grid.source_budgets])
+    budget = max([grid.single_task_budget, grid.largest, *grid.source_budgets])
     return [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
 
 
@@ -130,10 +130,9 @@ def _fig5_draw(table: pd.DataFrame) -> Drawing:
 
 
 def _fig6_runs(study: Study) -> list[Run]:
-    budgets, seed = study.experiment.grid.multi_task_budgets, _first_seed(study)
-    if not budgets:
+    budget, seed = study.experiment.grid.largest, _first_seed(study)
+    if not budget:
         return []
-    budget = max(budgets)
     targets = [*((task,) for task in study.task_names), study.task_names]
     return [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
 
