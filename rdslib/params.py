@@ -292,6 +292,25 @@ class Grid(Strict):
         return self.table_budget or max(self.multi_task_budgets, default=0)
 
 
+class StatedEmbedder(Strict):
+    """A sentence-embedding model: its parameters but for word embeddings, and the numbers of an embedding."""
+
+    parameters: int = Field(gt=0)
+    dimension: int = Field(gt=0)
+
+
+class Stated(Strict):
+    """What `rds plan` reckons with where neither the model nor the pool is there."""
+
+    # The parameters of transformers' `LlamaConfig`.
+    architecture: dict[str, int]
+    # Of a sample of the pool or of a task, on average, and where these numbers are from.
+    prompt_tokens: int = Field(gt=0)
+    response_tokens: int = Field(gt=0)
+    basis: str
+    embedders: dict[str, StatedEmbedder] = {}
+
+
 class Settings(Strict):
     """What methods need to select: the model, how samples are encoded, and the methods' parameters."""
 
@@ -318,6 +337,7 @@ class Settings(Strict):
 class Experiment(Settings):
     """Everything that is computed under a profile: settings, data, training, and the grid of runs."""
 
+    unset = ("stated",)
     # Python files with methods of yours (see `rdslib.methods`), relative to the profile's folder.
     plugins: tuple[str, ...] = ()
     pool: Pool
@@ -327,6 +347,7 @@ class Experiment(Settings):
     keep_models: bool = False
     evaluate: Evaluate
     grid: Grid
+    stated: Stated | None = None
 
     @model_validator(mode="after")
     def _names_known(self) -> Experiment:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
 
 ProfileOption = Annotated[
-    str, typer.Option(help="A profile: tiny, mini, tulu2, tulu3, paper, or the path of a YAML file of your own.")
+    str,
+    typer.Option(help="A profile: tiny, mini, tulu2, tulu3, paper, or the path of a YAML file of your own."),
 ]
 
 
