@@ -151,10 +151,12 @@ class Source(Strict):
 class Pool(Strict):
     """The pool D, and the smaller pools drawn from it (name to number of samples)."""
 
-    unset = ("decontaminate",)
+    unset = ("near_duplicates", "decontaminate")
     sources: tuple[Source, ...] = Field(min_length=1)
     # Longer samples (characters of all messages) are left out, so that nothing is cut short; null for none.
     max_chars: int | None = Field(gt=0)
+    # Whether samples that are nearly an earlier one go too, and not only exact duplicates.
+    near_duplicates: bool = False
     subsets: dict[str, int] = {}
     # Whether samples that hold a message of a test sample are left out.
     decontaminate: bool = True
@@ -286,11 +288,6 @@ class Grid(Strict):
     second_pool: str | None = None
     seeds: tuple[int, ...] = Field(min_length=1)
 
-    @property
-    def largest(self) -> int:
-        """The budget of Tables 2 and 3, and of Figure 6; 0 if there is none."""
-        return self.table_budget or max(self.multi_task_budgets, default=0)
-
 
 class StatedEmbedder(Strict):
     """A sentence-embedding model: its parameters but for word embeddings, and the numbers of an embedding."""
@@ -368,6 +365,8 @@ class Profile(Strict):
     title: str
     # Where shards of features and scores are computed: in this process, or on a Ray cluster.
     engine: Literal["local", "ray"] = "local"
+    # Whether figures are drawn of the runs that there are, and `rds compute` alone adds to them.
+    partial: bool = False
     experiment: Experiment | None
 
 

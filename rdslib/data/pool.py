@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.data.chat import Sample
-from rdslib.data.dedup import NGRAM, Contamination, ExactDuplicates
+from rdslib.data.dedup import NGRAM, Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.download import Archives
 from rdslib.data.sources import READERS
 from rdslib.errors import UserError
@@ -40,8 +41,9 @@ def build_pool(
 
     Of each source, `samples` rows are drawn, each source with its generator, from those that are short
     enough; all rows, if it says what is `published` of them. Then exact duplicates go (paper, section 3; the
-    first stays), and samples that share 13 words in a row with a message of the test samples, `held_out`.
-    `stats` is filled, by source, with the counts read, too_long, drawn, duplicate, contaminated and kept.
+    first stays), or near ones if the profile says so, and samples that share 13 words in a row with a message
+    of the test samples, `held_out`. `stats` is filled, by source, with the counts read, too_long, drawn,
+    duplicate, contaminated and kept.
 
     Yields:
         The samples, as they are read.
@@ -50,7 +52,8 @@ def build_pool(
         UserError: A reader is unknown, a source has too few rows, or an id comes twice.
     """
     contamination = Contamination(held_out, shortest=NGRAM) if held_out else None
-    duplicates, ids = ExactDuplicates(), set[str]()
+    duplicates = NearDuplicates(Path(tempfile.gettempdir())) if pool.near_duplicates else ExactDuplicates()
+    ids = set[str]()
     for source in pool.sources:
         names = ("read", "too_long", "drawn", "duplicate", "contaminated", "kept")
         counts = stats[source.name] = dict.fromkeys(names, 0)

@@ -82,8 +82,9 @@ def _fig5_runs(study: Study) -> list[Run]:
     others = [name for name in names if name != first]
     tasks = [first, *(["AlpacaEval"] if "AlpacaEval" in others else others[-1:])]
     grid = study.experiment.grid
-    budget = max([grid.single_task_budget, grid.largest, *grid.source_budgets])
-    return [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
+    budget = max([grid.single_task_budget, study.largest_budget, *grid.source_budgets])
+    runs = [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
+    return runs if study.there(runs, picks=True) else []
 
 
 def _fig5_measured(study: Study) -> pd.DataFrame:
@@ -130,11 +131,12 @@ def _fig5_draw(table: pd.DataFrame) -> Drawing:
 
 
 def _fig6_runs(study: Study) -> list[Run]:
-    budget, seed = study.experiment.grid.largest, _first_seed(study)
+    budget, seed = study.largest_budget, _first_seed(study)
     if not budget:
         return []
     targets = [*((task,) for task in study.task_names), study.task_names]
-    return [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
+    runs = [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
+    return runs if study.there(runs, picks=True) else []
 
 
 def _fig6_measured(study: Study) -> pd.DataFrame:
@@ -174,7 +176,7 @@ def _fig7_runs(study: Study) -> list[Run]:
         run
         for budget in grid.source_budgets
         for method, pool in pools.items()
-        for run in study.runs_of(method, pool, budget, multi=True)
+        for run in study.runs_of(method, pool, budget, multi=True, picks=True)
         if run.seed == _first_seed(study)
     ]
 
