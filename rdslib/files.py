@@ -12,6 +12,8 @@ from typing import Any
 
 # Says what made an artifact, and lists its files.
 MANIFEST = "manifest.json"
+# Of an artifact in the making: the folder of what a killed training goes on from.
+CHECKPOINTS = "checkpoints"
 
 
 def sha256_of(path: Path) -> str:

@@ -193,7 +193,7 @@ class Encode(Strict):
 class Train(Strict):
     """Fine-tuning (paper, section 5, scaled)."""
 
-    unset = ("accelerate", "gradient_checkpointing")
+    unset = ("accelerate",)
     method: Literal["full", "lora"]
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
@@ -207,13 +207,15 @@ class Train(Strict):
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     # How many of the last layers get LoRA matrices; the gradient need not go further down. 0 is all.
     lora_layers: int = Field(default=0, ge=0)
+    # On several processes, with FSDP: a file of accelerate's under `params/accelerate/`, or the path of one.
     accelerate: str | None = None
-    gradient_checkpointing: bool = False
+    # Compute what layers give anew in the backward pass, rather than keep it: no number changes.
+    gradient_checkpointing: bool = Field(default=False, exclude=True)
 
     @model_validator(mode="after")
-    def _one_device(self) -> Train:
-        if self.accelerate is not None or self.gradient_checkpointing:
-            raise ValueError("cannot have accelerate or gradient_checkpointing yet; leave them out")
+    def _shards_all_weights(self) -> Train:
+        if self.accelerate is not None and self.method != "full":
+            raise ValueError("has accelerate, which is for all weights; set method to full, or leave it out")
         return self
 
 

@@ -167,8 +167,8 @@ def help_command(
 ) -> None:
     """Compute steps beside an `rds run`, for as long as it lasts."""
     from rdslib import figures
-    from rdslib.pipeline.executors import end_with_parent
     from rdslib.pipeline.study import Study
+    from rdslib.processes import end_with_parent
 
     end_with_parent()
     study = Study.load(profile, engine=engine)

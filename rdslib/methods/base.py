@@ -29,7 +29,7 @@ from rdslib.selection.topk import Block
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from rdslib.models.train import Bar
+    from rdslib.models.launch import Bar
 
 # Scores are made for up to this many samples at a time, whatever the size of a shard.
 TILE = 8192

@@ -33,7 +33,7 @@ class MasterAdamW(torch.optim.AdamW):
         self.weights: list[torch.Tensor] = [each for each in weights if each.requires_grad]
         generator = torch.Generator().manual_seed(seed)
         self.copies: list[torch.Tensor] = [
-            _within_rounding(weight.detach(), generator) for weight in self.weights
+            within_rounding(weight.detach(), generator) for weight in self.weights
         ]
         self.max_norm = max_norm
         super().__init__(self.copies, fused=True, **options)
@@ -62,7 +62,7 @@ def _adds_to(copy: torch.Tensor) -> Callable[[torch.Tensor], None]:
     return add
 
 
-def _within_rounding(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def within_rounding(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Float32 numbers drawn from all that round to the bfloat16 numbers of `weight`."""
     copy = weight.float()
     # A bfloat16 number is the upper half of a float32: less than half of what the lower half counts.

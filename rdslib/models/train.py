@@ -6,8 +6,9 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,25 +18,20 @@ from rdslib.data.chat import Sample, tokenize_chat
 from rdslib.errors import UserError
 from rdslib.files import MANIFEST, write_json
 from rdslib.models.device import compute_dtype, device
+from rdslib.models.launch import Bar, launch
 from rdslib.models.loading import load_adapter, load_causal_lm, load_tokenizer
 from rdslib.models.optimizer import MasterAdamW
 from rdslib.params import Train
 from rdslib.seeds import generator
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORE = -100
-
-
-class Bar(Protocol):
-    """What shows how far something is, such as a bar of tqdm."""
-
-    def update(self, n: int) -> object:
-        """Move on by `n`."""
-
-    def reset(self, total: int) -> object:
-        """Begin again, now that the total is known."""
+# Gradients are scaled down to this norm.
+MAX_NORM = 1.0
+# Of a sample: `input_ids`, and `labels`, which are these or `IGNORE`.
+Row = dict[str, list[int]]
 
 
 def train(
@@ -62,7 +58,60 @@ def train(
     Raises:
         UserError: No sample has a response to train on.
     """
+    if params.accelerate is not None:
+        found = launch(model_path, samples, params, seed, out, bar)
+        return {name: each for name, each in found.items() if name != "losses"}
     tokenizer = load_tokenizer(model_path)
+    rows = rows_of(tokenizer, samples, params, seed)
+    torch.manual_seed(seed)
+    model = _trainable(model_path, params, base)
+    steps = -(-params.batch_size // params.micro_batch_size)
+    rate = {"lr": params.learning_rate, "weight_decay": 0.0}
+    optimizer = None
+    if params.method == "full" and model.dtype == torch.bfloat16:
+        optimizer = MasterAdamW(model.parameters(), MAX_NORM, seed, **rate)
+    trainer = trainer_of(
+        model,
+        tokenizer,
+        rows,
+        params,
+        seed,
+        steps,
+        optimizer=optimizer,
+        callbacks=[*([Report(bar, params.epochs * tokens_of(rows))] if bar is not None else []), *callbacks],
+        bf16=params.method == "lora" and compute_dtype() == torch.bfloat16,
+        output_dir=str(out / "unused"),
+        save_strategy="no",
+        logging_strategy="no",
+    )
+    outcome = trainer.train()
+    save(model, out)
+    if isinstance(model, PeftModel):
+        model.unload()
+    return counts_of(samples, rows, params, outcome.global_step, outcome.training_loss)
+
+
+def counts_of(
+    samples: Sequence[Sample], rows: Sequence[Row], params: Train, updates: int, loss: float
+) -> dict[str, Any]:
+    """Count for a manifest what a training was."""
+    return {
+        "samples": len(rows),
+        "without_response": len(samples) - len(rows),
+        "training_tokens": params.epochs * tokens_of(rows),
+        "updates": updates,
+        "loss": loss,
+    }
+
+
+def rows_of(
+    tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], params: Train, seed: int
+) -> list[Row]:
+    """Tokenise samples, in the order in which they are trained on; those without a response are left out.
+
+    Raises:
+        UserError: None has a response.
+    """
     rows = []
     for tokens in tokenize_chat(tokenizer, [s.messages for s in samples], params.max_length):
         labels = [t if r else IGNORE for t, r in zip(tokens.ids, tokens.response, strict=True)]
@@ -72,38 +121,53 @@ def train(
         raise UserError(
             f"none of the {len(samples)} samples has a response within {params.max_length} tokens"
         )
+    return _by_length(rows, params.micro_batch_size, seed)
 
-    rows = _by_length(rows, params.micro_batch_size, seed)
-    torch.manual_seed(seed)
-    model = _trainable(model_path, params, base)
-    steps_per_update = -(-params.batch_size // params.micro_batch_size)
-    updates = params.epochs * -(-len(rows) // (params.micro_batch_size * steps_per_update))
-    total = params.epochs * sum(len(row["input_ids"]) for row in rows)
+
+def tokens_of(rows: Sequence[Row]) -> int:
+    """Count the tokens of an epoch."""
+    return sum(len(row["input_ids"]) for row in rows)
+
+
+def trainer_of(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    params: Train,
+    seed: int,
+    steps: int,
+    processes: int = 1,
+    optimizer: torch.optim.Optimizer | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
+) -> Trainer:
+    """Set up transformers' training loop.
+
+    An update takes `steps` micro-batches of each of the `processes`; `options` are `TrainingArguments` more.
+    """
+    updates = params.epochs * -(-len(rows) // (params.micro_batch_size * steps * processes))
+    # As transformers calls it, or called it before.
+    saving = {f"{each}_checkpointing" for each in ("activation", "gradient")}
+    saving &= {each.name for each in fields(TrainingArguments)}
+    options[min(saving)] = params.gradient_checkpointing
     arguments = TrainingArguments(
-        output_dir=str(out / "unused"),
         num_train_epochs=params.epochs,
         per_device_train_batch_size=params.micro_batch_size,
-        gradient_accumulation_steps=steps_per_update,
+        gradient_accumulation_steps=steps,
         learning_rate=params.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=round(params.warmup_ratio * updates),
         weight_decay=0.0,
-        bf16=params.method == "lora" and compute_dtype() == torch.bfloat16,
+        max_grad_norm=MAX_NORM,
         seed=seed,
         use_cpu=device().type == "cpu",
         dataloader_pin_memory=device().type == "cuda",
-        save_strategy="no",
-        logging_strategy="no",
         report_to="none",
         train_sampling_strategy="sequential",
         disable_tqdm=True,
+        **options,
     )
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    optimizer = None
-    if params.method == "full" and model.dtype == torch.bfloat16:
-        optimizer = MasterAdamW(
-            model.parameters(), arguments.max_grad_norm, seed, lr=params.learning_rate, weight_decay=0.0
-        )
     trainer = Trainer(
         model=model,
         optimizers=(optimizer, None),
@@ -111,28 +175,18 @@ def train(
         train_dataset=rows,  # a list of rows is a map-style data set
         data_collator=_ResponseCollator(tokenizer, label_pad_token_id=IGNORE),
         processing_class=tokenizer,
-        callbacks=[*([_Report(bar, total)] if bar is not None else []), *callbacks],
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    outcome = trainer.train()
-    save(model, out)
-    if isinstance(model, PeftModel):
-        model.unload()
-    return {
-        "samples": len(rows),
-        "without_response": len(samples) - len(rows),
-        "training_tokens": total,
-        "updates": outcome.global_step,
-        "loss": outcome.training_loss,
-    }
+    return trainer
 
 
-def save(model: torch.nn.Module, folder: Path) -> None:
+def save(model: torch.nn.Module, folder: Path, **options: Any) -> None:
     """Write a model, or the LoRA matrices of one, to `folder`: the same bytes wherever it is run.
 
     peft lists target modules in an order that differs between processes, and names the base model's folder.
     """
-    model.save_pretrained(folder)  # type: ignore[operator]  # a module's attributes are untyped
+    model.save_pretrained(folder, **options)  # type: ignore[operator]  # a module's attributes are untyped
     if is_adapter(folder):
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text())
@@ -164,6 +218,11 @@ def _trainable(model_path: Path, params: Train, base: PreTrainedModel | None) ->
     if params.method == "full":
         return load_causal_lm(model_path).train()
     base = base or load_causal_lm(model_path)
+    if any(weight.is_meta for weight in base.parameters()):
+        raise UserError(
+            f"model {model_path}: does not fit this machine's GPUs, and a part that is not on one cannot be "
+            "trained; use more GPUs, or a smaller model"
+        )
     lora = LoraConfig(
         r=params.lora_rank,
         lora_alpha=params.lora_alpha,
@@ -180,7 +239,7 @@ def _trainable(model_path: Path, params: Train, base: PreTrainedModel | None) ->
         ) from error
 
 
-def _by_length(rows: list[dict[str, list[int]]], batch: int, seed: int) -> list[dict[str, list[int]]]:
+def _by_length(rows: list[Row], batch: int, seed: int) -> list[Row]:
     """The rows in batches of similar length, the batches in random order: less padding to compute."""
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
     batches = [order[at : at + batch] for at in range(0, len(order), batch)]
@@ -202,7 +261,7 @@ class _ResponseCollator(DataCollatorForSeq2Seq):
         return batch
 
 
-class _Report(TrainerCallback):
+class Report(TrainerCallback):
     """Moves a progress bar, in tokens, after each update."""
 
     def __init__(self, bar: Bar, tokens: int) -> None:
@@ -210,6 +269,7 @@ class _Report(TrainerCallback):
         bar.reset(tokens)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move it by the tokens of the update."""
         done = self.tokens * state.global_step // state.max_steps
         self.bar.update(done - self.done)
         self.done = done

@@ -12,10 +12,8 @@ step.
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,13 +78,3 @@ def helpers(arguments: Sequence[str], count: int) -> Iterator[None]:
             process.wait()
             assert process.stdin is not None
             process.stdin.close()
-
-
-def end_with_parent() -> None:
-    """End this process, whatever it is doing, when the one that started it by `helpers` ends."""
-
-    def wait() -> None:
-        sys.stdin.read()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

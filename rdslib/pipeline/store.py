@@ -3,7 +3,8 @@
 `Store.make` computes what is missing:
 
 - it works in `<hash>.part`, and renames that to `<hash>` when the artifact is whole;
-- a long step writes shard by shard (`Work.shard`), and a killed one goes on after its last shard;
+- a long step writes shard by shard (`Work.shard`), and a killed one goes on after its last shard, or from
+  the checkpoints that it keeps in the folder `CHECKPOINTS`;
 - every file's checksum is in `manifest.json`. What is damaged, missing, out of its place or no part of an
   artifact is named and made again (or removed), and the shards that are sound are kept.
 """
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.errors import UserError, reason_of
-from rdslib.files import MANIFEST, canonical, read_manifest, sha256_of, write_manifest
+from rdslib.files import CHECKPOINTS, MANIFEST, canonical, read_manifest, sha256_of, write_manifest
 from rdslib.pipeline.progress import Progress
 from rdslib.pipeline.step import File, Step, hash_of, in_order, map_arguments
 
@@ -56,10 +57,10 @@ class Work:
         lost = damaged + len(written) - len(self.shards)
         if lost:
             store.progress.note(f"{step.name}/{step.hash}: {lost} shards are damaged; making them again")
-        # Nothing else that lies here is of use, and it must not end in the artifact.
+        # Nothing else that lies here is of use, but for a training's checkpoints, which it removes itself.
         known = {SHARDS, *(name for shard in self.shards.values() for name in shard["files"])}
         for each in path.iterdir():
-            if each.name not in known or not each.is_file():
+            if each.name != CHECKPOINTS and (each.name not in known or not each.is_file()):
                 _remove(each)
 
     def shard(self, key: str, counts: Mapping[str, Any], write: Callable[[Path], object]) -> None:

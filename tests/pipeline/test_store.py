@@ -260,6 +260,28 @@ def test_nothing_half_written_when_a_build_fails(tmp_path):
     assert not (tmp_path / "fails" / one.hash).exists()
 
 
+def test_checkpoints_of_a_step_that_was_killed_are_kept_for_it(tmp_path):
+    seen = []
+
+    @step(version=1)
+    def trained(work):
+        folder = work.path / files.CHECKPOINTS
+        seen.append(folder.is_dir())
+        folder.mkdir(exist_ok=True)
+        assert not (work.path / "half-written").exists()
+        if len(seen) == 1:
+            (work.path / "half-written").write_text("x")
+            raise KeyboardInterrupt
+        folder.rmdir()
+        return {}
+
+    store = Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        store.make(trained.step("trained"))
+    assert list(contents(store.make(trained.step("trained")))) == [MANIFEST]
+    assert seen == [False, True]
+
+
 def test_what_does_not_belong_there_is_removed_and_nothing_is_made_again(made, capsys):
     folder, calls, _, last, path = made
     before = contents(path)
