@@ -81,8 +81,8 @@ def help_compute_command(
     profile: Annotated[str, typer.Option()], until: Annotated[float, typer.Option()]
 ) -> None:
     """Compute steps beside an `rds compute`, for as long as it lasts."""
-    from rdslib.pipeline.executors import end_with_parent
     from rdslib.pipeline.study import Study
+    from rdslib.processes import end_with_parent
 
     end_with_parent()
     _compute(Study.load(profile).whole(), until)
