@@ -60,7 +60,8 @@ class Download(Strict):
 
     Or a folder of files: `uri` ends in `/`, and `files` maps the path of each below it to its SHA-256.
     A profile gives `files` as the path of a `sha256sum` listing, relative to the profile's folder; it is
-    read when the profile is, so that a profile's hash follows from the checksums.
+    read when the profile is, so that a profile's hash follows from the checksums. A folder on the hub may
+    have none: its commit says what it holds, or, of a branch, whatever is there when it is read.
     """
 
     unset = ("sha256", "files")
@@ -80,7 +81,8 @@ class Download(Strict):
     @model_validator(mode="after")
     def _one_kind(self) -> Download:
         folder = self.uri.endswith("/")
-        if folder != (self.files is not None) or folder == (self.sha256 is not None):
+        listed = self.files is not None or self.uri.startswith("hf-dataset:")
+        if (folder and not listed) or (self.files is not None and not folder) or folder == bool(self.sha256):
             raise ValueError("needs exactly one of sha256 (a file) or files (a folder, whose uri ends in /)")
         for path in self.files or ():
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -129,31 +131,37 @@ NO_MODEL = Model(title="no model", path="")
 class Source(Strict):
     """One data set of the pool: `samples` rows drawn with the seed from what `reader` yields."""
 
+    unset = ("published",)
     name: str
     reader: str
     samples: int = Field(gt=0)
     download: str | None = None
     # Glob patterns of the archive members to read, in the order in which they are to be read.
     members: tuple[str, ...] = ()
+    # How many samples each source within the data set is known to have, by a pattern of its name. All rows
+    # are then read, one after another, and a line says where these are not what is found.
+    published: dict[str, int] | None = None
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Source:
+        if self.published is not None and sum(self.published.values()) != self.samples:
+            total = sum(self.published.values())
+            raise ValueError(f"the published counts add up to {total}, and samples is {self.samples}")
+        return self
 
 
 class Pool(Strict):
     """The pool D, and the smaller pools drawn from it (name to number of samples)."""
 
+    unset = ("near_duplicates", "decontaminate")
     sources: tuple[Source, ...] = Field(min_length=1)
-    # Longer samples (characters of all messages) are left out, so that nothing is cut short.
-    max_chars: int = Field(gt=0)
+    # Longer samples (characters of all messages) are left out, so that nothing is cut short; null for none.
+    max_chars: int | None = Field(gt=0)
     # Whether samples that are nearly an earlier one go too, and not only exact duplicates.
     near_duplicates: bool = False
     subsets: dict[str, int] = {}
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not asked for, so that keys are what they were before it could be."""
-        found: dict[str, Any] = dump(self)
-        if not self.near_duplicates:
-            del found["near_duplicates"]
-        return found
+    # Whether samples that hold a message of a test sample are left out.
+    decontaminate: bool = True
 
 
 class Task(Strict):
@@ -163,7 +171,8 @@ class Task(Strict):
     reader: str
     downloads: tuple[str, ...] = ()
     queries: int = Field(gt=0)
-    test: int = Field(gt=0)
+    # 0 is that of a set of queries alone, for which RDS+ selects, and which tests nothing.
+    test: int = Field(ge=0)
     # What a model is asked, and how its response is scored (`rdslib/tasks/*.yaml`), beside bits per byte.
     protocol: str | None = None
     # What stands in for the paper's samples, shown wherever the task is shown.
@@ -267,8 +276,9 @@ class Less(Strict):
 class Grid(Strict):
     """Which runs the study is made of."""
 
+    unset = ("table_methods", "table_budget")
     # Figure 1 and Table 1: one selection a task, from each pool, by the methods named for it.
-    single_task: dict[str, tuple[str, ...]] = Field(min_length=1)
+    single_task: dict[str, tuple[str, ...]]
     single_task_budget: int = Field(gt=0)
     # Table 6: what RDS+ pools over, one selection a task, from this pool.
     ablation_methods: tuple[str, ...] = ()
@@ -278,9 +288,31 @@ class Grid(Strict):
     # Figures 3 and 4: one selection for all tasks, from the whole pool.
     multi_task_methods: tuple[str, ...]
     multi_task_budgets: tuple[int, ...]
-    # Table 3: the same at the largest of these budgets, from another pool; none where it is not given.
+    # Tables 2 and 3: methods beside these, at one budget: by default the largest of the above.
+    table_methods: tuple[str, ...] = ()
+    table_budget: int | None = Field(default=None, gt=0)
+    # Table 3: as Table 2, from another pool; none where it is not given.
     second_pool: str | None = None
     seeds: tuple[int, ...] = Field(min_length=1)
+
+
+class StatedEmbedder(Strict):
+    """A sentence-embedding model: its parameters but for word embeddings, and the numbers of an embedding."""
+
+    parameters: int = Field(gt=0)
+    dimension: int = Field(gt=0)
+
+
+class Stated(Strict):
+    """What `rds plan` reckons with where neither the model nor the pool is there."""
+
+    # The parameters of transformers' `LlamaConfig`.
+    architecture: dict[str, int]
+    # Of a sample of the pool or of a task, on average, and where these numbers are from.
+    prompt_tokens: int = Field(gt=0)
+    response_tokens: int = Field(gt=0)
+    basis: str
+    embedders: dict[str, StatedEmbedder] = {}
 
 
 class Settings(Strict):
@@ -309,6 +341,7 @@ class Settings(Strict):
 class Experiment(Settings):
     """Everything that is computed under a profile: settings, data, training, and the grid of runs."""
 
+    unset = ("stated",)
     # Python files with methods of yours (see `rdslib.methods`), relative to the profile's folder.
     plugins: tuple[str, ...] = ()
     pool: Pool
@@ -318,6 +351,7 @@ class Experiment(Settings):
     keep_models: bool = False
     evaluate: Evaluate
     grid: Grid
+    stated: Stated | None = None
 
     @model_validator(mode="after")
     def _names_known(self) -> Experiment:

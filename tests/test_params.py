@@ -54,7 +54,9 @@ def test_a_mistake_names_its_key(tmp_path, change, expected):
 
 
 def test_unknown_profile_and_broken_files(tmp_path):
-    expected = r"unknown profile 'mni'; did you mean mini\? Profiles: mini, paper, tasks, tiny"
+    expected = (
+        r"unknown profile 'mni'; did you mean mini\? Profiles: lab, mini, paper, tasks, tiny, tulu2, tulu3"
+    )
     with pytest.raises(UserError, match=expected):
         load_profile("mni")
     with pytest.raises(UserError, match="cannot be read"):

@@ -21,6 +21,7 @@ from rich.filesize import decimal
 
 from rdslib.commands.request import SelectRequest, use_device, with_options
 from rdslib.commands.speed import FLOPS, UNKNOWN, Costs, Total, exactly, passes, sample_pool
+from rdslib.commands.stated import StatedCosts, shown_runs, stage_of
 from rdslib.commands.text import line, show, table
 from rdslib.commands.user_data import UserSelection, check_kept, sort_out
 from rdslib.data.chat import Sample
@@ -28,6 +29,7 @@ from rdslib.data.reader import Row
 from rdslib.errors import UserError
 from rdslib.models.flops import PAPER, training_flops
 from rdslib.params import Profile, load_profile
+from rdslib.pipeline.pipeline import in_turn
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import model_folder
 from rdslib.pipeline.store import Store
@@ -62,6 +64,7 @@ class Part(NamedTuple):
     name: str
     there: bool
     costs: np.ndarray
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Plan:
         notes: What the numbers rest on.
         memory: Bytes of the largest things in memory, not all of them at once.
         alternatives: Whether the parts are alternatives, which have no sum.
+        runs: What the study's runs cost, by the columns of a table.
     """
 
     title: str
@@ -80,6 +84,7 @@ class Plan:
     notes: Sequence[str]
     memory: Mapping[str, float] = field(default_factory=dict)
     alternatives: bool = False
+    runs: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def left(self) -> Part:
@@ -161,6 +166,12 @@ def plan_profile(profile: str) -> Plan:
             pool = sample_pool(pipeline.pool_file(), study.experiment.seed)
             model = model_folder(store.path(pipeline.model))
             costs = Costs(pipeline, steps, model, pool, samples, Path(folder))
+        elif study.experiment.stated is not None:
+            stated = StatedCosts(study, study.experiment.stated, Path(folder))
+            # Of the evaluations only the untuned model's come before the trainings.
+            turns = sorted(in_turn(steps), key=lambda step: step.name == "evaluate")
+            plan = _plan(title, store, turns, stated, {}, stage_of)
+            return replace(plan, runs=shown_runs(stated.runs()))
         return _plan(title, store, steps, costs, {}, lambda step: step.name)
 
 
@@ -168,7 +179,7 @@ def _plan(
     title: str,
     store: Store,
     steps: Sequence[Step],
-    costs: Costs | None,
+    costs: Costs | StatedCosts | None,
     facts: Mapping[str, Total],
     name_of: Callable[[Step], str],
 ) -> Plan:
@@ -176,13 +187,21 @@ def _plan(
     from rdslib.models.device import device_kind
 
     found: dict[tuple[str, bool], list[np.ndarray]] = {}
+    samples: Counter[tuple[str, bool]] = Counter()
     for group in passes(steps):
         todo = [each for each in group if not store.has(each)]
         unknown = np.array([UNKNOWN] * 4)
         cost = _taken(store, group) if not todo else costs.costs(todo) if costs else unknown
-        found.setdefault((name_of(group[0]), not todo), []).append(cost)
+        kind = name_of(group[0]), not todo
+        found.setdefault(kind, []).append(cost)
+        samples[kind] += costs.samples(group[0]) if isinstance(costs, StatedCosts) else 0
     parts = [
-        Part(name if len(some) == 1 else f"{name} ({len(some)})", there, np.sum(some, axis=0))
+        Part(
+            name if len(some) == 1 else f"{name} ({len(some)})",
+            there,
+            np.sum(some, axis=0),
+            samples[name, there],
+        )
         for (name, there), some in found.items()
     ]
     there = len(steps) - len(store.missing(steps))
@@ -243,6 +262,8 @@ def shown(plan: Plan) -> list[RenderableType]:
         "h:min:s here": _time,
         "disk": _bytes,
     }
+    if any(part.samples for part in rows):
+        work["samples"] = [_count(part.samples) if part.samples else "" for part in rows]
     for at, (name, write) in enumerate(written.items()):
         # The interval of tokens is that of the pool's, which is shown above.
         work[name] = [_text(part.costs[at], write, ends=name != "tokens") for part in rows]
@@ -256,6 +277,8 @@ def shown(plan: Plan) -> list[RenderableType]:
         work,
         {"GPU-hours": left, **hours},
     ]
+    if plan.runs:
+        tables.append(plan.runs)
     if plan.memory:
         tables.append({"memory": plan.memory, " ": map(_bytes, plan.memory.values())})
     peaks = ", ".join(f"{name} {peak}" for name, peak in GPUS.items())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
 
 ProfileOption = Annotated[
-    str, typer.Option(help="A profile: tiny, mini, paper, or the path of a YAML file of your own.")
+    str,
+    typer.Option(help="A profile: tiny, mini, tulu2, tulu3, paper, or the path of a YAML file of your own."),
 ]
 
 
@@ -46,6 +49,14 @@ def run_command(
         list[Path] | None,
         typer.Option("--records", help="A records.parquet: what is in it is not computed; may be repeated."),
     ] = None,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse",
+            help="Try every step of the profile on made-up rows and tiny random models, in minutes, offline. "
+            "All of it goes into a temporary folder, or into that of --out, and nowhere else.",
+        ),
+    ] = False,
 ) -> None:
     """Compute what a profile's figures need, and draw them through their notebooks.
 
@@ -53,6 +64,10 @@ def run_command(
     where it was.
     """
     needs("study", *STUDY)
+    if rehearse:
+        if record:
+            raise UserError("--rehearse: a rehearsal looks nothing up; leave --records away")
+        return _rehearse(profile, out, {"only": only, "show": show, "workers": workers, "engine": engine})
     from rdslib import figures
     from rdslib.figures import publish
     from rdslib.figures.notebook import run_notebooks
@@ -102,6 +117,24 @@ def run_command(
         if not study.profile.partial:  # `rds compute` writes them
             records.write(study.store, [*study.recorded(), *steps], out / records.NAME)
     typer.echo(f"figures are in {out}")
+
+
+def _rehearse(profile: str, out: Path | None, options: Mapping[str, Any]) -> None:
+    """Rehearse a profile in the folder `out`, which is kept, or in a temporary one."""
+    needs("embed", "sentence_transformers")
+    from rdslib.models.device import restored
+    from rdslib.pipeline.rehearsal import FIGURES, PROFILE, rehearse
+
+    if out is not None and out.exists() and not (out / PROFILE).is_file() and any(out.iterdir()):
+        raise UserError(f"{out}: holds something else than a rehearsal; give an empty folder, or none")
+    started, loaded = time.monotonic(), load_profile(profile)
+    with restored("RDSLIB_HOME"), tempfile.TemporaryDirectory(prefix="rds-rehearsal-") as scratch:
+        home = Path(scratch) if out is None else out.resolve()
+        os.environ["RDSLIB_HOME"] = str(home)
+        rehearsed = rehearse(loaded, profile_path(profile).resolve().parent, home)
+        run_command(profile=str(rehearsed), out=home / FIGURES, **options)
+    where = f"it is in {out}" if out is not None else "what it left was removed"
+    typer.echo(f"rehearsed {loaded.name} in {time.monotonic() - started:.0f} s; {where}")
 
 
 def processes(study: Study, missing: int, wanted: int = 0) -> int:

@@ -140,6 +140,44 @@ def fetch(download: Download, cache: Path, name: str) -> Path:
     return cached
 
 
+def fetch_folder(download: Download, name: str, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Get a folder of a data set of the hub, with those of its files that match, fetched where need be.
+
+    They are kept in the hub's own cache, which goes on with what broke off. `RDSLIB_MIRROR` comes first.
+
+    Returns:
+        The folder, and the commit whose files they are; nothing of a mirror's.
+
+    Raises:
+        UserError: The hub does not give it, is out of reach, or has no such data set.
+    """
+    from huggingface_hub import snapshot_download
+
+    match = _PINNED.fullmatch(download.uri.partition(":")[2] + "*")
+    if match is None or match[2] != "@" or ".." in Path(match[4]).parts:
+        shape = SHAPES["hf-dataset"].replace("PATH", "[FOLDER/]")
+        raise UserError(f"download {name!r}: {download.uri} is not of the form {shape}")
+    owner, _, revision, inner = match.groups()
+    inner = inner.removesuffix("*")
+    mirror = os.environ.get("RDSLIB_MIRROR")
+    if mirror and (there := Path(mirror, "hf", owner, revision, inner)).is_dir():
+        return there, ""
+    try:
+        snapshot = snapshot_download(
+            owner,
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns=[inner + pattern for pattern in patterns],
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            etag_timeout=TIMEOUT,
+        )
+    except Exception as error:  # of the hub's client, the network or the disk
+        otherwise = "connect to the network, or set RDSLIB_MIRROR to a mirror folder"
+        why = hub_refusal(error, owner, "dataset", otherwise)
+        raise UserError(f"download {name!r}: {download.uri} could not be fetched: {why}") from error
+    return Path(snapshot, inner), Path(snapshot).name
+
+
 def hub_refusal(error: Exception, name: str, kind: str, otherwise: str) -> str:
     """Say why the hub does not give a model or data set, and what to do.
 
@@ -372,10 +410,36 @@ class Archives:
         self.downloads, self.cache = downloads, cache
         self._members: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._prepared: set[tuple[str, str]] = set()
+        # What a person should know of what was fetched.
+        self.notes: list[str] = []
 
     def path(self, name: str) -> Path:
         """Return the download as a local file. Raises UserError as `fetch` does."""
         return fetch(self.downloads[name], self.cache, name)
+
+    def folder(self, name: str, patterns: Sequence[str] = ("*",)) -> Path:
+        """Return a folder of the hub, or on this machine, as one here, with those files that match.
+
+        What the checksums of one on this machine say of its files is checked.
+
+        Raises:
+            UserError: As `fetch_folder` does, or it is a folder of another origin.
+        """
+        download = self.downloads[name]
+        if download.files is None:
+            found, commit = fetch_folder(download, name, patterns)
+            if commit and f"@{commit}/" not in download.uri:
+                cure = f"it is at {commit} today; to have the same again, put that in its place"
+                self.notes.append(f"download {name!r}: {download.uri} is not pinned to a commit: {cure}")
+            return found
+        scheme, _, rest = download.uri.partition(":")
+        if scheme != "file":
+            raise UserError(
+                f"download {name!r}: {download.uri} is read as a whole; give hf-dataset: or file:"
+            )
+        for path, pin in _matching(download.files, patterns, download.uri).items():
+            fetch(Download(uri=download.uri + path, sha256=pin), self.cache, name)
+        return Path(rest)
 
     def prepare(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read all members that the (download, pattern) pairs name, in one pass over each download."""
@@ -385,7 +449,13 @@ class Archives:
                 missing[name].append(pattern)
         for name, patterns in missing.items():
             download, found = self.downloads[name], self._members[name]
-            if download.files is None:
+            if download.uri.endswith("/") and download.files is None:
+                folder = self.folder(name, patterns)
+                there = {
+                    file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
+                }
+                found |= {path: file.read_bytes() for path, file in _matching(there, patterns, name).items()}
+            elif download.files is None:
                 found |= read_members(self.path(name), patterns)
             else:
                 pins = _matching(download.files, patterns, download.uri)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import itertools
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -33,44 +35,45 @@ def wanted_members(pool: Pool) -> list[tuple[str, str]]:
 
 
 def build_pool(
-    pool: Pool, archives: Archives, seed: int, held_out: Sequence[Sample]
-) -> tuple[list[Sample], dict[str, dict[str, int]]]:
+    pool: Pool, archives: Archives, seed: int, held_out: Sequence[Sample], stats: dict[str, dict[str, int]]
+) -> Iterator[Sample]:
     """Build the pool D, source by source as the profile lists them.
 
     Of each source, `samples` rows are drawn, each source with its generator, from those that are short
-    enough. Then exact duplicates go (paper, section 3; the first stays), or near ones if the profile says so,
-    and samples that share 13 words in a row with a message of the test samples, `held_out`.
+    enough; all rows, if it says what is `published` of them. Then exact duplicates go (paper, section 3; the
+    first stays), or near ones if the profile says so, and samples that share 13 words in a row with a message
+    of the test samples, `held_out`. `stats` is filled, by source, with the counts read, too_long, drawn,
+    duplicate, contaminated and kept.
 
-    Returns:
-        The samples, and by source the counts read, too_long, drawn, duplicate, contaminated and kept.
+    Yields:
+        The samples, as they are read.
 
     Raises:
         UserError: A reader is unknown, a source has too few rows, or an id comes twice.
     """
-    contamination = Contamination(held_out, shortest=NGRAM)
+    contamination = Contamination(held_out, shortest=NGRAM) if held_out else None
     duplicates = NearDuplicates(Path(tempfile.gettempdir())) if pool.near_duplicates else ExactDuplicates()
-    kept: dict[str, Sample] = {}
-    stats = {}
+    ids = set[str]()
     for source in pool.sources:
-        drawn, counts = _draw(source, archives, pool.max_chars, seed)
-        for sample in drawn:
+        names = ("read", "too_long", "drawn", "duplicate", "contaminated", "kept")
+        counts = stats[source.name] = dict.fromkeys(names, 0)
+        for sample in _draw(source, archives, pool.max_chars, seed, counts):
             if duplicates.repeats(sample):
                 counts["duplicate"] += 1
-            elif contamination.found(sample):
+            elif contamination is not None and contamination.found(sample):
                 counts["contaminated"] += 1
-            elif sample.id in kept:
+            elif sample.id in ids:
                 raise UserError(f"pool source {source.name!r}: the id {sample.id!r} comes twice; rename it")
             else:
-                kept[sample.id] = sample
+                ids.add(sample.id)
                 counts["kept"] += 1
-        stats[source.name] = counts
-    return list(kept.values()), stats
+                yield sample
 
 
 def _draw(
-    source: Source, archives: Archives, max_chars: int, seed: int
-) -> tuple[list[Sample], dict[str, int]]:
-    """`source.samples` of the short enough rows, in the order of the file, and the counts so far."""
+    source: Source, archives: Archives, max_chars: int | None, seed: int, counts: dict[str, int]
+) -> Iterator[Sample]:
+    """`source.samples` of the short enough rows, in the order of the file; or all of these as they come."""
     reader = READERS.get(source.reader)
     if reader is None:
         raise UserError(
@@ -78,17 +81,56 @@ def _draw(
         )
     if source.download is None and not source.reader.startswith("made_up"):
         raise UserError(f"pool source {source.name!r}: the reader {source.reader} needs a download; name one")
-    rows = list(reader(archives, source))
-    short = [row for row in rows if sum(len(message["content"]) for message in row.messages) <= max_chars]
-    if len(short) < source.samples:
+
+    def short() -> Iterator[Sample]:
+        for row in reader(archives, source):
+            counts["read"] += 1
+            if max_chars is None or sum(len(message["content"]) for message in row.messages) <= max_chars:
+                yield row
+            else:
+                counts["too_long"] += 1
+
+    if source.published is not None:
+        for row in short():
+            counts["drawn"] += 1
+            yield row
+        return
+    rows = list(short())
+    if len(rows) < source.samples:
+        limit = "" if max_chars is None else f" of at most {max_chars} characters"
         raise UserError(
-            f"pool source {source.name!r}: {source.samples} samples are asked for, but it has {len(short)} "
-            f"of at most {max_chars} characters; lower samples or raise max_chars"
+            f"pool source {source.name!r}: {source.samples} samples are asked for, but it has {len(rows)}"
+            f"{limit}; lower samples or raise max_chars"
         )
     rng = generator(seed, "pool", source.name)
-    positions = np.sort(rng.choice(len(short), size=source.samples, replace=False))
-    counts = {"read": len(rows), "too_long": len(rows) - len(short), "drawn": len(positions)}
-    return [short[at] for at in positions], {**counts, "duplicate": 0, "contaminated": 0, "kept": 0}
+    positions = np.sort(rng.choice(len(rows), size=source.samples, replace=False))
+    counts["drawn"] = len(positions)
+    yield from (rows[at] for at in positions)
+
+
+def differences(found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
+    """Say where the samples of a pool, by source, are not as many as is published of them.
+
+    A published source is a pattern, such as `science*`; a source that matches several counts for the first.
+    """
+    counts = dict.fromkeys(published, 0)
+    others: dict[str, int] = {}
+    for source, count in found.items():
+        name = next((each for each in published if fnmatch.fnmatchcase(source, each)), None)
+        (others if name is None else counts)[name or source] = count + counts.get(name or source, 0)
+    lines = [
+        f"{name}: {counts[name]:,} samples, {count:,} are published ({counts[name] - count:+,})"
+        for name, count in published.items()
+        if counts[name] != count
+    ]
+    lines += [
+        f"{name}: {count:,} samples, of a source that is not published" for name, count in others.items()
+    ]
+    if lines:
+        total, of = sum(found.values()), sum(published.values())
+        fewer = "; budgets over that must be lowered" if total < of else ""
+        lines.append(f"all: {total:,} samples, {of:,} are published ({total - of:+,}){fewer}")
+    return lines
 
 
 def subset(n_total: int, size: int, seed: int) -> np.ndarray:
@@ -108,9 +150,12 @@ def from_rows(rows: Iterable[dict[str, Any]]) -> list[Sample]:
     return [Sample(**row) for row in rows]
 
 
-def write_pool(samples: Sequence[Sample], path: Path) -> None:
-    """Write samples as Parquet: id, source, messages. The same samples give the same bytes."""
-    pq.write_table(to_table(samples), path, compression="zstd", row_group_size=GROUP)
+def write_pool(samples: Iterable[Sample], path: Path) -> None:
+    """Write samples as Parquet: id, source, messages, a row group at a time. The same give the same bytes."""
+    rows = iter(samples)
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as file:
+        while group := list(itertools.islice(rows, GROUP)):
+            file.write_table(to_table(group), GROUP)
 
 
 class PoolWriter:

@@ -17,7 +17,8 @@ import numpy as np
 from rdslib.data.chat import Message, Sample, user_assistant
 from rdslib.data.containers import Found, Part, parse_lines
 from rdslib.data.download import Archives
-from rdslib.data.reader import Row, records_of, rows_of
+from rdslib.data.inputs import find_input
+from rdslib.data.reader import Row, read_records, records_of, rows_of
 from rdslib.params import Source
 from rdslib.seeds import generator
 
@@ -39,6 +40,22 @@ def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
         for row in rows_of(lines, "messages", queries=True, check=False):
             assert isinstance(row, Row)  # a bad one is an error
             yield Sample(f"{source.name}/{row.id}", row.source, row.messages)
+
+
+def tulu_hub(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Read a data set of the hub in Tulu's form, one row after another, whatever its size and its files.
+
+    A row is `{"messages": [...]}` and says where it is from, under `source` or `dataset`. Its id is its
+    number, from 0: those of the rows were given by many authors, and need not be unique.
+    """
+    assert source.download is not None
+    records = read_records(find_input(archives.folder(source.download)))
+    without_ids = (
+        (part, found._replace(value=found.value and {**found.value, "id": None})) for part, found in records
+    )
+    for row in rows_of(without_ids, "messages", queries=True, check=False):
+        assert isinstance(row, Row)  # a bad one is an error
+        yield Sample(f"{source.name}/{row.id}", row.source, row.messages)
 
 
 def rows(archives: Archives, source: Source) -> Iterator[Sample]:
@@ -255,5 +272,6 @@ READERS: dict[str, Reader] = {
     "made_up_sums": _made_up(made_up_sum),
     "math_steps": math_steps,
     "rows": rows,
+    "tulu_hub": tulu_hub,
     "tulu_jsonl": tulu_jsonl,
 }

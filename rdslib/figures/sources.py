@@ -82,7 +82,7 @@ def _fig5_runs(study: Study) -> list[Run]:
     others = [name for name in names if name != first]
     tasks = [first, *(["AlpacaEval"] if "AlpacaEval" in others else others[-1:])]
     grid = study.experiment.grid
-    budget = max([grid.single_task_budget, *grid.multi_task_budgets, *grid.source_budgets])
+    budget = max([grid.single_task_budget, study.largest_budget, *grid.source_budgets])
     runs = [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
     return runs if study.there(runs, picks=True) else []
 

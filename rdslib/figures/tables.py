@@ -7,6 +7,7 @@ is named under the table with its `note` as the reason. A row without any number
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -84,8 +85,15 @@ def _tab1_published() -> pd.DataFrame:
 def _tab1_measured(study: Study) -> pd.DataFrame:
     """A selection, and a model, for each task."""
     grid = study.experiment.grid
-    pools = {pool: list(methods) for pool, methods in grid.single_task.items()}
-    rows = _by_task(study, pools, grid.single_task_budget, multi=False, bare=False)
+    rows = _by_task(
+        study,
+        [
+            (method, study.runs_of(method, pool, grid.single_task_budget, multi=False))
+            for pool, methods in grid.single_task.items()
+            for method in methods
+        ],
+        bare=False,
+    )
     gone = not_run(study)
     rows += [{**row, "task": task} for row in gone for task in study.task_names]
     return pd.DataFrame(rows + [{**row, "task": AVERAGE} for row in gone])
@@ -106,29 +114,26 @@ def _tab3_measured(study: Study) -> pd.DataFrame:
 
 
 def _multi_task(study: Study, pool: str | None, bare: bool) -> pd.DataFrame:
-    """One selection for all tasks, at the largest budget; no rows without a pool."""
-    grid = study.experiment.grid
-    pools = {pool: list(grid.multi_task_methods)} if pool is not None else {}
-    return pd.DataFrame(_by_task(study, pools, max(grid.multi_task_budgets, default=0), True, bare))
+    """One selection for all tasks, at one budget; no rows without a pool."""
+    rows = study.table_runs(pool) if pool is not None else {}
+    return pd.DataFrame(_by_task(study, rows.items(), bare))
 
 
-def _by_task(
-    study: Study, pools: dict[str, list[str]], budget: int, multi: bool, bare: bool
-) -> list[dict[str, Any]]:
+def _by_task(study: Study, rows: Iterable[tuple[str, list[Run]]], bare: bool) -> list[dict[str, Any]]:
+    """A row of each task, and of their mean, for the runs of each method."""
     return [
         {
             "method": method,
             "task": task or AVERAGE,
-            "pool_size": study.pool_size(pool),
-            "budget": budget,
+            "pool_size": study.pool_size(runs[0].pool),
+            "budget": runs[0].budget,
             **measured_score(study, runs, task),
             **(bare_score(study, runs, task) if bare else {}),
             "note": measured_note(study),
         }
-        for pool, methods in pools.items()
-        for method in methods
+        for method, runs in rows
         for task in (*study.task_names, None)
-        if (runs := study.runs_of(method, pool, budget, multi=multi))
+        if runs
     ]
 
 

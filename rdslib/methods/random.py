@@ -45,9 +45,10 @@ class BalancedRandom(Scorer):
         """Yield one block with a row a source, in order of name: a source offers its samples in random order.
 
         Round-robin over these rows takes the same number from each source until one has no more. The
-        "hardcoded" source is left out, and the sources named `science.*` count as one (paper, section 2).
+        "hardcoded" source ("hard_coded" in the published pool) is left out, and the sources named `science.*`
+        count as one (paper, section 2).
         """
         sources = np.array(["science" if s.startswith("science.") else s for s in inputs.sources])
-        names = [name for name in sorted(set(sources.tolist())) if name != "hardcoded"]
+        names = [name for name in sorted(set(sources.tolist())) if name not in ("hardcoded", "hard_coded")]
         scores = generator(inputs.seed, self.name).random(len(sources))
         yield 0, np.where(sources[None, :] == np.array(names)[:, None], scores[None, :], -np.inf)

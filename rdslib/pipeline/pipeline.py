@@ -179,11 +179,7 @@ class Pipeline:
         # Others have a name only once these are made.
         for first in dict.fromkeys(each for step in laid_out for each in step.unsettled):
             self.store.make(first)
-        # Features first: they take longest, and most of the rest waits for them.
-        late = ("select", "train", "evaluate", "measure")
-        left = in_order(laid_out)
-        if until is None:
-            left.sort(key=lambda step: step.name in late)
+        left = in_turn(laid_out) if until is None else in_order(laid_out)
         self.store.progress.plan(self.store.missing(left), self.store.has)
         groups: dict[str, list[Step]] = {}
         readers: dict[str, set[str]] = {}
@@ -240,6 +236,15 @@ class Pipeline:
         queries = {each: path(self.features(each, task, request.pool)) for each in names if task is not None}
         samples = self.pool_file(request.pool)
         return steps.scoring_inputs(request.method, samples, pool, queries, request.seed)
+
+
+def in_turn(wanted: Iterable[Step]) -> list[Step]:
+    """The steps and all they rest on, in the order in which they are made.
+
+    Features first: they take longest, and most of the rest waits for them.
+    """
+    late = ("select", "train", "evaluate", "measure")
+    return sorted(in_order(wanted), key=lambda step: step.name in late)
 
 
 def _pool_name(name: str) -> str:

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from rdslib.data.chat import Sample
 from rdslib.data.download import Archives, cache_dir
-from rdslib.data.pool import PoolFile, build_pool, subset, wanted_members, write_pool
+from rdslib.data.pool import PoolFile, build_pool, differences, subset, wanted_members, write_pool
 from rdslib.errors import UserError
 from rdslib.methods import COST, Extracted, Extraction, Preparation, ScoringInputs, get_extractor, get_scorer
 from rdslib.methods import features as shards
@@ -89,8 +89,11 @@ SELECTION = "selection.parquet"
 @step(version=3)
 def task(work: Work, settings: Task, pinned: Mapping[str, Download], seed: int) -> dict[str, Any]:
     """Read the query and test samples of a task."""
-    data = tasks.build_task(settings, Archives(pinned, cache_dir()), seed)
+    archives = Archives(pinned, cache_dir())
+    data = tasks.build_task(settings, archives, seed)
     tasks.write_task(data, work.path)
+    for note in archives.notes:
+        work.progress.note(note)
     return {"queries": len(data.queries), "test": len(data.test), "note": data.note}
 
 
@@ -104,15 +107,29 @@ def pool(
 ) -> dict[str, Any]:
     """Read the pool, and leave out what the tasks' test samples hold."""
     archives = Archives(pinned, cache_dir())
-    with work.progress.bar(work.label, 1, "pool") as bar:
+    counts: dict[str, dict[str, int]] = {}
+    sources: list[str] = []
+    by_source: dict[str, Counter[str]] = {each.name: Counter() for each in settings.sources}
+    with work.progress.bar(work.label, sum(each.samples for each in settings.sources), "sample") as bar:
         archives.prepare(wanted_members(settings))
         held_out = [sample for folder in tests for sample in tasks.read_task(folder).test]
-        samples, counts = build_pool(settings, archives, seed, held_out)
-        write_pool(samples, work.path / POOL)
-        sources = pa.array([sample.source for sample in samples]).dictionary_encode()
-        pq.write_table(pa.table({"source": sources}), work.path / SOURCES, compression="zstd")
-        bar.update()
-    return {"samples": len(samples), "sources": counts}
+
+        def kept() -> Iterator[Sample]:
+            for sample in build_pool(settings, archives, seed, held_out, counts):
+                sources.append(sys.intern(sample.source))
+                by_source[next(reversed(counts))][sample.source] += 1
+                bar.update()
+                yield sample
+
+        write_pool(kept(), work.path / POOL)
+        table = pa.table({"source": pa.array(sources).dictionary_encode()})
+        pq.write_table(table, work.path / SOURCES, compression="zstd")
+    for note in archives.notes:
+        work.progress.note(note)
+    for source in settings.sources:
+        for each in differences(by_source[source.name], source.published) if source.published else ():
+            work.progress.note(f"pool source {source.name!r}: {each}")
+    return {"samples": len(sources), "sources": counts}
 
 
 @step(version=1)

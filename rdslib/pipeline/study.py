@@ -121,7 +121,9 @@ class Study:
             weight=200,
             settings=e.pool.model_copy(update={"subsets": {}}),
             pinned={name: e.downloads[name] for name in used},
-            tests=[self.store.file(each, TEST) for each in self.tasks.values()],
+            tests=[self.store.file(self.tasks[name], TEST) for name in self.task_names]
+            if e.pool.decontaminate
+            else [],
             seed=e.seed,
         )
 
@@ -147,13 +149,19 @@ class Study:
     @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks of the study, in order."""
-        return tuple(task.name for task in self.experiment.tasks)
+        return tuple(task.name for task in self.experiment.tasks if task.test)
+
+    @property
+    def query_sets(self) -> tuple[str, ...]:
+        """The sets of queries that test nothing, in order."""
+        return tuple(task.name for task in self.experiment.tasks if not task.test)
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """The methods of the study, each once: those of its grid, and RDS+, which figures 5 and 6 show."""
         grid = self.experiment.grid
-        named = [*grid.single_task.values(), grid.ablation_methods, grid.multi_task_methods]
+        of_all = grid.multi_task_methods, grid.table_methods
+        named = [*grid.single_task.values(), grid.ablation_methods, *of_all]
         return tuple(dict.fromkeys(["rds", *(name for group in named for name in group)]))
 
     def task(self, name: str) -> Task:
@@ -172,24 +180,35 @@ class Study:
         ]
 
     def ablation_runs(self) -> list[Run]:
-        """Table 6: RDS+ and its variants, from one pool, one selection a task."""
+        """Table 6: RDS+ and its variants, from one pool, one selection a task; none without variants."""
         grid = self.experiment.grid
-        if not grid.ablation_methods:
-            return []
-        methods = ("rds", *grid.ablation_methods)
+        methods = ("rds", *grid.ablation_methods) if grid.ablation_methods else ()
         return self._runs(methods, grid.ablation_pool, [grid.single_task_budget], multi=False)
 
     def multi_task_runs(self) -> list[Run]:
-        """Figures 3 and 4: each method at each budget, one selection for all tasks."""
+        """Figures 3 and 4: each method at each budget, one selection for all tasks; and those of Table 2."""
         grid = self.experiment.grid
-        return self._runs(grid.multi_task_methods, ALL, grid.multi_task_budgets, multi=True)
+        runs = self._runs(grid.multi_task_methods, ALL, grid.multi_task_budgets, multi=True)
+        return list(dict.fromkeys([*runs, *(run for some in self.table_runs(ALL).values() for run in some)]))
 
     def second_pool_runs(self) -> list[Run]:
-        """Table 3: each method at the largest budget from the second pool, one selection for all tasks."""
+        """Table 3: what Table 2 has, from the second pool."""
+        pool = self.experiment.grid.second_pool
+        return [run for runs in self.table_runs(pool).values() for run in runs] if pool is not None else []
+
+    def table_runs(self, pool_name: str) -> dict[str, list[Run]]:
+        """Tables 2 and 3: by row, each method at their budget from a pool, one selection for all tasks.
+
+        RDS+ for a set of queries is a row of its own, such as `rds_arena_hard`.
+        """
         grid = self.experiment.grid
-        if grid.second_pool is None:
-            return []
-        return self._runs(grid.multi_task_methods, grid.second_pool, [self.largest_budget], multi=True)
+        budget = self.largest_budget
+        methods = dict.fromkeys([*grid.multi_task_methods, *grid.table_methods]) if budget else ()
+        rows = {each: self.runs_of(each, pool_name, budget, multi=True) for each in methods}
+        for name in self.query_sets if budget else ():
+            runs = [Run("rds", pool_name, budget, (name,), seed) for seed in grid.seeds]
+            rows[f"rds_{name.lower().replace(' ', '_')}"] = [run for run in runs if self.there([run])]
+        return rows
 
     def all_runs(self) -> list[Run]:
         """Every run, each once, the model before fine-tuning first; of a partial study those there are."""
@@ -234,21 +253,24 @@ class Study:
 
     def shows_bare(self, run: Run) -> bool:
         """Whether bare answers are scored too: of the largest selections for all tasks (Table 2)."""
-        of_all = run.pool == ALL and run.targets in ((), self.task_names)
+        of_all = run.pool == ALL and (
+            run.targets in ((), self.task_names) or run.targets[0] in self.query_sets
+        )
         return run.method == UNTUNED or (of_all and run.budget == self.largest_budget)
 
     @property
     def largest_budget(self) -> int:
-        """The largest budget of one selection for all tasks; 0 where there is none."""
-        return max(self.experiment.grid.multi_task_budgets, default=0)
+        """The budget of Tables 2 and 3 and of Figure 6, by default the largest; 0 where there is none."""
+        grid = self.experiment.grid
+        return grid.table_budget or max(grid.multi_task_budgets, default=0)
 
     def untuned(self) -> Run:
         """The model before fine-tuning."""
         return Run(UNTUNED, ALL, 0, (), self.experiment.seed)
 
     def tasks_of(self, run: Run) -> tuple[str, ...]:
-        """The tasks on which a run is evaluated."""
-        return run.targets or self.task_names
+        """The tasks on which a run is evaluated: those it is for, or all, if it is for none that tests."""
+        return tuple(each for each in run.targets if each in self.task_names) or self.task_names
 
     # Their steps.
 

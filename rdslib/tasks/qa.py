@@ -129,6 +129,16 @@ def squad_full_train(files: Files, task: Task, seed: int) -> Candidates:
     return _whole_squad(len(test), queries, test, "queries are from its train set, as the paper's are")
 
 
+@register("squad_hub", downloads={"squad": ("plain_text/train-*", "plain_text/validation-*")})
+def squad_hub(files: Files, task: Task, seed: int) -> Candidates:
+    """Read SQuAD 1.1 as the hub has it: queries are from its train set, its dev set is tested."""
+    splits: dict[bool, list[TaskSample]] = {True: [], False: []}
+    for path, data in files[0].items():
+        splits[path.startswith("plain_text/train-")] += read_questions(task, path, data)
+    queries, test = splits[True], splits[False]
+    return _whole_squad(len(test), queries, test, "queries are from its train set, as the paper's are")
+
+
 def _whole_squad(size: int, queries: list[TaskSample], test: list[TaskSample], note: str) -> Candidates:
     """The exemplars are the first questions of the queries' first three passages."""
     passages = {each.context: each for each in reversed(queries)}

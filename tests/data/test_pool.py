@@ -38,13 +38,19 @@ def made_up(name: str, samples: int, reader: str = "made_up_sums") -> Source:
     return Source(name=name, reader=reader, samples=samples)
 
 
+def build(pool, archives, seed, held_out):
+    """The samples of a pool, and its counts."""
+    stats = {}
+    return list(pools.build_pool(pool, archives, seed, held_out, stats)), stats
+
+
 TINY = pool_of(
     made_up("sums", 60), made_up("reversals", 40, "made_up_reversals"), made_up("code", 20, "made_up_code")
 )
 
 
 def test_tiny_pool_from_end_to_end(tmp_path: Path) -> None:
-    samples, stats = pools.build_pool(TINY, NOTHING, 7, [])
+    samples, stats = build(TINY, NOTHING, 7, [])
     assert list(stats) == ["sums", "reversals", "code"]
     for name, size in (("sums", 60), ("reversals", 40), ("code", 20)):
         counts = stats[name]
@@ -55,13 +61,13 @@ def test_tiny_pool_from_end_to_end(tmp_path: Path) -> None:
     assert list(dict.fromkeys(sample.source for sample in samples)) == list(stats)
     write_pool(samples, tmp_path / "pool.parquet")
     assert list(PoolFile(tmp_path / "pool.parquet")) == samples
-    assert pools.build_pool(TINY, NOTHING, 7, [])[0] == samples
-    assert pools.build_pool(TINY, NOTHING, 8, [])[0] != samples
+    assert build(TINY, NOTHING, 7, [])[0] == samples
+    assert build(TINY, NOTHING, 8, [])[0] != samples
 
 
 def test_a_source_is_drawn_the_same_beside_others() -> None:
-    alone, _ = pools.build_pool(pool_of(made_up("b", 10)), NOTHING, 1, [])
-    beside, _ = pools.build_pool(pool_of(made_up("a", 5), made_up("b", 10)), NOTHING, 1, [])
+    alone, _ = build(pool_of(made_up("b", 10)), NOTHING, 1, [])
+    beside, _ = build(pool_of(made_up("a", 5), made_up("b", 10)), NOTHING, 1, [])
     assert [s for s in beside if s.source == "b"] == alone
     positions = [int(s.id.rpartition("/")[2]) for s in alone]
     assert positions == sorted(positions)
@@ -77,7 +83,7 @@ def test_a_source_is_drawn_the_same_beside_others() -> None:
 )
 def test_a_source_that_cannot_be_drawn_is_named(reader: str, max_chars: int, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
-        pools.build_pool(pool_of(made_up("a", 5, reader), max_chars=max_chars), NOTHING, 1, [])
+        build(pool_of(made_up("a", 5, reader), max_chars=max_chars), NOTHING, 1, [])
 
 
 def rows_pool(tmp_path: Path, files: dict[str, list[Any]]) -> tuple[Pool, Archives]:
@@ -110,7 +116,7 @@ def test_dropping_equals_a_naive_reading(
 ) -> None:
     pool, archives = rows_pool(tmp_path_factory.mktemp("rows"), {"one": one, "two": two})
     held_out = [Sample(str(at), "test", messages) for at, messages in enumerate(held)]
-    samples, stats = pools.build_pool(pool, archives, 0, held_out)
+    samples, stats = build(pool, archives, 0, held_out)
 
     def grams(messages: Any) -> list[str]:
         out = []
@@ -231,7 +237,7 @@ def test_the_mini_pool_is_large_varied_and_clean() -> None:
         for task in experiment.tasks
         for sample in tasking.build_task(task, archives, experiment.seed).test
     ]
-    samples, stats = pools.build_pool(experiment.pool, archives, experiment.seed, tests)
+    samples, stats = build(experiment.pool, archives, experiment.seed, tests)
     assert len(stats) >= 8
     assert len(samples) >= 2_000
     sizes = list(Counter(sample.source for sample in samples).values())
@@ -245,7 +251,7 @@ def test_the_mini_pool_is_large_varied_and_clean() -> None:
 
 def test_a_pool_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rdslib.data.pool.GROUP", 7)
-    samples, _ = pools.build_pool(TINY, NOTHING, 7, [])
+    samples, _ = build(TINY, NOTHING, 7, [])
     write_pool(samples, tmp_path / "pool.parquet")
     pool = PoolFile(tmp_path / "pool.parquet")
     assert len(pool) == len(samples)
@@ -270,7 +276,7 @@ def test_a_pool_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_length_ids_and_sources_need_no_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples, _ = pools.build_pool(TINY, NOTHING, 7, [])
+    samples, _ = build(TINY, NOTHING, 7, [])
     write_pool(samples, tmp_path / "pool.parquet")
     read: list[Any] = []
     whole = pq.ParquetFile.read

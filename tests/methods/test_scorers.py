@@ -14,7 +14,15 @@ from rdslib.methods import ScoringInputs, features, get_scorer
 from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 
-SOURCES = ["a"] * 50 + ["b"] * 30 + ["c"] * 5 + ["hardcoded"] * 10 + ["science.x"] * 4 + ["science.y"] * 4
+SOURCES = (
+    ["a"] * 50
+    + ["b"] * 30
+    + ["c"] * 5
+    + ["hardcoded"] * 6
+    + ["hard_coded"] * 4
+    + ["science.x"] * 4
+    + ["science.y"] * 4
+)
 
 
 def pick(method, k, seed=0, sources=SOURCES):

@@ -48,7 +48,7 @@ def test_no_name_of_a_task_becomes_a_path(name, tmp_path):
 @pytest.mark.parametrize(
     ("reader", "expected"),
     [
-        ("nope", "^task 'T': unknown reader 'nope'; use one of alpaca_full, bbh, "),
+        ("nope", "^task 'T': unknown reader 'nope'; use one of alpaca_full, arena_hard, bbh, "),
         ("bbh", "the reader bbh needs 2 downloads, not 0; list them in this order: lm-eval, bigbench$"),
     ],
 )

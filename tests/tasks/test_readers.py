@@ -277,3 +277,58 @@ def test_a_malformed_row_is_named(reader, data, expected):
     with pytest.raises(UserError, match=f"^task 'T': .*{expected}") as error:
         read(reader, *FILES[reader](data))
     assert "\n" not in str(error.value)
+
+
+def test_squad_is_read_as_the_hub_has_it():
+    files = {
+        "plain_text/train-00000-of-00001.parquet": parquet_form(*TRAIN),
+        "plain_text/validation-00000-of-00001.parquet": parquet_form(*DEV),
+    }
+    queries, test, _ = read("squad_hub", files)
+    assert [sample.id for sample in queries] == [row[2] for row in TRAIN]
+    assert [sample.id for sample in test] == [row[2] for row in DEV]
+    assert [each["question"] for each in test[0].exemplars] == ["Who?", "Where?"]
+
+
+def test_wildchat_gives_the_first_exchanges_that_are_not_toxic():
+    def turns(*said):
+        roles = ("user", "assistant") * 2
+        both = zip(roles, said, strict=False)
+        return [{"role": role, "content": text, "language": "English", "toxic": False} for role, text in both]
+
+    rows = [
+        {"conversation": turns(" Hi? ", "Ho.", "Really?", "Yes."), "toxic": False, "model": "gpt-4"},
+        {"conversation": turns("Bad?", "Bad."), "toxic": True, "model": "gpt-4"},
+        {"conversation": turns("Silent?", ""), "toxic": False, "model": "gpt-4"},
+        {"conversation": turns("Alone?"), "toxic": False, "model": "gpt-4"},
+        {"conversation": turns("And?", "So."), "toxic": False, "model": "gpt-4"},
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    name = "data/train-00000-of-00014.parquet"
+    queries, test, _ = read("wildchat", {name: sink.getvalue()})
+    assert [each.messages for each in queries] == [
+        user_assistant("Hi?", "Ho."),
+        user_assistant("And?", "So."),
+    ]
+    assert test == []
+    with pytest.raises(UserError, match=r"data/train-00000-of-00014.parquet: cannot be read"):
+        read("wildchat", {name: b"no Parquet"})
+
+
+def test_arena_hard_joins_questions_and_answers_by_their_ids():
+    def lines(rows):
+        return "".join(json.dumps(each) + "\n" for each in rows).encode()
+
+    questions = [{"uid": key, "prompt": f"{key}? ", "cluster": "c"} for key in "ab"]
+    answers = [
+        {"uid": key, "messages": [{"role": "user", "content": f"{key}?"},
+                                  {"role": "assistant", "content": {"answer": f" {key}! "}}]}
+        for key in "ba"
+    ]  # fmt: skip
+    files = {"question.jsonl": lines(questions), "model_answer/gpt-4-0613.jsonl": lines(answers)}
+    queries, test, _ = read("arena_hard", files)
+    assert [each.messages for each in queries] == [user_assistant("a?", "a!"), user_assistant("b?", "b!")]
+    assert test == []
+    with pytest.raises(UserError, match=r"question.jsonl: line 2: cannot be read \(no 'b'\)"):
+        read("arena_hard", {**files, "model_answer/gpt-4-0613.jsonl": lines(answers[1:])})
