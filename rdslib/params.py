@@ -292,6 +292,16 @@ class Experiment(Settings):
     evaluate: Evaluate
     grid: Grid
 
+    @field_validator("encode")
+    @classmethod
+    def _tulus_template(cls, value: Encode) -> Encode:
+        if value.template != "tulu":
+            raise ValueError(
+                f"has template: {value.template}, but a study trains and evaluates in Tulu's format; leave "
+                f"it out, or use `rds select --template {value.template}`"
+            )
+        return value
+
     @model_validator(mode="after")
     def _names_known(self) -> Experiment:
         self.check_downloads(source.download for source in self.pool.sources)
