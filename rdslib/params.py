@@ -43,6 +43,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Positive = Annotated[int, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # A line of what `sha256sum` writes.
 PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -133,7 +134,7 @@ class Pool(Strict):
     sources: tuple[Source, ...] = Field(min_length=1)
     # Longer samples (characters of all messages) are left out, so that nothing is cut short.
     max_chars: int = Field(gt=0)
-    subsets: dict[str, int] = {}
+    subsets: dict[str, Positive] = {}
 
 
 class Task(Strict):
@@ -247,10 +248,10 @@ class Grid(Strict):
     ablation_methods: tuple[str, ...] = ()
     ablation_pool: str = "all"
     # Figure 7: from which sources each method draws, at these budgets.
-    source_budgets: tuple[int, ...] = ()
+    source_budgets: tuple[Positive, ...] = ()
     # Figures 3 and 4: one selection for all tasks, from the whole pool.
     multi_task_methods: tuple[str, ...]
-    multi_task_budgets: tuple[int, ...]
+    multi_task_budgets: tuple[Positive, ...]
     # Table 3: the same at the largest of these budgets, from another pool; none where it is not given.
     second_pool: str | None = None
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -306,6 +307,10 @@ class Experiment(Settings):
     def _names_known(self) -> Experiment:
         self.check_downloads(source.download for source in self.pool.sources)
         self.check_downloads(name for task in self.tasks for name in task.downloads)
+        whole = sum(source.samples for source in self.pool.sources)
+        for name, size in self.pool.subsets.items():
+            if size > whole:
+                raise ValueError(f"draws the pool {name!r} of {size} samples from {whole}; lower its size")
         pools = ["all", *self.pool.subsets]
         named = [*self.grid.single_task, self.grid.ablation_pool, *([self.ifd.pool] if self.ifd else [])]
         for name in (*named, self.grid.second_pool):
