@@ -162,6 +162,11 @@ class Encode(Strict):
     # tokenizer's own chat template.
     template: Literal["tulu", "model"] = "tulu"
 
+    @property
+    def key(self) -> dict[str, Any]:
+        """What features depend on: not the size of shards."""
+        return self.model_dump(exclude={"shard_size"})
+
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave Tulu's template out, so that keys are what they were when there was no other."""
@@ -308,9 +313,9 @@ class Experiment(Settings):
         self.check_downloads(source.download for source in self.pool.sources)
         self.check_downloads(name for task in self.tasks for name in task.downloads)
         whole = sum(source.samples for source in self.pool.sources)
-        for name, size in self.pool.subsets.items():
+        for subset, size in self.pool.subsets.items():
             if size > whole:
-                raise ValueError(f"draws the pool {name!r} of {size} samples from {whole}; lower its size")
+                raise ValueError(f"draws the pool {subset!r} of {size} samples from {whole}; lower its size")
         pools = ["all", *self.pool.subsets]
         named = [*self.grid.single_task, self.grid.ablation_pool, *([self.ifd.pool] if self.ifd else [])]
         for name in (*named, self.grid.second_pool):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -181,6 +183,11 @@ def test_hash_values_leave_no_file(tmp_path: Path) -> None:
     seen = NearDuplicates(tmp_path)
     assert seen.repeats(sample("a")) is None
     assert list(tmp_path.iterdir()) == []
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        del seen
+        gc.collect()
+    assert found == [], "it is closed"
 
 
 @pytest.mark.slow
