@@ -134,7 +134,17 @@ class Pool(Strict):
     sources: tuple[Source, ...] = Field(min_length=1)
     # Longer samples (characters of all messages) are left out, so that nothing is cut short.
     max_chars: int = Field(gt=0)
+    # Whether samples that are nearly an earlier one go too, and not only exact duplicates.
+    near_duplicates: bool = False
     subsets: dict[str, Positive] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not asked for, so that keys are what they were before it could be."""
+        found: dict[str, Any] = dump(self)
+        if not self.near_duplicates:
+            del found["near_duplicates"]
+        return found
 
 
 class Task(Strict):
@@ -331,6 +341,8 @@ class Profile(Strict):
     title: str
     # Where shards of features and scores are computed: in this process, or on a Ray cluster.
     engine: Literal["local", "ray"] = "local"
+    # Whether figures are drawn of the runs that there are, and `rds compute` alone adds to them.
+    partial: bool = False
     experiment: Experiment | None
 
 

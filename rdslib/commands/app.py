@@ -14,6 +14,7 @@ from rdslib import __version__
 # of one that is not listed.
 COMMANDS = {
     "run": ("run", "Compute what a profile's figures need, and draw them."),
+    "compute": ("compute", "Go on with the runs of a long study, for so many minutes."),
     "status": ("status", "Show what of a profile's study exists, and what is missing."),
     "clean": ("status", "Remove artifacts and downloads that no profile needs."),
     "verify": ("verify", "Say whether figures still agree with the artifacts behind them."),
@@ -25,6 +26,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Score models on a profile's tasks."),
     "export": ("export", "Write the model of one run as a plain model folder."),
     "help": ("run", ""),
+    "help-compute": ("compute", ""),
 }
 # Plain text: panels of rich squeeze the options' names, and every word of the help, into half of 80 columns.
 OPTIONS: Any = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
@@ -49,7 +51,7 @@ def load(name: str) -> Any:
     """Load a command with its options."""
     module = import_module(f"rdslib.commands.{COMMANDS[name][0]}")
     alone = typer.Typer(add_completion=False, **OPTIONS)
-    alone.command(name)(getattr(module, f"{name}_command"))
+    alone.command(name)(getattr(module, f"{name.replace('-', '_')}_command"))
     return typer.main.get_command(alone)
 
 

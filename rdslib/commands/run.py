@@ -65,10 +65,12 @@ def run_command(
     if profile.endswith((".yaml", ".yml")):
         profile = str(Path(profile).resolve())
     study = Study.load(profile, engine=engine)
+    out = out or publish.folder_of(study.profile.name)
+    if study.profile.partial and (out / records.NAME).is_file():
+        record = [out / records.NAME, *(record or [])]
     if record:
         look_up(study.store, record)
         study = Study.load(profile, engine=engine)  # laid out as it was where the records are from
-    out = out or publish.folder_of(study.profile.name)
     wanted = only or list(figures.FIGURES)
     # Executed copies go into a folder `notebooks` there.
     check_apart([out / "notebooks" / f"{name}.ipynb" for name in wanted], [ROOT / "notebooks"])
@@ -89,14 +91,16 @@ def run_command(
         )
     workers = processes(study, missing, workers)
     study.store.progress.workers = workers
-    arguments = ["--profile", profile, "--show", show, "--engine", study.profile.engine]
+    arguments = ["help", "--profile", profile, "--show", show, "--engine", study.profile.engine]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
     for number, (name, seconds) in enumerate(run_notebooks(names, profile, show, out), 1):
         typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
-    if only is None and show != "published" and study.profile.experiment is not None:
+    whole = only is None and show != "published" and study.profile.experiment is not None
+    if whole and study.there([study.untuned()]):
         write_whole(out / "records.csv", publish.records_csv(study).encode())
-        records.write(study.store, [*study.recorded(), *steps], out / records.NAME)
+        if not study.profile.partial:  # `rds compute` writes them
+            records.write(study.store, [*study.recorded(), *steps], out / records.NAME)
     typer.echo(f"figures are in {out}")
 
 

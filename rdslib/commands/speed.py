@@ -315,7 +315,8 @@ class Costs:
     @property
     def memory(self) -> dict[str, float]:
         """Bytes of the largest things in memory, by what they are; not all of them at once."""
-        from rdslib.models.encode import LOGIT_ROWS
+        from rdslib.models.device import device
+        from rdslib.models.encode import logit_rows
 
         encode, c, size = self.settings.encode, self.config, self.bytes_a_number
         memory: dict[str, float] = {}
@@ -332,7 +333,7 @@ class Costs:
             # Scores of one layer's heads, of which plain attention, on a processor, has the softmax too.
             scores = c.num_attention_heads * tokens * encode.max_length * (2 * size + 4)
             heads = any(use.logits for use in uses)
-            logits = min(tokens, LOGIT_ROWS) * c.vocab_size * (size + 8) if heads else 0
+            logits = min(tokens, logit_rows(device().type)) * c.vocab_size * (size + 8) if heads else 0
             layers = max(use.layers for use in uses)
             memory["weights"] = float(self.weights * size)
             memory["one batch, roughly"] = float(layers * (tokens * width * size + scores) + logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.data.chat import Sample
-from rdslib.data.dedup import NGRAM, Contamination, ExactDuplicates
+from rdslib.data.dedup import NGRAM, Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.download import Archives
 from rdslib.data.sources import READERS
 from rdslib.errors import UserError
@@ -37,8 +38,8 @@ def build_pool(
     """Build the pool D, source by source as the profile lists them.
 
     Of each source, `samples` rows are drawn, each source with its generator, from those that are short
-    enough. Then exact duplicates go (paper, section 3; the first stays), and samples that share 13 words in a
-    row with a message of the test samples, `held_out`.
+    enough. Then exact duplicates go (paper, section 3; the first stays), or near ones if the profile says so,
+    and samples that share 13 words in a row with a message of the test samples, `held_out`.
 
     Returns:
         The samples, and by source the counts read, too_long, drawn, duplicate, contaminated and kept.
@@ -46,7 +47,8 @@ def build_pool(
     Raises:
         UserError: A reader is unknown, a source has too few rows, or an id comes twice.
     """
-    contamination, duplicates = Contamination(held_out, shortest=NGRAM), ExactDuplicates()
+    contamination = Contamination(held_out, shortest=NGRAM)
+    duplicates = NearDuplicates(Path(tempfile.gettempdir())) if pool.near_duplicates else ExactDuplicates()
     kept: dict[str, Sample] = {}
     stats = {}
     for source in pool.sources:

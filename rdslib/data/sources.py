@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rdslib.data.chat import Message, Sample, user_assistant
-from rdslib.data.containers import Part, parse_lines
+from rdslib.data.containers import Found, Part, parse_lines
 from rdslib.data.download import Archives
 from rdslib.data.reader import Row, records_of, rows_of
 from rdslib.params import Source
@@ -39,6 +39,51 @@ def tulu_jsonl(archives: Archives, source: Source) -> Iterator[Sample]:
         for row in rows_of(lines, "messages", queries=True, check=False):
             assert isinstance(row, Row)  # a bad one is an error
             yield Sample(f"{source.name}/{row.id}", row.source, row.messages)
+
+
+def rows(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Read rows in any form that `rds select` reads (`formats.FORMS`), from lists of JSON.
+
+    Their source is the profile's name. A row that cannot be used, such as one without a response, is left
+    out.
+    """
+    for name, data in _files(archives, source).items():
+        found = (Found(number, value) for number, value in enumerate(json.loads(data), start=1))
+        for row in rows_of(records_of(Part(name, f"{name}: row ", "", ""), found), on_error="quarantine"):
+            if isinstance(row, Row):
+                yield Sample(f"{_stem(name)}/{row.id}", source.name, row.messages)
+
+
+# How OpenAI's first fine-tuned models were told that a completion ends.
+END = "<|endoftext|>"
+
+
+def completions(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Read lines of prompt and completion, as OpenAI's first fine-tuned models took them.
+
+    A row whose prompt or completion is empty is left out, and so are empty files.
+    """
+    for name, data in _files(archives, source).items():
+        for number, line in enumerate(data.decode("utf-8").splitlines()):
+            row = json.loads(line)
+            prompt, completion = row["prompt"].strip(), row["completion"].removesuffix(END).strip()
+            if prompt and completion:
+                yield Sample(f"{_stem(name)}/{number}", source.name, user_assistant(prompt, completion))
+
+
+def flan_cot(archives: Archives, source: Source) -> Iterator[Sample]:
+    """Read FLAN's chains of thought, lines of question, answer and rationale with tabs between them.
+
+    The response is the rationale, and then the answer. Line breaks within a text are written as two
+    characters.
+    """
+    for name, data in _files(archives, source).items():
+        for number, line in enumerate(data.decode("utf-8").split("\n")):
+            if not line.strip():
+                continue
+            question, answer, rationale = (each.replace("\\n", "\n").strip() for each in line.split("\t"))
+            response = f"{rationale} The answer is {answer.rstrip('.')}."
+            yield Sample(f"{_stem(name)}/{number}", source.name, user_assistant(question, response))
 
 
 def bigbench(archives: Archives, source: Source) -> Iterator[Sample]:
@@ -92,11 +137,17 @@ def dialogue(archives: Archives, source: Source) -> Iterator[Sample]:
 def codeio(archives: Archives, source: Source) -> Iterator[Sample]:
     """Read gzipped JSONL of programming tasks: the task and its input and output, answered by the code."""
     for name, data in _files(archives, source).items():
-        stem = name.rpartition("/")[2].partition(".")[0]
         for index, line in enumerate(gzip.decompress(data).decode("utf-8").splitlines()):
             row = json.loads(line)
             prompt = f"{row['task_description'].strip()}\n\n{row['input_output_spec'].strip()}"
-            yield Sample(f"{stem}/{index}", source.name, user_assistant(prompt, row["code_sample"].strip()))
+            yield Sample(
+                f"{_stem(name)}/{index}", source.name, user_assistant(prompt, row["code_sample"].strip())
+            )
+
+
+def _stem(name: str) -> str:
+    """Return `c` for `a/b/c.jsonl.gz`."""
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def _files(archives: Archives, source: Source) -> dict[str, bytes]:
@@ -195,11 +246,14 @@ def _made_up(make: Callable[[np.random.Generator], tuple[str, str]]) -> Reader:
 READERS: dict[str, Reader] = {
     "bigbench": bigbench,
     "codeio": codeio,
+    "completions": completions,
     "dialogue": dialogue,
     "explained": explained,
+    "flan_cot": flan_cot,
     "made_up_code": _made_up(made_up_code),
     "made_up_reversals": _made_up(made_up_reversal),
     "made_up_sums": _made_up(made_up_sum),
     "math_steps": math_steps,
+    "rows": rows,
     "tulu_jsonl": tulu_jsonl,
 }

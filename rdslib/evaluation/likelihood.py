@@ -12,8 +12,9 @@ import torch
 
 from rdslib.data.chat import tokenize_query, user_assistant
 from rdslib.errors import UserError
+from rdslib.models import prefixes
 from rdslib.models.cache import LayerCache
-from rdslib.models.encode import nll, pack, pad
+from rdslib.models.encode import nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,9 +86,9 @@ def evaluate(
 
     The end-of-sequence token is not counted, so that bits and bytes are of the same text. A question with
     `choices` is answered by the choice whose first token is the likeliest, after those that all of them begin
-    with. Longer ones than `max_length`
-    tokens are cut on the left of the prompt. `layers` has what other adapters of the same model have computed
-    of the layers below theirs.
+    with. Longer ones than `max_length` tokens are cut on the left of the prompt. What prompts begin with in
+    common, such as exemplars, is computed once. `layers` has what other adapters of the same model have
+    computed of the layers below theirs.
 
     Raises:
         UserError: A response leaves no room for any of its prompt, or choices begin with the same tokens.
@@ -103,18 +104,18 @@ def evaluate(
             )
     bits = np.zeros(len(questions))
     correct = np.full(len(questions), np.nan)
-    sizes = [len(t.ids) for t in tokens]
-    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
-    for batch in pack(sizes, token_budget):
-        ids = pad([tokens[i].ids for i in batch], model.device)
-        with autocast, (layers or LayerCache()).over(model):
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    ids, sizes = [each.ids for each in tokens], [len(each.ids) for each in tokens]
+    # The first token of a response is predicted from the one before it, which has to be computed.
+    shareable = [each.response.index(True) - 1 for each in tokens]
+    passes = prefixes.forward(model, ids, shareable, token_budget, layers)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        for batch, prefix, hidden in passes:
             rows, targets, places = [], [], []
             for row, i in enumerate(batch):
                 # Position t is predicted from t - 1; the last token is the end of sequence.
                 at = [t for t in range(1, sizes[i] - 1) if tokens[i].response[t]]
-                rows.append(hidden[row, [t - 1 for t in at]])
-                targets += [tokens[i].ids[t] for t in at]
+                rows.append(hidden[row, [t - 1 - prefix for t in at]])
+                targets += [ids[i][t] for t in at]
                 places += [i] * len(at)
             nats = nll(model, torch.cat(rows), torch.tensor(targets, device=model.device))
             np.add.at(bits, places, nats.double().cpu().numpy() / math.log(2))
@@ -123,10 +124,10 @@ def evaluate(
                     # The gold response is one of the choices, and begins with what all do.
                     shared, first = _first_tokens(tokenizer, questions[i])
                     before = tokens[i].response.index(True) + shared - 1
-                    logits = model.get_output_embeddings()(hidden[row, before]).float()
+                    logits = model.get_output_embeddings()(hidden[row, before - prefix]).float()
                     best = int(logits[first].argmax())
                     correct[i] = float(best == questions[i].answer)
-        done(batch)
+            done(batch)
     size = np.array([len(each.gold.strip().encode()) for each in questions])
     return Scores(bits, size, correct)
 

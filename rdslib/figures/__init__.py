@@ -32,7 +32,7 @@ def table(study: Study, name: str, show: str = "both") -> pd.DataFrame:
     parts = []
     if _wants(study, show, "published") and figure.published is not None:
         parts.append(figure.published())
-    if _wants(study, show, "measured"):
+    if _measures(study, name, show):
         study.compute(steps(study, name, show))
         parts.append(figure.measured(study).assign(origin="measured"))
     if not parts:
@@ -49,15 +49,14 @@ def runs(study: Study, name: str, show: str = "both") -> list[Run]:
 
 def steps(study: Study, name: str, show: str = "both") -> list[Step]:
     """List the steps that a figure's measured rows rest on; none where only published ones are shown."""
-    if not _wants(study, show, "measured"):
+    if not _measures(study, name, show):
         return []
     return get_figure(name).steps(study, runs(study, name, show))
 
 
 def why_absent(study: Study, name: str, show: str = "both") -> str:
     """Return why a figure cannot be drawn: it has no number of what is to be shown. Nothing if it has."""
-    figure = get_figure(name)
-    measured = _wants(study, show, "measured") and (figure.runs is None or figure.runs(study))
+    figure, measured = get_figure(name), _measures(study, name, show)
     published = _wants(study, show, "published") and figure.published is not None
     return "" if measured or published else _why_absent(figure)
 
@@ -90,6 +89,14 @@ def get_figure(name: str) -> Figure:
     if name not in FIGURES:
         raise UserError(f"unknown figure {name!r}; figures: {', '.join(FIGURES)}")
     return FIGURES[name]
+
+
+def _measures(study: Study, name: str, show: str) -> bool:
+    """Whether a figure has measured rows: they are to be shown, and of a partial study there are some."""
+    figure = get_figure(name)
+    if not _wants(study, show, "measured") or not study.there([study.untuned()]):
+        return False
+    return figure.runs is None or bool(figure.runs(study))
 
 
 def _wants(study: Study, show: str, origin: str) -> bool:

@@ -48,8 +48,12 @@ def difference(study: Study, runs: list[Run], method: str, there: bool, column: 
     Paired by test sample; NaN for the method itself, or where it is not `there`.
     """
     found = Estimate(math.nan, math.nan, math.nan, 0)
-    if there and runs[0].method != method:
-        found = study.difference(runs, study.runs_of(method, runs[0].pool, runs[0].budget, multi=False))
+    theirs = study.runs_of(method, runs[0].pool, runs[0].budget, multi=False) if there else []
+    # Of a partial study one may have more seeds than the other.
+    seeds = {run.seed for run in runs} & {run.seed for run in theirs}
+    if seeds and runs[0].method != method:
+        paired = [[run for run in those if run.seed in seeds] for those in (runs, theirs)]
+        found = study.difference(*paired)
     return _estimated(found, column)
 
 

@@ -83,7 +83,8 @@ def _fig5_runs(study: Study) -> list[Run]:
     tasks = [first, *(["AlpacaEval"] if "AlpacaEval" in others else others[-1:])]
     grid = study.experiment.grid
     budget = max([grid.single_task_budget, *grid.multi_task_budgets, *grid.source_budgets])
-    return [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
+    runs = [Run(RDS, "all", budget, (task,), _first_seed(study)) for task in tasks]
+    return runs if study.there(runs, picks=True) else []
 
 
 def _fig5_measured(study: Study) -> pd.DataFrame:
@@ -130,12 +131,12 @@ def _fig5_draw(table: pd.DataFrame) -> Drawing:
 
 
 def _fig6_runs(study: Study) -> list[Run]:
-    budgets, seed = study.experiment.grid.multi_task_budgets, _first_seed(study)
-    if not budgets:
+    budget, seed = study.largest_budget, _first_seed(study)
+    if not budget:
         return []
-    budget = max(budgets)
     targets = [*((task,) for task in study.task_names), study.task_names]
-    return [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
+    runs = [Run("random", "all", budget, (), seed), *(Run(RDS, "all", budget, of, seed) for of in targets)]
+    return runs if study.there(runs, picks=True) else []
 
 
 def _fig6_measured(study: Study) -> pd.DataFrame:
@@ -175,7 +176,7 @@ def _fig7_runs(study: Study) -> list[Run]:
         run
         for budget in grid.source_budgets
         for method, pool in pools.items()
-        for run in study.runs_of(method, pool, budget, multi=True)
+        for run in study.runs_of(method, pool, budget, multi=True, picks=True)
         if run.seed == _first_seed(study)
     ]
 

@@ -97,7 +97,7 @@ def _tab2_measured(study: Study) -> pd.DataFrame:
 
 def _tab2_steps(study: Study, runs: list[Run]) -> list[Step]:
     """Evaluations, and those of bare answers at the largest budget."""
-    largest = [run for run in runs if run.budget == max(study.experiment.grid.multi_task_budgets)]
+    largest = [run for run in runs if study.shows_bare(run)]
     return evaluated(study, runs) + study.evaluations([study.untuned(), *largest], bare=True)
 
 

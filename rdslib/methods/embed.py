@@ -41,6 +41,7 @@ class SentenceEmbedding(Extractor):
     sees = ("messages",)
     uses_model = False
     prepares = True
+    version = 2
 
     def __init__(self, name: str, default: Embedder, end: bool = False, runs_code: bool = False) -> None:
         """Describe a model: the one that is used where a profile's `embedders` has none of this name.
@@ -118,11 +119,13 @@ class SentenceEmbedding(Extractor):
                 with running(name):
                     found = model.encode(
                         [texts[i] for i in batch], prompt=prompt, batch_size=len(batch),
-                        normalize_embeddings=True, show_progress_bar=False,
-                    )  # fmt: skip
+                        show_progress_bar=False,
+                    ).astype(np.float32)  # fmt: skip
                     if not np.isfinite(found).all():
                         raise RuntimeError("what it gives is no number: NaN or infinite")
-                rows.append(np.asarray(found, dtype=np.float16))
+                # Here, since the lengths of bfloat16 vectors differ in the third digit.
+                length = np.linalg.norm(found, axis=1, keepdims=True)
+                rows.append((found / np.maximum(length, 1e-12)).astype(np.float16))
                 done(batch)
             sentences = np.concatenate(rows)[np.argsort(order)]
             counts = {"tokens": int(lengths.sum())}
@@ -131,13 +134,12 @@ class SentenceEmbedding(Extractor):
         return Extract(read, make)
 
     def _load(self, params: Embedder, prepared: Path) -> SentenceTransformer:
-        """The embedding model on this device, in float32 on a processor and else in `compute_dtype`.
+        """The embedding model on this device, in `compute_dtype`.
 
         The transformer's weights are read as safetensors alone; what the layers after it have in another form
         is read without running pickled code.
         """
         needs("embed", "sentence_transformers")
-        import torch
         from sentence_transformers import SentenceTransformer
 
         from rdslib.models.device import compute_dtype, device
@@ -145,7 +147,7 @@ class SentenceEmbedding(Extractor):
         from rdslib.models.loading import checked_weights, fault
 
         name = params.path or params.download
-        dtype = torch.float32 if device().type == "cpu" else compute_dtype()
+        dtype = compute_dtype()
         folder = pointed(prepared)
         check_files(folder)
         try:

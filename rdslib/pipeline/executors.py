@@ -63,11 +63,11 @@ class Local:
 
 @contextmanager
 def helpers(arguments: Sequence[str], count: int) -> Iterator[None]:
-    """Run `count` processes `rds help ARGUMENTS` in the meantime.
+    """Run `count` processes `rds ARGUMENTS` in the meantime.
 
     They end when this process does, however it ends: each reads from a pipe that then breaks.
     """
-    command = [sys.executable, "-P", "-m", "rdslib.cli", "help", *arguments]
+    command = [sys.executable, "-P", "-m", "rdslib.cli", *arguments]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(count)

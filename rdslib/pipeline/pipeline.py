@@ -167,11 +167,13 @@ class Pipeline:
             limits=request.limits,
         )
 
-    def compute(self, wanted: Iterable[Step]) -> None:
+    def compute(self, wanted: Iterable[Step], until: float | None = None) -> None:
         """Make every step and all they rest on; what is there is checked, byte for byte, and kept.
 
         Other processes may be at the same steps (`executors.helpers`): what one of them is making is left to
-        it, and taken up once it is done, or once that process has ended.
+        it, and taken up once it is done, or once that process has ended. With `until`, a time in seconds
+        since the epoch, steps are made in the order in which they are wanted, and none is begun after it but
+        what reads files that are not kept, such as the scores of a model.
         """
         laid_out = list(wanted)
         # Others have a name only once these are made.
@@ -179,7 +181,9 @@ class Pipeline:
             self.store.make(first)
         # Features first: they take longest, and most of the rest waits for them.
         late = ("select", "train", "evaluate", "measure")
-        left = sorted(in_order(laid_out), key=lambda step: step.name in late)
+        left = in_order(laid_out)
+        if until is None:
+            left.sort(key=lambda step: step.name in late)
         self.store.progress.plan(self.store.missing(left), self.store.has)
         groups: dict[str, list[Step]] = {}
         readers: dict[str, set[str]] = {}
@@ -189,6 +193,9 @@ class Pipeline:
                 readers.setdefault(read.hash, set()).add(each.hash)
 
         def made(group: list[Step]) -> bool:
+            trained = any(read.transient and self.store.has_files(read) for read in group[0].inputs)
+            if until is not None and time.time() > until and not trained:
+                return True
             if not self.store.try_make(group):
                 return False
             for each in group:

@@ -68,6 +68,11 @@ def _untimed(file: Path | pa.BufferReader) -> str | None:
     return repr([table.schema.metadata, table.schema, rows])  # of which NaN is NaN
 
 
+def those_there(store: Store, steps: Iterable[Step]) -> list[Step]:
+    """Of some steps those that have been made, with all that they rest on."""
+    return [each for each in steps if not store.missing([each])]
+
+
 def _nested(tables: Sequence[pa.Table | None]) -> pa.Array:
     """Tables as lists of rows: list of struct [tables], null for none."""
     there = [table for table in tables if table is not None]

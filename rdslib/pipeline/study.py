@@ -64,7 +64,7 @@ class Study:
     """
 
     def __init__(self, profile: Profile, home: Path | None = None, folder: Path | None = None) -> None:
-        self.profile = profile
+        self.profile, self.folder = profile, folder
         self.store = Store((home or download.home()) / "artifacts", Progress())
         self.plugins: list[Path] = []
         if profile.experiment is not None:
@@ -174,6 +174,8 @@ class Study:
     def ablation_runs(self) -> list[Run]:
         """Table 6: RDS+ and its variants, from one pool, one selection a task."""
         grid = self.experiment.grid
+        if not grid.ablation_methods:
+            return []
         methods = ("rds", *grid.ablation_methods)
         return self._runs(methods, grid.ablation_pool, [grid.single_task_budget], multi=False)
 
@@ -187,11 +189,10 @@ class Study:
         grid = self.experiment.grid
         if grid.second_pool is None:
             return []
-        budgets = [max(grid.multi_task_budgets)]
-        return self._runs(grid.multi_task_methods, grid.second_pool, budgets, multi=True)
+        return self._runs(grid.multi_task_methods, grid.second_pool, [self.largest_budget], multi=True)
 
     def all_runs(self) -> list[Run]:
-        """Every run, each once, the model before fine-tuning first."""
+        """Every run, each once, the model before fine-tuning first; of a partial study those there are."""
         of_task = self.single_task_runs() + self.ablation_runs()
         of_all = self.multi_task_runs() + self.second_pool_runs()
         return list(dict.fromkeys([self.untuned(), *of_task, *of_all]))
@@ -200,16 +201,46 @@ class Study:
         pairs = [(budget, method) for budget in budgets for method in methods]
         return [run for budget, each in pairs for run in self.runs_of(each, pool_name, budget, multi)]
 
-    def runs_of(self, method: str, pool_name: str, budget: int, multi: bool) -> list[Run]:
-        """A method's runs at one budget, over targets and seeds."""
+    def runs_of(
+        self, method: str, pool_name: str, budget: int, multi: bool, picks: bool = False
+    ) -> list[Run]:
+        """A method's runs at one budget, over targets and seeds.
+
+        Of a partial study those of seeds that are there for all targets: with their scores, or `picks` alone.
+        """
         targets: Sequence[tuple[str, ...]] = [()]
         if get_scorer(method).needs_queries:
             targets = [self.task_names] if multi else [(task,) for task in self.task_names]
-        return [
-            Run(method, pool_name, budget, each, seed)
-            for each in targets
+        seeds = [
+            seed
             for seed in self.experiment.grid.seeds
+            if self.there([Run(method, pool_name, budget, each, seed) for each in targets], picks)
         ]
+        return [Run(method, pool_name, budget, each, seed) for each in targets for seed in seeds]
+
+    def there(self, runs: Sequence[Run], picks: bool = False) -> bool:
+        """Whether figures may show runs: all that a study has, of a partial one those that are computed."""
+        if not self.profile.partial:
+            return True
+        if picks:
+            return all(self.store.has(self.selection(run)) for run in runs)
+        steps = [step for run in runs for step in self.steps_of(run)]
+        return all(self.store.has(step) for step in steps)
+
+    def steps_of(self, run: Run) -> list[Step]:
+        """What figures rest on of a run: its scores, bare ones where they are shown, and what it cost."""
+        bare = self.evaluations([run], bare=True) if self.shows_bare(run) else []
+        return [*self.evaluations([run]), *bare, *self.costs([run])]
+
+    def shows_bare(self, run: Run) -> bool:
+        """Whether bare answers are scored too: of the largest selections for all tasks (Table 2)."""
+        of_all = run.pool == ALL and run.targets in ((), self.task_names)
+        return run.method == UNTUNED or (of_all and run.budget == self.largest_budget)
+
+    @property
+    def largest_budget(self) -> int:
+        """The largest budget of one selection for all tasks; 0 where there is none."""
+        return max(self.experiment.grid.multi_task_budgets, default=0)
 
     def untuned(self) -> Run:
         """The model before fine-tuning."""
@@ -285,6 +316,25 @@ class Study:
         runs = self.all_runs()
         return [*self.data_steps, *self.evaluations(runs), *self.costs(runs)]
 
+    def whole(self) -> Study:
+        """The study as if it were not partial: what `rds compute` computes of it."""
+        return Study(
+            self.profile.model_copy(update={"partial": False}), self.store.folder.parent, self.folder
+        )
+
+    def by_worth(self) -> list[Run]:
+        """All runs in the order in which they tell most.
+
+        A seed after another, so that each is a study by itself; of one the methods in the profile's order,
+        each from every pool, and then what else there is.
+        """
+        grid = self.experiment.grid
+        methods = list(dict.fromkeys(name for named in grid.single_task.values() for name in named))
+        first = sorted(self.single_task_runs(), key=lambda run: methods.index(run.method))
+        others = dict.fromkeys([*first, *self.all_runs()])
+        del others[self.untuned()]
+        return [self.untuned(), *sorted(others, key=lambda run: grid.seeds.index(run.seed))]
+
     def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
         return [self.evaluation(run, task, bare) for run in runs for task in self.tasks_of(run)]
@@ -308,14 +358,15 @@ class Study:
 
     # Computing and reading.
 
-    def compute(self, wanted: Iterable[Step], whole: bool = False) -> None:
+    def compute(self, wanted: Iterable[Step], whole: bool = False, until: float | None = None) -> None:
         """Make every step and all they rest on; what is there is checked, byte for byte, and kept.
 
-        `whole`: of each wanted, files that were dropped, or that a record has not, are made again.
+        `whole`: of each wanted, files that were dropped, or that a record has not, are made again. `until` is
+        that of `Pipeline.compute`.
         """
         # Of a profile with published numbers alone there are no steps, and no pipeline.
         if laid_out := list(wanted):
-            self.pipeline.compute(laid_out)
+            self.pipeline.compute(laid_out, until)
         for each in laid_out if whole else ():
             self.store.make(each)
 

@@ -61,7 +61,7 @@ def _model_of(model: Path, trained: Path | None) -> tuple[ModelCache, PreTrained
     return cache, cache.base() if trained is None else cache.trained(trained)
 
 
-@step(version=2, record=SCORES)
+@step(version=3, record=SCORES)
 def evaluate(
     work: Work,
     model: Path,

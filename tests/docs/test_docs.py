@@ -33,6 +33,8 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 # What cannot be run here, and why.
 EXEMPT = {
     "make figures": "downloads half a gigabyte, and computes for a quarter of an hour",
+    "make figures PROFILE=lab": "draws from committed records, as tests/commands/test_verify.py does",
+    ".venv/bin/rds compute --profile lab --minutes 60": "takes an hour; see tests/pipeline/test_partial.py",
     "make test": "runs all tests, these among them",
     ".venv/bin/rds run --profile paper": "takes a minute, and is run by tests/commands/test_cli.py",
     ".venv/bin/jupyter lab notebooks": "serves a browser until it is stopped",

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from rdslib.data.chat import user_assistant
 from rdslib.errors import UserError
 from rdslib.methods.base import Sample, tokenize
+from rdslib.models import prefixes
 from rdslib.models.encode import FEATURES, encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.models.train import train
@@ -67,6 +68,18 @@ def test_features_are_those_of_the_models_forward_pass(family):
         torch.testing.assert_close(
             torch.tensor(rows), torch.tensor(expected[name]).float(), atol=1e-4, rtol=1e-4, equal_nan=True
         )
+
+
+def test_states_after_a_shared_prefix_are_those_of_the_whole(family):
+    model = load_causal_lm(family[0], dtype=torch.float32)
+    ids = [[*range(100, 170), *range(3 * i + 1)] for i in range(4)]
+    with torch.inference_mode():
+        ((batch, prefix, hidden),) = prefixes.forward(model, ids, [70] * 4, 1000)
+        assert sorted(batch) == [0, 1, 2, 3]
+        assert prefix == 70
+        for row, i in enumerate(batch):
+            whole = model.base_model(input_ids=torch.tensor([ids[i]])).last_hidden_state[0, prefix:]
+            torch.testing.assert_close(hidden[row, : len(whole)], whole, atol=1e-5, rtol=1e-5)
 
 
 def test_a_query_longer_than_the_models_positions_keeps_its_response(family):

@@ -287,7 +287,7 @@ def test_helpers_run_nothing_of_the_working_folder_and_end_when_the_one_who_star
         (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/{name}.ran', 'w')")
     program = (
         "import sys, time; from rdslib.pipeline.executors import helpers;"
-        "h = helpers(['--profile', 'tiny', '--only', 'fig1_pareto'], 1); h.__enter__();"
+        "h = helpers(['help', '--profile', 'tiny', '--only', 'fig1_pareto'], 1); h.__enter__();"
         "time.sleep(5); print('up', flush=True); time.sleep(100)"
     )
     environment = {**os.environ, "RDSLIB_HOME": str(tmp_path)}
