@@ -50,6 +50,7 @@ class Strict(BaseModel):
         return {k: v for k, v in dump(self).items() if k not in self.unset or v != fields[k].default}
 
 
+Positive = Annotated[int, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # A line of what `sha256sum` writes.
 PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -159,7 +160,7 @@ class Pool(Strict):
     max_chars: int | None = Field(gt=0)
     # Whether samples that are nearly an earlier one go too, and not only exact duplicates.
     near_duplicates: bool = False
-    subsets: dict[str, int] = {}
+    subsets: dict[str, Positive] = {}
     # Whether samples that hold a message of a test sample are left out.
     decontaminate: bool = True
 
@@ -190,6 +191,11 @@ class Encode(Strict):
     # Who writes a conversation as text, for the features `lm` alone: Tulu's format, as in the paper, or the
     # tokenizer's own chat template.
     template: Literal["tulu", "model"] = "tulu"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What features depend on: not the size of shards."""
+        return self.model_dump(exclude={"shard_size"})
 
 
 class Train(Strict):
@@ -284,10 +290,10 @@ class Grid(Strict):
     ablation_methods: tuple[str, ...] = ()
     ablation_pool: str = "all"
     # Figure 7: from which sources each method draws, at these budgets.
-    source_budgets: tuple[int, ...] = ()
+    source_budgets: tuple[Positive, ...] = ()
     # Figures 3 and 4: one selection for all tasks, from the whole pool.
     multi_task_methods: tuple[str, ...]
-    multi_task_budgets: tuple[int, ...]
+    multi_task_budgets: tuple[Positive, ...]
     # Tables 2 and 3: methods beside these, at one budget: by default the largest of the above.
     table_methods: tuple[str, ...] = ()
     table_budget: int | None = Field(default=None, gt=0)
@@ -353,10 +359,24 @@ class Experiment(Settings):
     grid: Grid
     stated: Stated | None = None
 
+    @field_validator("encode")
+    @classmethod
+    def _tulus_template(cls, value: Encode) -> Encode:
+        if value.template != "tulu":
+            raise ValueError(
+                f"has template: {value.template}, but a study trains and evaluates in Tulu's format; leave "
+                f"it out, or use `rds select --template {value.template}`"
+            )
+        return value
+
     @model_validator(mode="after")
     def _names_known(self) -> Experiment:
         self.check_downloads(source.download for source in self.pool.sources)
         self.check_downloads(name for task in self.tasks for name in task.downloads)
+        whole = sum(source.samples for source in self.pool.sources)
+        for subset, size in self.pool.subsets.items():
+            if size > whole:
+                raise ValueError(f"draws the pool {subset!r} of {size} samples from {whole}; lower its size")
         pools = ["all", *self.pool.subsets]
         named = [*self.grid.single_task, self.grid.ablation_pool, *([self.ifd.pool] if self.ifd else [])]
         for name in (*named, self.grid.second_pool):

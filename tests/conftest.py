@@ -8,12 +8,14 @@ import signal
 # Before torch is imported: two test processes share the cores, and so do the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import filelock
 import pytest
 
 from rdslib import methods
 from rdslib.models import loading as models
 from rdslib.params import RandomModel
 from rdslib.pipeline.study import Study
+from tests.command import rds
 
 
 def pytest_configure():
@@ -43,6 +45,24 @@ def tiny_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     models.make_random(RandomModel(layers=2, hidden_size=32, heads=2), 0, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory):
+    """A home where every artifact of `tiny` is, made by the command line, with its figures beside.
+
+    All test processes share it: what a test changes, or adds to, is a copy.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    home, made = place / "tiny", place / "tiny.made"
+    with filelock.FileLock(place / "tiny.lock"):
+        if not made.exists():
+            done = rds("run", "--profile", "tiny", "--workers", 2, "--out", home / "figures", home=home)
+            assert done.returncode == 0, done.stderr
+            made.touch()
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the tests need to run, whatever they test.
-TOOLS = ("hypothesis", "psutil", "pytest", "pytest-xdist")
+TOOLS = ("hypothesis", "psutil", "pytest", "pytest-xdist", "selenium")
 
 
 def name_of(requirement: str) -> str:

@@ -38,6 +38,10 @@ def changed(tmp_path, change):
         (lambda raw: raw["experiment"].update(seed="a"), "experiment.seed: got 'a'"),
         (lambda raw: raw["experiment"]["encode"].update(token_budget=-1), "encode.token_budget: got -1"),
         (lambda raw: raw["experiment"]["encode"].update(token_budgt=1), "did you mean token_budget"),
+        (
+            lambda raw: raw["experiment"]["encode"].update(template="model"),
+            "encode: has template: model, but a",
+        ),
         (lambda raw: raw["experiment"]["pool"]["sources"][0].update(samples=-1), "sources.0.samples: got -1"),
         (lambda raw: raw["experiment"]["pool"]["sources"][0].update(download="x"), "download 'x'"),
         (lambda raw: raw["experiment"]["grid"].update(ablation_pool="huge"), "pool 'huge'"),

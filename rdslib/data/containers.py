@@ -36,6 +36,8 @@ BATCH, MAX_BATCH = 256, 2**27
 MAX_ROWS = 2**22
 # How many times its size, and a line, a compressed file may expand to that has to be held or copied whole.
 EXPANSION = 100
+# Bytes that a column of a group of Parquet's rows may expand to beside that: it may be one page.
+MAX_COLUMN = 2**29
 
 # What JSON may escape half of a surrogate pair with.
 _SURROGATE = re.compile(r"\\u[dD]")
@@ -319,6 +321,11 @@ def _rows_at_once(path: Path, metadata: pq.FileMetaData) -> int:
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         size = 0.0
         for column in map(group.column, range(group.num_columns)):
+            if column.total_uncompressed_size > column.total_compressed_size * EXPANSION + MAX_COLUMN:
+                raise UserError(
+                    f"{path}: row {first} and after: expand to more than {EXPANSION} times their size; write "
+                    "smaller row groups, or .jsonl"
+                )
             if column.has_dictionary_page and column.total_compressed_size:
                 expansion = column.total_uncompressed_size / column.total_compressed_size
                 size += (column.data_page_offset - column.dictionary_page_offset) * expansion

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain, count
@@ -143,6 +144,7 @@ class NearDuplicates:
         self._index = _Index()
         # Of each sample that stays its position and hash values, uint32 [1 + PERMUTATIONS].
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         size = (BANDS, PERMUTATIONS // BANDS)
         self._factors = generator(SEED, "bands").integers(2**64, size=size, dtype=np.uint64)
 

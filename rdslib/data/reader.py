@@ -85,8 +85,9 @@ def read_records(given: Input) -> Iterator[Record]:
 
 
 def _read_hub(name: str, split: str) -> Iterator[Found]:
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
 
+    disable_progress_bars()
     try:
         for number, value in enumerate(load_dataset(name, split=split, streaming=True), start=1):
             yield Found(number, plain(value))

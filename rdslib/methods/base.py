@@ -342,7 +342,7 @@ def token_counts(
 
 def how_encoded(settings: Settings) -> dict[str, Any]:
     """Return what features of a language model depend on, beside the model: a part of extractors' keys."""
-    return {"encode": settings.encode.model_dump(exclude={"shard_size"}), "seed": settings.seed}
+    return {"encode": settings.encode.key, "seed": settings.seed}
 
 
 def lacking(method: str) -> NoReturn:

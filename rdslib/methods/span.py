@@ -36,7 +36,7 @@ class Span(Extractor):
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return how spans are cut and batched."""
-        return settings.encode.model_dump(exclude={"shard_size"})
+        return settings.encode.key
 
     def open(self, given: Extraction) -> Extract:
         """Load the language model."""

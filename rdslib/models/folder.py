@@ -44,7 +44,9 @@ def folder_of(name: str | Path, weights: bool = True, revision: str | None = Non
     if not HUB_NAME.fullmatch(name):
         raise UserError(f"model {name}: there is no such folder; give that of a saved model, or a hub name")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
+    disable_progress_bars()
     commit, problem = (revision, None) if revision else _commit(name)
     if problem is not None and commit is None:
         raise problem

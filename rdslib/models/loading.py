@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
+from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,6 +26,7 @@ from transformers import (
     LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
+    modeling_gguf_pytorch_utils,
 )
 
 from rdslib.errors import UserError, reason_of
@@ -271,6 +274,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
     transformers reads a GGUF file but does not save what it read, so the weights move to a plain model.
     Raises UserError for a file that is not such a model.
     """
+    # Its bar, which no setting turns off.
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)  # type: ignore[attr-defined, assignment]
     try:
         with checked_weights(file):
             source = AutoModelForCausalLM.from_pretrained(

@@ -33,7 +33,10 @@ FOLDER, FILE = re.compile(r"[a-z_]+"), re.compile(r"[a-z_]+\.parquet")
 
 
 def write(store: Store, steps: Iterable[Step], path: Path) -> None:
-    """Write the records of some steps, and of all that they rest on, which must have been made."""
+    """Write the records of some steps, and of all that they rest on, which must have been made.
+
+    A file that differs in how long steps took alone is left as it is.
+    """
     laid_out = in_order(steps)
     columns: dict[str, Any] = {
         "step": [each.name for each in laid_out],
@@ -48,7 +51,21 @@ def write(store: Store, steps: Iterable[Step], path: Path) -> None:
     table = pa.table(columns).replace_schema_metadata({DEVICE: device_kind()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write_whole(path, sink.getvalue().to_pybytes())
+    data = sink.getvalue()
+    if not path.is_file() or _untimed(path) != _untimed(pa.BufferReader(data)):
+        write_whole(path, data.to_pybytes())
+
+
+def _untimed(file: Path | pa.BufferReader) -> str | None:
+    """All that a file of records holds, without the seconds of its steps; None if it cannot be read."""
+    try:
+        table = pq.read_table(file)
+        rows = table.to_pylist()
+        for row in rows:
+            row["manifest"] = {**json.loads(row["manifest"]), "seconds": None}
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+    return repr([table.schema.metadata, table.schema, rows])  # of which NaN is NaN
 
 
 def those_there(store: Store, steps: Iterable[Step]) -> list[Step]:

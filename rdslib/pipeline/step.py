@@ -20,6 +20,15 @@ from pydantic import BaseModel
 
 from rdslib.files import canonical
 
+# How often artifacts have been made or removed here: what was not settled before is looked at again.
+_changes = 0
+
+
+def artifacts_changed() -> None:
+    """Let it be known that an artifact has been made or removed."""
+    global _changes
+    _changes += 1
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -46,6 +55,8 @@ class Step:
     transient: bool = False
     record: str | None = None
     _known: dict[str, str] = field(default_factory=dict, repr=False)
+    # The hash and what is unsettled, and when they were found.
+    _last: list[tuple[str, list[Step], int]] = field(default_factory=list, repr=False)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -63,12 +74,7 @@ class Step:
 
         It may change for as long as a file that the step is keyed by has not been made.
         """
-        if "hash" not in self._known:
-            found = hash_of(self.key)
-            if self.unsettled:
-                return found
-            self._known["hash"] = found
-        return self._known["hash"]
+        return self._found[0]
 
     @property
     def group(self) -> str:
@@ -86,15 +92,21 @@ class Step:
     @property
     def unsettled(self) -> list[Step]:
         """Steps at or before this one's inputs that are to be made before the hash is known."""
-        if "hash" in self._known:
-            return []
-        found = []
-        for each in _inputs(self.arguments):
-            if isinstance(each, File):
-                found += [] if each.checksum else [*each.step.unsettled, each.step]
-            else:
-                found += each.unsettled
-        return found
+        return self._found[1]
+
+    @property
+    def _found(self) -> tuple[str, list[Step], int]:
+        """As `_last`: of a study of hundreds of steps, each is asked for thousands of times."""
+        if not self._last or (self._last[0][1] and self._last[0][2] != _changes):
+            at, unsettled = _changes, []
+            for each in _inputs(self.arguments):
+                if isinstance(each, File):
+                    unsettled += [] if each.checksum else [*each.step.unsettled, each.step]
+                else:
+                    unsettled += each.unsettled
+            # The hash last: nothing is unsettled whose hash could change.
+            self._last[:] = [(hash_of(self.key), list(dict.fromkeys(unsettled)), at)]
+        return self._last[0]
 
     def known(self, name: str) -> str | None:
         """The checksum of a file of its artifact, if another step is keyed by it; None if it is not."""

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from rdslib.errors import UserError, reason_of
 from rdslib.files import CHECKPOINTS, MANIFEST, canonical, read_manifest, sha256_of, write_manifest
 from rdslib.pipeline.progress import Progress
-from rdslib.pipeline.step import File, Step, hash_of, in_order, map_arguments
+from rdslib.pipeline.step import File, Step, artifacts_changed, hash_of, in_order, map_arguments
 
 # Of an artifact in the making: one line a shard that is whole, so that a shard costs a line, not a list.
 SHARDS = "shards.jsonl"
@@ -173,6 +173,7 @@ class Store:
                 for place in (self.path(each), self._part(each)):
                     _remove(place)
             self._verified.discard(each.hash)
+            artifacts_changed()
 
     def drop(self, step: Step) -> None:
         """Remove an artifact's files and keep its manifest; a step that reads them has them made again."""
@@ -204,6 +205,7 @@ class Store:
         dropped = sorted(files.keys() - tables.keys())
         write_manifest(part, {**manifest, "files": files, "dropped": dropped, "recorded": True})
         os.replace(part, path)
+        artifacts_changed()
 
     def make(self, step: Step) -> Path:
         """Return the artifact's folder, with every byte as its manifest says; make it if it is not so."""
@@ -238,6 +240,7 @@ class Store:
                 with self.progress.step(broken):
                     self._call(broken)
         self._verified |= {each.hash for each in left}
+        artifacts_changed()
 
     @contextlib.contextmanager
     def _locked(self, steps: Sequence[Step], wait: bool) -> Iterator[None]:

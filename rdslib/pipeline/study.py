@@ -275,7 +275,14 @@ class Study:
     # Their steps.
 
     def selection(self, run: Run) -> Step:
-        """What a run is trained on."""
+        """What a run is trained on; raises UserError where that is more than the method can offer."""
+        size = self.pipeline.pool_size(run.pool)
+        offered = size - int(get_scorer(run.method).skip * size)
+        if run.budget > offered:
+            raise UserError(
+                f"profile {self.profile.name}: asks for {run}, but {run.method} has at most {offered:,} of "
+                f"its {size:,} samples to offer; lower the budget, or leave the method out"
+            )
         return self.pipeline.selection(run.request)
 
     def training(self, run: Run) -> Step | None:

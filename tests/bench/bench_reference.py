@@ -7,7 +7,6 @@ memory is that side's; it includes the scores themselves (and Python and numpy).
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 from tests.bench.report import ratios, report, spread
+from tests.memory import peak
 
 # Pool, queries, samples to pick; several tasks where the queries are to be split evenly among them.
 CASES = [
@@ -85,7 +85,7 @@ def timed(side: str, pool: int, queries: int, k: int, tasks: int) -> tuple[float
     started = time.perf_counter()
     picks = SIDES[side](tables, k)
     seconds = time.perf_counter() - started
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, picks
+    return seconds, peak() / 2**30, picks
 
 
 def main() -> None:

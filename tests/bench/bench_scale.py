@@ -12,7 +12,6 @@ import itertools
 import math
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from rdslib.methods.features import read_shards, shard_name, write
 from rdslib.selection.round_robin import Selection, Walk
 from rdslib.selection.topk import Block, Ranking
 from tests.bench.report import report, spread
+from tests.memory import peak
 
 SIZES = (100_000, 400_000, 1_500_000, 5_800_000)
 SINGLE, MULTI = 10_000, (326_000, 2_500_000)
@@ -124,8 +124,7 @@ def timed(what: str, folder: Path, queries: Path, samples: int) -> tuple[float, 
     started = time.perf_counter()
     found = select(folder, queries, samples) if what == "selection" else floor(folder, queries)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return seconds, peak, sum(len(each.indices) for each in (found or {}).values())
+    return seconds, peak() / 2**30, sum(len(each.indices) for each in (found or {}).values())
 
 
 def main() -> None:

@@ -39,13 +39,25 @@ def test_every_notebook_runs_on_published_numbers_alone(tmp_path):
     assert not (tmp_path / "h").exists(), "no model and no artifact is needed"
 
 
-@pytest.mark.slow
-def test_a_budget_beyond_the_pool_is_one_line(tmp_path, capsys):
-    text = (ROOT / "params" / "tiny.yaml").read_text().replace("[12, 24]", "[12, 5000]")
-    (tmp_path / "mine.yaml").write_text(text)
-    arguments = ("run", "--profile", tmp_path / "mine.yaml", "--only", "fig4_scaling")
-    line = refused(capsys, *arguments, home=tmp_path)
-    assert "5000 samples are asked for, but there are only 120 to choose from" in line
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[12, 24]", "[12, 5000]", "asks for random_balanced 5000 of all, but random_balanced has at most"),
+        (
+            "single_task_budget: 12",
+            "single_task_budget: 42",
+            "mid_ppl 42 of small, but mid_ppl has at most 41 of",
+        ),
+        ("small: 60", "small: 121", "pool 'small' of 121 samples from 120"),
+    ],
+)
+def test_a_budget_beyond_what_there_is_to_choose_from_is_one_line(old, new, expected, tmp_path, capsys):
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new))
+    line = refused(capsys, "run", "--profile", tmp_path / "mine.yaml", home=tmp_path)
+    assert expected in line
+    assert not (tmp_path / "artifacts").exists(), "nothing is computed before"
 
 
 def test_notebooks_are_committed_without_outputs_and_hold_no_logic():

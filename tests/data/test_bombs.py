@@ -114,3 +114,15 @@ def test_a_row_of_parquet_may_be_as_large_as_a_line(tmp_path, monkeypatch):
     path.write_bytes(parquet(["r", "x" * LIMIT * 9, "r", "r"], row_group_size=2))
     with pytest.raises(UserError, match="row 1 and after: are of over 65536 bytes; split them"):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_a_page_of_parquet_that_expands_without_measure_is_one_line(tmp_path, monkeypatch, use_dictionary):
+    """A page is decompressed as a whole: 67 kB of them took 4.3 GiB."""
+    path = tmp_path / "a.parquet"
+    answers = [f"{row} {'x' * 2**16}" for row in range(64)]
+    path.write_bytes(parquet(answers, compression="zstd", use_dictionary=use_dictionary))
+    assert [row.record["answer"] for row in read_rows(path)] == answers
+    monkeypatch.setattr(containers, "MAX_COLUMN", 2**20)
+    with pytest.raises(UserError, match="row 1 and after: expand to more than 100 times their size; write"):
+        list(read_rows(path))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from rdslib.data import dedup
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.dedup import PERMUTATIONS, SEED, THRESHOLD, ExactDuplicates, NearDuplicates, Repeat, text_key
+from tests.killing import WITH_TESTS
 
 FOLDER = Path(tempfile.gettempdir())
 
@@ -179,23 +183,31 @@ def test_hash_values_leave_no_file(tmp_path: Path) -> None:
     seen = NearDuplicates(tmp_path)
     assert seen.repeats(sample("a")) is None
     assert list(tmp_path.iterdir()) == []
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        del seen
+        gc.collect()
+    assert found == [], "it is closed"
 
 
 @pytest.mark.slow
 def test_samples_that_stay_take_little_memory() -> None:
     code = (
-        "import resource, sys, pathlib\n"
+        "import sys, pathlib\n"
         "from rdslib.data.chat import Sample\n"
         "from rdslib.data.dedup import NearDuplicates\n"
+        "from tests.memory import peak\n"
         "seen = NearDuplicates(pathlib.Path(sys.argv[1]))\n"
         "for row in range(int(sys.argv[2])):\n"
         "    seen.repeats(Sample('', 's', [{'role': 'user', 'content': f'row {row}'}]))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "print(peak())\n"
     )
+
+    environment = {**os.environ, **WITH_TESTS}
 
     def peak(rows: int) -> int:
         call = [sys.executable, "-c", code, str(FOLDER), str(rows)]
-        return int(subprocess.run(call, capture_output=True, check=True).stdout)
+        return int(subprocess.run(call, capture_output=True, check=True, env=environment).stdout)
 
     # With 24 MB of samples that were added lately, whatever the number. It was 600 MB.
     assert peak(100_000) - peak(1) < 24e6 + 300 * 100_000

@@ -355,11 +355,12 @@ def llama_3():
     return model, 500_000.0 ** -(np.arange(0, 32, 2) / 32) / scaled.numpy()
 
 
-def test_a_gguf_keeps_its_scaling_of_positions(llama_3, tmp_path):
+def test_a_gguf_keeps_its_scaling_of_positions(llama_3, tmp_path, capfd):
     model, divisors = llama_3
     assert np.ptp(divisors) > 6
     write_gguf(tmp_path / "m.gguf", model, divisors=divisors)
     convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
+    assert capfd.readouterr().err == "", "no bar beside the line of progress"
     found = load_causal_lm(tmp_path / "out", torch.float32)
     ids = torch.arange(60)[None] % 90
     far = torch.arange(60)[None] * 1000

@@ -132,6 +132,34 @@ def test_what_is_keyed_by_a_file_stays_when_the_file_comes_out_the_same(tmp_path
     assert store.manifest(last)["counts"] == {"length": 4}
 
 
+def test_files_that_are_not_there_are_looked_for_once_until_something_is_made(tmp_path, monkeypatch):
+    looked = []
+    look = Store._checksum
+    monkeypatch.setattr(Store, "_checksum", lambda *given: looked.append(given) or look(*given))
+
+    @step(version=1)
+    def next_of(work, files):
+        (work.path / "text.txt").write_text("x")
+        return {}
+
+    def chain(store):
+        steps = []
+        for _ in range(6):  # each reads all before it
+            steps.append(next_of.step("", files=[store.file(each, "text.txt") for each in steps]))
+        return steps
+
+    store = Store(tmp_path)
+    steps = chain(store)
+    assert len(in_order(steps)) == 6
+    assert steps[-1].unsettled == steps[:-1]
+    assert len(looked) < 3 * 6 * 6
+    before = [each.hash for each in steps]
+    elsewhere = chain(Store(tmp_path))
+    Store(tmp_path).make(elsewhere[-1])
+    assert steps[-1].unsettled == []
+    assert [each.hash for each in steps] == [each.hash for each in elsewhere] != before
+
+
 def test_steps_of_one_group_are_made_in_one_call_and_only_those_that_are_missing(tmp_path):
     calls = []
 
