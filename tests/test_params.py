@@ -14,7 +14,7 @@ from rdslib.params import ROOT, load_profile
 from tests.lock import direct_requirements, name_of
 
 
-@pytest.mark.parametrize("name", ["mini", "paper", "tasks", "tiny"])
+@pytest.mark.parametrize("name", ["lab", "mini", "paper", "tasks", "tiny"])
 def test_every_profile_loads(name):
     assert load_profile(name).name == name
 
@@ -58,7 +58,7 @@ def test_a_mistake_names_its_key(tmp_path, change, expected):
 
 
 def test_unknown_profile_and_broken_files(tmp_path):
-    expected = r"unknown profile 'mni'; did you mean mini\? Profiles: mini, paper, tasks, tiny"
+    expected = r"unknown profile 'mni'; did you mean mini\? Profiles: lab, mini, paper, tasks, tiny"
     with pytest.raises(UserError, match=expected):
         load_profile("mni")
     with pytest.raises(UserError, match="cannot be read"):
