@@ -14,7 +14,7 @@ from rdslib.params import ROOT, load_profile
 from tests.lock import direct_requirements, name_of
 
 
-@pytest.mark.parametrize("name", ["mini", "paper", "tasks", "tiny"])
+@pytest.mark.parametrize("name", ["lab", "mini", "paper", "tasks", "tiny"])
 def test_every_profile_loads(name):
     assert load_profile(name).name == name
 
