@@ -199,6 +199,6 @@ def shown_runs(rows: pd.DataFrame) -> dict[str, list[str]]:
         "figure": [f"Figure {each['figure']}" for each in points],
         "method": [method_title(each["method"]) for each in points],
         "selected": [f"{each['budget']:,} of {each['pool_size']:,}" for each in points],
-        "FLOPs, paper's formula": [f"{each['paper']:.4g}" for each in points],
+        "paper's FLOPs": [f"{each['paper']:.4g}" for each in points],
         "FLOPs here": [f"{each['here']:.3g}" for each in points],
     }

@@ -168,7 +168,10 @@ def _fig6_draw(table: pd.DataFrame) -> Drawing:
 
 
 def _fig7_runs(study: Study) -> list[Run]:
-    """Every method at each budget: from the whole pool, or the one that it runs from, for all tasks."""
+    """Every method at each budget: from the whole pool, or the one that it runs from, for all tasks.
+
+    At a budget of which that pool does not have as many samples there is none.
+    """
     grid = study.experiment.grid
     pools: Mapping[str, str] = {method: pool for pool, named in grid.single_task.items() for method in named}
     pools = {**pools, **dict.fromkeys(grid.single_task.get("all", ()), "all")}
@@ -176,6 +179,7 @@ def _fig7_runs(study: Study) -> list[Run]:
         run
         for budget in grid.source_budgets
         for method, pool in pools.items()
+        if budget <= study.offered(method, pool)
         for run in study.runs_of(method, pool, budget, multi=True, picks=True)
         if run.seed == _first_seed(study)
     ]

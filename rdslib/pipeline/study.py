@@ -276,14 +276,18 @@ class Study:
 
     def selection(self, run: Run) -> Step:
         """What a run is trained on; raises UserError where that is more than the method can offer."""
-        size = self.pipeline.pool_size(run.pool)
-        offered = size - int(get_scorer(run.method).skip * size)
-        if run.budget > offered:
+        if run.budget > (offered := self.offered(run.method, run.pool)):
             raise UserError(
                 f"profile {self.profile.name}: asks for {run}, but {run.method} has at most {offered:,} of "
-                f"its {size:,} samples to offer; lower the budget, or leave the method out"
+                f"its {self.pipeline.pool_size(run.pool):,} samples to offer; lower the budget, or leave the "
+                "method out"
             )
         return self.pipeline.selection(run.request)
+
+    def offered(self, method: str, pool_name: str) -> int:
+        """How many samples of a pool a method can select."""
+        size = self.pipeline.pool_size(pool_name)
+        return size - int(get_scorer(method).skip * size)
 
     def training(self, run: Run) -> Step | None:
         """The fine-tuned model of a run; None for the untuned model."""

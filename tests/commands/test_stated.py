@@ -88,5 +88,5 @@ def test_a_profile_is_planned_with_nothing_there(nothing, profile):
     names = [part.name.partition(" ")[0] for part in plan.parts]
     assert names.index("model") < names.index("lm") < names.index("train") < names.index("evaluate")
     text = as_text(shown(plan))
-    for said in ("GPU-hours", "40% of dense bf16 peak", "an assumption", "FLOPs, paper's formula", "memory"):
+    for said in ("GPU-hours", "40% of dense bf16 peak", "an assumption", "paper's FLOPs", "memory"):
         assert said in text
