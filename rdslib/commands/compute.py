@@ -93,7 +93,7 @@ def _compute(study: Study, until: float) -> None:
 
 
 def _wanted(study: Study) -> list[list[Step]]:
-    """Of each run, in their order, what is measured of it.
+    """Of each run, in their order, what is measured of it, and then what else figures show.
 
     Before the first that selects by a method from a pool stand all its selections from there. They cost
     little once its features are there, and a machine that has them can train without these.
@@ -107,4 +107,5 @@ def _wanted(study: Study) -> list[list[Step]]:
         if each.name == "select":
             picks.setdefault((each.arguments["method"], each.arguments["draw"]), []).append(each)
     draws = study.pipeline.draws
-    return [[*picks.pop((run.method, draws[run.pool]), []), *study.steps_of(run)] for run in runs]
+    of_runs = [[*picks.pop((run.method, draws[run.pool]), []), *study.steps_of(run)] for run in runs]
+    return [*of_runs, *picks.values()]

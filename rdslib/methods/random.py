@@ -11,6 +11,9 @@ from rdslib.models.flops import CostModel
 from rdslib.seeds import generator
 from rdslib.selection.topk import Block
 
+# The source of answers such as the model's name, as the paper and the published pool call it.
+HARD_CODED = ("hardcoded", "hard_coded")
+
 
 class Random(Scorer):
     """Random (unbal.): every sample has the same chance."""
@@ -46,9 +49,16 @@ class BalancedRandom(Scorer):
 
         Round-robin over these rows takes the same number from each source until one has no more. The
         "hardcoded" source ("hard_coded" in the published pool) is left out, and the sources named `science.*`
-        count as one (paper, section 2).
+        count as one (paper, section 2); a selection of the whole pool has it as well.
         """
         sources = np.array(["science" if s.startswith("science.") else s for s in inputs.sources])
-        names = [name for name in sorted(set(sources.tolist())) if name not in ("hardcoded", "hard_coded")]
+        names, counts = np.unique(sources, return_counts=True)
         scores = generator(inputs.seed, self.name).random(len(sources))
-        yield 0, np.where(sources[None, :] == np.array(names)[:, None], scores[None, :], -np.inf)
+        left_out = np.isin(names, HARD_CODED)
+        if left_out.any() and not left_out.all():
+            # Behind all of the source that is the last to run out.
+            last = names[~left_out][counts[~left_out].argmax()]
+            scores = np.where(np.isin(sources, HARD_CODED), scores - 1, scores)
+            sources = np.where(np.isin(sources, HARD_CODED), last, sources)
+            names = names[~left_out]
+        yield 0, np.where(sources[None, :] == names[:, None], scores[None, :], -np.inf)

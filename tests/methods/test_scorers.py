@@ -50,6 +50,8 @@ def test_balanced_takes_alike_from_each_source_and_hands_on_what_is_short():
     # c has 5 and science 8: their shares go to a and b.
     assert names(43) == {"a": 15, "b": 15, "c": 5, "science": 8}
     assert names(93) == {"a": 50, "b": 30, "c": 5, "science": 8}
+    # What is left out comes when nothing else is left: the whole pool can be asked for.
+    assert names(103) == {"a": 50, "b": 30, "c": 5, "science": 8, "hardcoded": 6, "hard_coded": 4}
 
 
 def write_feature(folder, name, rows, size):
