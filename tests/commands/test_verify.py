@@ -159,5 +159,7 @@ def test_the_figures_that_are_here_agree_with_their_records_where_nothing_else_i
     assert len(verdicts) == len(figures.FIGURES) + 1
     for verdict in verdicts:
         assert verdict.agrees, verdict
-        assert re.search(r"; (\d+) of \1 artifacts from records", verdict.reason), verdict
+        # What others measured rests on no artifact.
+        if verdict.name != "replication":
+            assert re.search(r"; (\d+) of \1 artifacts from records", verdict.reason), verdict
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.parquet")) < 2**20
