@@ -62,10 +62,10 @@ def keep_freed_memory() -> None:
     ones back to the system, which then hands out zeroed pages again: an eighth of the time of encoding
     (SmolLM2, batches of 1,024 tokens). `steps.give_back_memory` gives it all back, after a training.
     """
-    if sys.platform == "linux" and device().type == "cpu":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        for option, size in ((MMAP_THRESHOLD, 2**30), (TRIM_THRESHOLD, 2**31 - 1)) if mallopt else ():
-            mallopt(option, size)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and device().type == "cpu":
+        mallopt(MMAP_THRESHOLD, 2**30)
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
 def token_budget() -> int:
