@@ -142,11 +142,12 @@ class SentenceEmbedding(Extractor):
         needs("embed", "sentence_transformers")
         from sentence_transformers import SentenceTransformer
 
-        from rdslib.models.device import compute_dtype, device
+        from rdslib.models.device import compute_dtype, device, keep_freed_memory
         from rdslib.models.folder import check_files, pointed
         from rdslib.models.loading import checked_weights, fault
 
         name = params.path or params.download
+        keep_freed_memory()
         dtype = compute_dtype()
         folder = pointed(prepared)
         check_files(folder)

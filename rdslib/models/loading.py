@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from rdslib.errors import UserError, reason_of
-from rdslib.models.device import compute_dtype, device
+from rdslib.models.device import compute_dtype, device, keep_freed_memory
 from rdslib.models.folder import check_files, folder_of
 from rdslib.params import RandomModel
 
@@ -135,6 +135,7 @@ def load_causal_lm(
     Raises:
         UserError: It cannot be loaded, or its weights are not those of its architecture.
     """
+    keep_freed_memory()
     folder = folder_of(name)
     check_files(folder)
     if (folder / "adapter_config.json").is_file():
