@@ -104,7 +104,7 @@ def _pool_others(e: Evidence) -> Iterator[Margin]:
 
 def _frontier(e: Evidence) -> Iterator[Margin]:
     ours = (max(pools(e), default=0), RDS)
-    for place in e.single:
+    for place in e.single if ours in e.single else ():
         if place != ours and place[1] in table1() and e.flops[place] <= e.flops[ours]:
             of = f"{method_title(place[1])} from {human(place[0])}"
             yield Margin(of, minus(e.single, ours, place))

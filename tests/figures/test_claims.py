@@ -251,3 +251,8 @@ def test_key_numbers_have_every_comparison():
     assert len(found) == len(table)
     assert set(found["origin"]) == {"published", "others"}
     assert (found["comparison"].str.contains("premise")).sum() == table["premise"].sum()
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_study_without_rds_so_far_has_run_nothing_of_a_claim(name):
+    assert judge(name, made_up({(LARGE, "random"): 1.0, (LARGE, "random_balanced"): 1.0})) == "not run"
