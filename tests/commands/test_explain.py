@@ -248,7 +248,6 @@ def test_why_a_sample_was_not_picked(selected):
     # What balanced random leaves out comes behind all else.
     last = explain(selected("balanced"), "4")
     assert "Its rank is 17." in last.why
-    assert none.turns["rank"].isna().all()
     assert "4" not in explain(selected("response"), "0").neighbours["id"].tolist()
     for name in ("random", "balanced", "top", "middle"):
         assert explain(selected(name), "0").neighbours is None
