@@ -50,7 +50,7 @@ def compute_command(
 
     study = Study.load(profile).whole()
     path = (out or folder_of(study.profile.name)) / records.NAME
-    if known := [each for each in [path, *(record or [])] if each in (record or []) or each.is_file()]:
+    if known := [*([path] if path.is_file() else []), *(record or [])]:
         look_up(study.store, known)
         if device.device_kind() != device.this_kind():
             raise UserError(
@@ -66,8 +66,7 @@ def compute_command(
             with helpers(["help-compute", "--profile", profile, "--until", str(until)], count - 1):
                 _compute(study, until)
     finally:
-        steps = [step for each in _wanted(study) for step in each]
-        there = records.those_there(study.store, [*study.data_steps, *steps])
+        there = records.those_there(study.store, [*study.data_steps, *_wanted(study)])
         if not there:
             raise UserError("nothing was computed in that time; give it more --minutes")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,10 +88,10 @@ def help_compute_command(
 
 
 def _compute(study: Study, until: float) -> None:
-    study.compute([step for steps in _wanted(study) for step in steps], until=until)
+    study.compute(_wanted(study), until=until)
 
 
-def _wanted(study: Study) -> list[list[Step]]:
+def _wanted(study: Study) -> list[Step]:
     """Of each run, in their order, what is measured of it, and then what else figures show.
 
     Before the first that selects by a method from a pool stand all its selections from there. They cost
@@ -108,4 +107,4 @@ def _wanted(study: Study) -> list[list[Step]]:
             picks.setdefault((each.arguments["method"], each.arguments["draw"]), []).append(each)
     draws = study.pipeline.draws
     of_runs = [[*picks.pop((run.method, draws[run.pool]), []), *study.steps_of(run)] for run in runs]
-    return [*of_runs, *picks.values()]
+    return [step for steps in [*of_runs, *picks.values()] for step in steps]

@@ -189,8 +189,8 @@ class Pipeline:
                 readers.setdefault(read.hash, set()).add(each.hash)
 
         def made(group: list[Step]) -> bool:
-            trained = any(read.transient and self.store.has_files(read) for read in group[0].inputs)
-            if until is not None and time.time() > until and not trained:
+            over = until is not None and time.time() > until
+            if over and not any(each.transient and self.store.has_files(each) for each in group[0].inputs):
                 return True
             if not self.store.try_make(group):
                 return False
