@@ -353,15 +353,20 @@ class Study:
     def by_worth(self) -> list[Run]:
         """All runs in the order in which they tell most.
 
-        A seed after another, so that each is a study by itself; of one the methods in the profile's order,
-        each from every pool, and then what else there is.
+        The methods in the profile's order, each from every pool, and then what else there is. A method is
+        run with the next seed together with the method after it, so that what is compared first soon has
+        all its seeds.
         """
         grid = self.experiment.grid
         methods = list(dict.fromkeys(name for named in grid.single_task.values() for name in named))
-        first = sorted(self.single_task_runs(), key=lambda run: methods.index(run.method))
+        first = dict.fromkeys(sorted(self.single_task_runs(), key=lambda run: methods.index(run.method)))
         others = dict.fromkeys([*first, *self.all_runs()])
         del others[self.untuned()]
-        return [self.untuned(), *sorted(others, key=lambda run: grid.seeds.index(run.seed))]
+
+        def worth(run: Run) -> int:
+            return (methods.index(run.method) if run in first else len(methods)) + grid.seeds.index(run.seed)
+
+        return [self.untuned(), *sorted(others, key=worth)]
 
     def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
