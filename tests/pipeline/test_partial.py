@@ -11,7 +11,8 @@ import yaml
 from rdslib import figures
 from rdslib.params import ROOT
 from rdslib.pipeline import records
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.store import Store
+from rdslib.pipeline.study import Run, Study
 from tests.command import rds
 
 pytestmark = pytest.mark.slow
@@ -78,6 +79,23 @@ def test_no_step_begins_after_the_time_is_over(profile, tmp_path):
     whole.compute(whole.data_steps)
     whole.compute([step for run in whole.by_worth() for step in whole.steps_of(run)], until=time.time() - 1)
     assert not (tmp_path / "home" / "artifacts" / "train").exists()
+
+
+def test_what_is_there_does_not_bring_forward_what_would_have_been_made_with_it(
+    profile, tmp_path, monkeypatch
+):
+    """A pass for RDS+ alone was made; the pass for its variants comes where the first of them is wanted."""
+    whole = Study.load(str(profile), tmp_path / "home").whole()
+    first = [Run(method, "all", 12, ("Sums",), 7) for method in ("rds", "rds_uniform")]
+    rds, uniform = map(whole.selection, first)
+    whole.compute([rds])
+    (later,) = [each for each in whole.missing([uniform]) if each.label == "lm features of the pool"]
+    turns = []
+    real = Store.try_make
+    monkeypatch.setattr(Store, "try_make", lambda store, steps: turns.append(steps) or real(store, steps))
+    between = whole.training(Run("random_balanced", "all", 12, (), 7))
+    whole.compute([rds, between, uniform], until=time.time() + 600)
+    assert turns.index([between]) < next(at for at, group in enumerate(turns) if later in group)
 
 
 def test_a_trained_model_is_scored_after_the_time_is_over(profile, tmp_path):
