@@ -79,11 +79,9 @@ def test_packaged_tasks_have_what_the_profile_asks(packaged):
             assert sample.messages[-1]["role"] == "assistant"
             assert sample.messages[-1]["content"].strip()
             assert sample.choices is None or sample.choices[sample.answer] == sample.messages[-1]["content"]
-    assert (
-        build_task(packaged.tasks["GSM8k"], packaged.archives, packaged.experiment.seed)
-        == packaged.data["GSM8k"]
-    )
-    few = packaged.tasks["GSM8k"].model_copy(update={"test": 1000})
+    gsm8k = packaged.tasks["GSM8k"]
+    assert build_task(gsm8k, packaged.archives, packaged.experiment.seed) == packaged.data["GSM8k"]
+    few = gsm8k.model_copy(update={"test": 1000})
     with pytest.raises(UserError, match="task 'GSM8k': 1000 test samples are asked for, but there are 8"):
         build_task(few, packaged.archives, packaged.experiment.seed)
 
