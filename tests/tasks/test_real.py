@@ -1,4 +1,4 @@
-"""The tasks themselves: those from packages, of the mini profile and more, and whole, by the paper's counts."""
+"""The tasks themselves: those from packages, of mini and more, and whole, by the paper's counts."""
 
 from __future__ import annotations
 
