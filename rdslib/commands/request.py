@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rdslib.data.inputs import in_full
 from rdslib.errors import UserError
+from rdslib.selection import SELECTORS
+from rdslib.selection.round_robin import ROUND_ROBIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAMED = inspect.Parameter.KEYWORD_ONLY
@@ -46,6 +48,14 @@ class SelectRequest(BaseModel):
     method: Annotated[
         str, typer.Option(help="How to choose: rds, less, embed_gtr, top_ppl, ifd, random_balanced, ...")
     ] = "rds"
+    selector: Annotated[
+        str, typer.Option(help=f"How queries pick by their scores: {', '.join(SELECTORS)}.")
+    ] = ROUND_ROBIN.name
+    max_similarity: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        typer.Option(min=0, max=1, help="Pass over what has a larger cosine with an earlier pick."),
+    ] = None
     format: Annotated[
         str | None,
         typer.Option(

@@ -37,7 +37,7 @@ from rdslib.data.reader import (
 from rdslib.data.streams import is_stream
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
-from rdslib.methods import get_extractor, get_scorer, load_plugins
+from rdslib.methods import check_selector, get_extractor, get_scorer, load_plugins
 from rdslib.methods.features import split_feature
 from rdslib.params import (
     NO_MODEL,
@@ -54,6 +54,7 @@ from rdslib.params import (
 from rdslib.pipeline.step import Step, step
 from rdslib.pipeline.steps import POOL
 from rdslib.pipeline.store import Store, Work
+from rdslib.selection import get_selector
 from rdslib.selection.quota import per_source
 from rdslib.tasks.base import QUERIES
 
@@ -304,6 +305,7 @@ class UserSelection:
                 f"{self.streams[0]}: is a stream, which is read once; give it to one option alone"
             )
 
+        check_selector(request.method, request.selector, request.max_similarity)
         if request.template == "model" and any(split_feature(each)[0] != "lm" for each in scorer.features):
             raise UserError(
                 f"--template model: --method {request.method} does not use it; leave it out, or take rds or "
@@ -369,6 +371,8 @@ class UserSelection:
             return "queries", 0
         if len(self.queries) > 1:
             return "tasks", len(self.queries)
+        if get_selector(self.request.selector).one_list(1):
+            return "queries", 0
         return "queries", sum(map(len, self.queries.values()))
 
     def asked(self, counts: Mapping[str, int], sources: Sequence[str]) -> Request:
@@ -392,7 +396,15 @@ class UserSelection:
         except ValueError as error:
             raise UserError(f"-k {request.k}: {error}; ask for fewer, or allow more of a source") from error
         targets = tuple(self.queries) if get_scorer(request.method).needs_queries else ()
-        return Request(request.method, k, targets, seed=request.seed, limits=self.limits)
+        return Request(
+            request.method,
+            k,
+            targets,
+            seed=request.seed,
+            limits=self.limits,
+            selector=request.selector,
+            max_similarity=request.max_similarity,
+        )
 
 
 def code_of(profile: str) -> list[str]:
