@@ -34,6 +34,7 @@ from rdslib.pipeline.executors import Executor
 from rdslib.pipeline.reuse import DIGEST, Part, Todo
 from rdslib.pipeline.step import step
 from rdslib.pipeline.store import Work
+from rdslib.seeds import generator
 from rdslib.selection import get_selector, quota, round_robin
 from rdslib.selection.apart import apart
 from rdslib.selection.base import Rows
@@ -286,6 +287,7 @@ def select(
     return {"samples": k, "never_offered": picked.refused}
 
 
+from rdslib.seeds import generator
 def choose(
     method: str,
     inputs: ScoringInputs,

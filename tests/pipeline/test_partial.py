@@ -64,6 +64,15 @@ def test_what_there_is_is_drawn_and_nothing_is_computed_for_it(profile, tmp_path
     assert not there.store.missing(step for name in figures.FIGURES for step in figures.steps(there, name))
 
 
+def test_what_is_compared_first_soon_has_all_its_seeds(profile, tmp_path):
+    runs = Study.load(str(profile), tmp_path).whole().by_worth()
+    order = list(
+        dict.fromkeys((run.method, run.seed) for run in runs if run.budget <= 12 or run.method == "rds")
+    )
+    assert order[1:] == [("random_balanced", 7), ("random_balanced", 8), ("rds", 7), ("rds", 8)]
+    assert {run.budget for run in runs[-2:]} == {24}
+
+
 def test_no_step_begins_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
     whole.compute(whole.data_steps)
