@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ def export_command(
         list[str] | None, typer.Option(help="For which task; repeated for a run for several.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="With which seed.")] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="By which selector, of a profile that has more than one.")
+    ] = None,
 ) -> None:
     """Write the model that one run of a profile was fine-tuned to, training it again if need be."""
     if os.path.lexists(out) or not out.parent.is_dir():
@@ -39,7 +42,8 @@ def export_command(
     from rdslib.pipeline.study import Study
 
     study = Study.load(profile)
-    wanted = {"method": method, "budget": budget, "pool": pool, "seed": seed, "targets": tuple(task or ())}
+    wanted: dict[str, Any] = {"method": method, "budget": budget, "pool": pool, "seed": seed}
+    wanted |= {"targets": tuple(task or ()), "selector": selector}
     asked = {name: value for name, value in wanted.items() if value not in (None, ())}
     runs = [run for run in study.all_runs() if asked.items() <= vars(run).items() and study.training(run)]
     run = _only(runs, profile)
@@ -63,5 +67,5 @@ def _only(runs: Sequence[Run], profile: str) -> Run:
         raise UserError(f"profile {profile}: has no such run; rds status --profile {profile} lists them")
     raise UserError(
         f"profile {profile}: {len(runs)} runs are meant: {found}{more}; "
-        "say which by --method, --budget, --pool, --task and --seed"
+        "say which by --method, --budget, --pool, --task, --seed and --selector"
     )

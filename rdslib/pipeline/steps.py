@@ -287,7 +287,16 @@ def select(
     return {"samples": k, "never_offered": picked.refused}
 
 
-from rdslib.seeds import generator
+@step(version=1)
+def quantile(work: Work, order: Path, part: int, parts: int, k: int, seed: int) -> dict[str, Any]:
+    """Draw `k` samples of the `part`-th of `parts` equal parts of a selection, and keep their order."""
+    picks = read_selection(order)
+    places = np.array_split(np.arange(len(picks)), parts)[part - 1]
+    drawn = generator(seed, "quantile", str(part)).choice(places, k, replace=False)
+    pq.write_table(picks.take(np.sort(drawn)), work.path / SELECTION)
+    return {"samples": k}
+
+
 def choose(
     method: str,
     inputs: ScoringInputs,
@@ -306,7 +315,7 @@ def choose(
     limit = quota.per_source(inputs.sources, k, **limits) if limits else None
     rows = rows_of(method, inputs)
     if max_similarity is not None:
-        assert rows is not None  # `pipeline.check_selector`
+        assert rows is not None  # see `check_selector`
         limit = apart(rows, max_similarity, limit)
     passed_over = int(scorer.skip * len(inputs.sources))
     return round_robin.choose(rankers, k, passed_over, limit, get_selector(selector), rows)

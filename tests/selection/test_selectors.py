@@ -123,8 +123,7 @@ def test_one_task_by_one_list_equals_the_definition(selector, case, size, held, 
     order, shown = naive_order(selector, scores, vectors.astype(np.float64))
     allowed = np.ones(scores.shape[1], dtype=bool)
     if limits:
-        most, balance = limits
-        limits = (most, False)  # balanced quotas are of what is offered, as in test_selection
+        limits = (limits[0], False)  # balanced quotas are of what is offered, as in test_selection
     taken = []
     for d in order:
         full = limits and limits[0] and sum(sources[each] == sources[d] for each in taken) >= limits[0]
