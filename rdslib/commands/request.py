@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rdslib.commands.task_queries import of_tasks
 from rdslib.data.inputs import in_full
 from rdslib.errors import UserError
 from rdslib.selection import SELECTORS
@@ -36,7 +37,11 @@ class SelectRequest(BaseModel):
     ]
     k: Annotated[str, typer.Option("-k", help="How many samples to choose, or which percent: 1000, 5%.")]
     queries: Annotated[
-        str | None, typer.Option(help="Samples, or prompts alone, of what the model should do.")
+        str | None,
+        typer.Option(
+            help="Samples, or prompts alone, of what the model should do; or a task's, as in "
+            "task:gsm8k,task:mmlu."
+        ),
     ] = None
     model: Annotated[
         str | None,
@@ -118,7 +123,11 @@ class SelectRequest(BaseModel):
             reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
             raise UserError(f"{name}={first['input']!r}: {reason}") from error
         names = {name: getattr(given, name) for name in ("pool", "queries", "model", "profile")}
-        paths = {name: in_full(value) for name, value in names.items() if value}
+        paths = {
+            name: in_full(value)
+            for name, value in names.items()
+            if value and not (name == "queries" and of_tasks(value))
+        }
         return given.model_copy(update={**paths, "exclude": [in_full(each) for each in given.exclude or ()]})
 
 

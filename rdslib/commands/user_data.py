@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from rdslib.commands.outputs import KINDS, not_data
 from rdslib.commands.request import SelectRequest
+from rdslib.commands.task_queries import TaskQueries, of_tasks
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.download import home, hub_commit
@@ -249,11 +250,11 @@ def user_queries(work: Work, digest: str, samples: Sequence[Sample]) -> dict[str
     return {"queries": len(samples)}
 
 
-def _read_queries(given: UserData, method: str) -> dict[str, list[Row]]:
+def _read_queries(given: Iterable[Row | Rejected], method: str) -> dict[str, list[Row]]:
     """The queries of each task, in the order in which tasks come."""
     queries: dict[str, list[Row]] = {}
     needs_response = get_scorer(method).needs_response
-    for row in given.rows(queries=True):
+    for row in given:
         assert isinstance(row, Row)  # a bad one is an error
         if needs_response and row.messages[-1]["role"] != "assistant":
             raise UserError(
@@ -295,7 +296,8 @@ class UserSelection:
         if any(get_extractor(each).uses_model for each in scorer.features):
             _check_model(settings.model, request.method)
 
-        names = {"pool": request.pool, "queries": request.queries}
+        tasks = "queries" not in (tables or ()) and of_tasks(request.queries)
+        names = {"pool": request.pool, "queries": None if tasks else request.queries}
         names |= {f"exclude_{i}": name for i, name in enumerate(request.exclude or ())}
         self.streams = [
             name for part, name in names.items() if name and part not in (tables or ()) and is_stream(name)
@@ -324,9 +326,13 @@ class UserSelection:
                 )
         self.queries: dict[str, list[Row]] = {}
         read = [self.pool, *self.tests]
-        if request.queries is not None:
+        notes: list[str] = []
+        if request.queries is not None and tasks:
+            asked = TaskQueries(request.queries, request.profile)
+            self.queries, notes = _read_queries(asked.rows(), request.method), asked.notes
+        elif request.queries is not None:
             read.append(data("queries", request.queries))
-            self.queries = _read_queries(read[-1], request.method)
+            self.queries = _read_queries(read[-1].rows(queries=True), request.method)
         # The files that are read, and the model, which may be a name.
         self.inputs = [path for each in read for path in each.files] + plugins
         if settings.model.path:
@@ -350,7 +356,7 @@ class UserSelection:
             Store(home() / "artifacts"),
             executor(request.engine, plugins),
         )
-        for note in (note for each in read for note in each.notes):
+        for note in [*notes, *(note for each in read for note in each.notes)]:
             self.store.progress.note(note)
 
     @property
