@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rdslib.commands.outputs import check_new
 from rdslib.commands.run import ProfileOption
 from rdslib.errors import UserError
 
@@ -35,8 +35,7 @@ def export_command(
     ] = None,
 ) -> None:
     """Write the model that one run of a profile was fine-tuned to, training it again if need be."""
-    if os.path.lexists(out) or not out.parent.is_dir():
-        raise UserError(f"--out {out}: is there already, or has no folder to be in; name a new folder")
+    check_new(out)
     from rdslib.models.train import merge
     from rdslib.pipeline.steps import model_folder
     from rdslib.pipeline.study import Study

@@ -326,6 +326,7 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
     selection = UserSelection(request)
     check_apart((out, left_out_of(out), record_of(out)), selection.inputs)
     from rdslib.models.device import CHOICE  # loads torch, which what is refused has no need of
+    from rdslib.pipeline import costs
 
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
@@ -336,6 +337,7 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
         "selection": selection.pipeline.selection(asked).hash,
         "counts": counts,
         "streams": selection.streams,
+        "flops": costs.measured(selection.pipeline, asked),
         "version": __version__,
         "device": os.environ.get(CHOICE),
     }

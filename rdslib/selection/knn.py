@@ -8,7 +8,8 @@ the same for all queries: it goes on for as long as
     alpha / C * (what transporting the mass that far costs, over all queries) < (1 - alpha) * M
 
 with distances 1 - score, alpha = 0.01 and C = 5 (those of arXiv 2602.14696, which runs both selectors beside
-round-robin), and not beyond its `NEAREST` nearest, a tenth of the pool, or `PAIRS` over all queries. The
+round-robin), and not beyond its `NEAREST` nearest, a tenth of the pool, or `PAIRS` over all queries (with
+KNN-KDE `DENSE_PAIRS`, since each of these samples is compared with each). The
 density of a sample is the sum over all nearest samples of any query, itself among them, of
 
     max(0, 1 - D^2 / sigma^2),   D^2 = 2 (1 - cosine),   sigma = 0.75
@@ -20,8 +21,7 @@ after all others, by the largest score of any query. All queries stop together w
 within these bounds; TSDS lays what is left on the last sample of a query. Densities are exact, where TSDS
 searches approximately and adds up 1,000 neighbours at most.
 
-Memory: the nearest samples of all queries and, with KNN-KDE, their vectors; the pool is gone through twice,
-and densities take a time that grows with the square of the number of nearest samples.
+Memory: the nearest samples of all queries and, with KNN-KDE, their vectors; the pool is gone through twice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 from rdslib.selection.base import Lists, Rows, Selector, highest
 from rdslib.selection.topk import Ranked, Ranker
 
-NEAREST, SHARE, PAIRS = 5_000, 10, 2**17
+NEAREST, SHARE, PAIRS, DENSE_PAIRS = 5_000, 10, 2**22, 2**16
 ALPHA, C, SIGMA = 0.01, 5.0, 0.75
 # Vectors that are compared at a time.
 TILE = 4096
@@ -62,13 +62,16 @@ def densities(vectors: np.ndarray) -> np.ndarray:
     """How dense vectors lie around each of them: float64 [samples], 1 for one that is alone."""
     found = np.zeros(len(vectors))
     tiles = [slice(at, at + TILE) for at in range(0, len(vectors), TILE)]
-    for here in tiles:
-        ours = unit(vectors[here])
-        for there in tiles:
-            squared = 2 - 2 * ours @ unit(vectors[there]).T
-            found[here] += np.maximum(0.0, 1 - squared / SIGMA**2).sum(axis=1)
+    for number, here in enumerate(tiles):
+        ours = unit(vectors[here]).astype(np.float32)
+        for there in tiles[number:]:
+            squared = 2 - 2 * ours @ unit(vectors[there]).astype(np.float32).T
+            kernel = np.maximum(0, 1 - squared / SIGMA**2)
+            found[here] += kernel.sum(axis=1, dtype=np.float64)
+            if there != here:
+                found[there] += kernel.sum(axis=0, dtype=np.float64)
     # Products of equal vectors differ in their last digits, which are to decide nothing.
-    return found.round(6)
+    return found.round(4)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -99,11 +102,11 @@ class _ByMass:
         return Ranked(np.where(self.places[at] == ranked.positions, self.mass[at], 0.0), ranked.positions)
 
 
-def _nearest(ranker: Ranker) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(ranker: Ranker, pairs: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores (float64) and positions of each query's nearest samples: [queries, nearest] both."""
     ranking = ranker(NEAREST, None, None)
     lists = found = ranking.lists()
-    depth = max(1, min(NEAREST, ranking.samples // SHARE, PAIRS // max(1, len(lists))))
+    depth = max(1, min(NEAREST, ranking.samples // SHARE, pairs // max(1, len(lists))))
     reached = ranking.depth
     # A ranker that holds less is asked again.
     while reached < depth and any(each.scores.size == ranking.depth for each in found):
@@ -124,7 +127,7 @@ def _joined(first: Ranked, then: Ranked) -> Ranked:
 
 
 def _lists(ranker: Ranker, rows: Rows | None) -> Lists:
-    scores, positions = _nearest(ranker)
+    scores, positions = _nearest(ranker, PAIRS if rows is None else DENSE_PAIRS)
     if not scores.size:  # nothing is offered
         return Lists(ranker, highest)
     if not np.abs(scores).max() < 2**50:

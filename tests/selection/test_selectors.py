@@ -32,11 +32,12 @@ def naive_mean(scores, vectors):
 def naive_knn(scores, vectors):
     """Mass goes to one sample after another, a step at a time, for as long as the rule allows."""
     queries, n = scores.shape
+    pairs = knn.PAIRS if vectors is None else knn.DENSE_PAIRS
     near = [sorted(np.flatnonzero(row > -np.inf).tolist(), key=lambda d: (-row[d], d)) for row in scores]
     near = [row for row in near if row]
     if not near:
         return [None] * n
-    depth = min([max(1, min(knn.NEAREST, n // knn.SHARE, knn.PAIRS // queries)), *map(len, near)])
+    depth = min([max(1, min(knn.NEAREST, n // knn.SHARE, pairs // queries)), *map(len, near)])
     near = [row[:depth] for row in near]
     rows = [row for row in scores if (row > -np.inf).any()]
     some = sorted({d for row in near for d in row})
@@ -45,7 +46,7 @@ def naive_knn(scores, vectors):
         ours = [vectors[d] / max(np.linalg.norm(vectors[d]), 1e-300) for d in some]
         for d, a in zip(some, ours, strict=True):
             density = sum(max(0.0, 1 - (2 - 2 * float(a @ b)) / knn.SIGMA**2) for b in ours)
-            weight[d] = 1 / round(density, 6)
+            weight[d] = 1 / round(density, 4)
     far = min(sum(weight[d] for d in row) for row in near)
     stops = sorted(sum(weight[d] for d in row[: at + 1]) for row in near for at in range(depth - 1))
     for stop in stops:
@@ -97,7 +98,7 @@ def naive_order(selector, scores, vectors):
 @pytest.fixture(autouse=True)
 def _small_pools(monkeypatch):
     """A rule that ends within pools of a few samples, whose scores are from 0 to 1."""
-    for name, value in {"SHARE": 2, "ALPHA": 0.9, "C": 2.0}.items():
+    for name, value in {"SHARE": 2, "ALPHA": 0.9, "C": 2.0, "DENSE_PAIRS": 40, "TILE": 5}.items():
         monkeypatch.setattr(knn, name, value)
 
 
