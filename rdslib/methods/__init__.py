@@ -98,7 +98,7 @@ def check_selector(method: str, selector: str, max_similarity: float | None) -> 
             f"selector {selector}: is for methods with queries, and {method} looks at none; leave it out"
         )
     if scorer.vector is None and (chosen.vectors or max_similarity is not None):
-        what = "similarity" if max_similarity is not None else f"selector {selector}"
+        what = "--max-similarity" if max_similarity is not None else f"selector {selector}"
         raise UserError(
             f"{what}: is of vectors, and {method} compares none; leave it out, or take a method that does, "
             "such as rds"
