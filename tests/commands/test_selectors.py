@@ -84,7 +84,7 @@ def test_no_pick_is_too_like_an_earlier_one(ask, tmp_path):  # noqa: F811
     [
         ({"selector": "min"}, "unknown selector 'min'; selectors: round_robin, max, mean, knn_uniform"),
         ({"selector": "max", "method": "random"}, "selector max: is for methods with queries, and random"),
-        ({"max_similarity": 0.9, "method": "top_ppl"}, "--max-similarity: is of vectors, and top_ppl compares"),
+        ({"max_similarity": 0.9, "method": "top_ppl"}, "--max-similarity: is of vectors, and top_ppl"),
         ({"max_similarity": 2}, "max_similarity=2: input should be less than or equal to 1"),
     ],
 )
