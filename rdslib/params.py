@@ -301,7 +301,7 @@ class Grid(Strict):
     single_task: dict[str, tuple[str, ...]]
     single_task_budget: int = Field(gt=0)
     # The same by other selectors than round-robin, of the methods that look at queries.
-    selectors: tuple[str, ...] = ()
+    selectors: tuple[str, ...] | None = None
     # Table 6: what RDS+ pools over, one selection a task, from this pool.
     ablation_methods: tuple[str, ...] = ()
     ablation_pool: str = "all"

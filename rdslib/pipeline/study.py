@@ -192,7 +192,7 @@ class Study:
         grid = self.experiment.grid
         return [
             run
-            for selector in grid.selectors
+            for selector in grid.selectors or ()
             for pool_name, methods in grid.single_task.items()
             for method in methods
             if get_scorer(method).needs_queries

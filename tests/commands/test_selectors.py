@@ -106,7 +106,7 @@ def test_what_was_selected_before_there_were_selectors_keeps_its_key(tmp_path):
 
 def test_a_study_may_have_other_selectors(tmp_path):
     profile = load_profile("tiny")
-    assert "selectors" not in profile.model_dump()["experiment"]["grid"]
+    assert "selectors" not in profile.model_dump(mode="json")["experiment"]["grid"]
     grid = profile.experiment.grid.model_copy(update={"selectors": ("max", "knn_kde")})
     experiment = profile.experiment.model_copy(update={"grid": grid})
     plain, study = (
