@@ -1,4 +1,4 @@
-"""KNN-uniform and KNN-KDE: each query spreads a mass of 1 over its nearest samples (TSDS, arXiv 2410.11303).
+"""KNN-uniform and KNN-KDE: each query spreads its mass over its nearest samples (TSDS, arXiv 2410.11303).
 
 The two are closed forms of an optimal transport from queries to samples. Each of M queries has the mass 1/M.
 With *KNN-uniform* it gives the same to each of its K nearest samples; with *KNN-KDE* a sample takes less the
@@ -8,9 +8,10 @@ the same for all queries: it goes on for as long as
     alpha / C * (what transporting the mass that far costs, over all queries) < (1 - alpha) * M
 
 with distances 1 - score, alpha = 0.01 and C = 5 (those of arXiv 2602.14696, which runs both selectors beside
-round-robin), and not beyond its `NEAREST` nearest, a tenth of the pool, or `PAIRS` over all queries (with
-KNN-KDE `DENSE_PAIRS`, since each of these samples is compared with each). The
-density of a sample is the sum over all nearest samples of any query, itself among them, of
+round-robin), and not beyond the `NEAREST` nearest, a tenth of the pool (as in TSDS's code), or `PAIRS` over all
+queries. With KNN-KDE that is `DENSE_PAIRS`, since each of these samples is compared with each: it goes less far
+with more than 13 queries. The density of a sample is the sum over all nearest samples of any query, itself
+among them, of
 
     max(0, 1 - D^2 / sigma^2),   D^2 = 2 (1 - cosine),   sigma = 0.75
 
@@ -70,8 +71,9 @@ def densities(vectors: np.ndarray) -> np.ndarray:
             found[here] += kernel.sum(axis=1, dtype=np.float64)
             if there != here:
                 found[there] += kernel.sum(axis=0, dtype=np.float64)
-    # Products of equal vectors differ in their last digits, which are to decide nothing.
-    return found.round(4)
+    # Products of equal vectors differ in their last digits, which are to decide nothing. A vector that is all
+    # zero is near none, not even itself.
+    return np.maximum(found, 1).round(4)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
