@@ -8,10 +8,10 @@ the same for all queries: it goes on for as long as
     alpha / C * (what transporting the mass that far costs, over all queries) < (1 - alpha) * M
 
 with distances 1 - score, alpha = 0.01 and C = 5 (those of arXiv 2602.14696, which runs both selectors beside
-round-robin), and not beyond the `NEAREST` nearest, a tenth of the pool (as in TSDS's code), or `PAIRS` over all
-queries. With KNN-KDE that is `DENSE_PAIRS`, since each of these samples is compared with each: it goes less far
-with more than 13 queries. The density of a sample is the sum over all nearest samples of any query, itself
-among them, of
+round-robin), and not beyond the `NEAREST` nearest, a tenth of the pool (as in TSDS's code), or `PAIRS` over
+all queries. With KNN-KDE that is `DENSE_PAIRS`, since each of these samples is compared with each: it goes
+less far with more than 13 queries. The density of a sample is the sum over all nearest samples of any query,
+itself among them, of
 
     max(0, 1 - D^2 / sigma^2),   D^2 = 2 (1 - cosine),   sigma = 0.75
 
