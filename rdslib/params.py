@@ -296,10 +296,12 @@ class Quantiles(Strict):
 class Grid(Strict):
     """Which runs the study is made of."""
 
-    unset = ("table_methods", "table_budget", "quantiles")
+    unset = ("table_methods", "table_budget", "quantiles", "selectors")
     # Figure 1 and Table 1: one selection a task, from each pool, by the methods named for it.
     single_task: dict[str, tuple[str, ...]]
     single_task_budget: int = Field(gt=0)
+    # The same by other selectors than round-robin, of the methods that look at queries.
+    selectors: tuple[str, ...] | None = None
     # Table 6: what RDS+ pools over, one selection a task, from this pool.
     ablation_methods: tuple[str, ...] = ()
     ablation_pool: str = "all"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import typer
 from rich.console import RenderableType
 
-from rdslib.commands.select import counts_of, reopen, scores_at
+from rdslib.commands.select import columns_at, counts_of, reopen
 from rdslib.commands.text import MARGIN, line, show, table
 from rdslib.commands.user_data import LEFT_OUT, RECORDS
 from rdslib.data.chat import WIDTH, shortened
@@ -24,7 +24,8 @@ from rdslib.data.reader import Rejected, Row
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
 from rdslib.methods.base import TILE
-from rdslib.selection.topk import Block, Ranking
+from rdslib.selection import get_selector
+from rdslib.selection.topk import Block, Ranked, Ranking
 
 # Neighbours of a sample; and of more lists or queries of a task, those that are shown.
 NEIGHBOURS, SHOWN = 5, 10
@@ -54,8 +55,8 @@ def explain_command(
 class Explanation:
     """What a selection made of a row of its pool.
 
-    Lists take turns in picking: a list is a query of the one task, or one of several tasks with its best
-    query for the sample, or what a method without queries goes by.
+    Lists take turns in picking: a list is a query of the one task, or with several tasks, or another selector
+    than round-robin, a task with its best query for the sample, or what a method without queries goes by.
 
     Attributes:
         where: Its place in the input.
@@ -68,7 +69,8 @@ class Explanation:
         turns: A row for each list: task, query (its number in the input) and text say which; score and rank
             (from 1; NA: never offered) are the sample's there, of the whole pool; picks, how many the list
             has made; last_score and last_rank, of the last of these.
-        queries: The same of each query of several tasks, up to the rank.
+        by: What the list of a task goes by, where tasks have one each.
+        queries: The same of each query of tasks that have one list each, up to the rank.
         neighbours: The nearest in the pool: cosine, id, source, picked (the rank, or NA) and text; None where
             a method looks at no vectors.
     """
@@ -83,6 +85,7 @@ class Explanation:
     score: float | None = None
     reach: int | None = None
     turns: pd.DataFrame = field(default_factory=pd.DataFrame)
+    by: str = ""
     queries: pd.DataFrame = field(default_factory=pd.DataFrame)
     neighbours: pd.DataFrame | None = None
 
@@ -97,8 +100,8 @@ class _Opened:
         self.picks = self.pipeline.picks(self.asked).to_pandas()
         self.pool = self.pipeline.pool_file()
         self.scorer = get_scorer(self.asked.method)
-        # Whether it is tasks that take turns, each by its best query.
-        self.several = len(self.asked.targets) > 1
+        # Whether it is tasks that pick, each by one list of all of its queries.
+        self.by_task = self.asked.by_task
 
 
 def explain(selection: Path | str, sample: str, profile: str | None = None) -> Explanation:
@@ -116,7 +119,7 @@ def explain(selection: Path | str, sample: str, profile: str | None = None) -> E
         UserError: As of `reopen`, or there is no such sample.
     """
     opened = _Opened(Path(selection), profile)
-    picks, several = opened.picks, opened.several
+    picks, by_task = opened.picks, opened.by_task
     position = pc.index(opened.pool.ids, sample).as_py()
     if position < 0 and (given := _RANK.fullmatch(sample)):
         if int(given[1]) >= len(picks):
@@ -125,7 +128,7 @@ def explain(selection: Path | str, sample: str, profile: str | None = None) -> E
     if position < 0:
         return _left_out(opened, sample)
     tables = [_lists(opened, target, position) for target in opened.asked.targets or (None,)]
-    turns = pd.concat([table.tail(1) if several else table for table in tables], ignore_index=True)
+    turns = pd.concat([table.tail(1) if by_task else table for table in tables], ignore_index=True)
     last = _list_of(opened, picks["picked_by"].iloc[-1])
     reach = int(turns["last_rank"].iloc[last])
     # Lists that come after the one that picked last have offered one sample less.
@@ -135,7 +138,7 @@ def explain(selection: Path | str, sample: str, profile: str | None = None) -> E
     if ranks.size:
         rank, score = int(ranks[0]), float(picks["score"].iloc[ranks[0]])
         row = turns.iloc[_list_of(opened, picks["picked_by"].iloc[rank])]
-        least = ", the least of the tasks that offered it" if several else ""
+        least = ", the least of the tasks that offered it" if len(opened.asked.targets) > 1 else ""
         why = (
             f"Pick #{rank} of {opened.asked.method}. Picked by {_name(opened, row)}, which has it at rank "
             f"{row['rank']:,}. Its score is {score:.4f}{least}."
@@ -157,7 +160,8 @@ def explain(selection: Path | str, sample: str, profile: str | None = None) -> E
         reach,
         # What a method without queries goes by may be of some of the pool alone, such as a source.
         turns if opened.asked.targets else turns[turns["rank"].notna()],
-        pd.concat([table[_QUERY].iloc[:-1] if several else table[_QUERY].head(0) for table in tables]),
+        get_selector(opened.asked.selector).by if by_task else "",
+        pd.concat([table[_QUERY].iloc[:-1] if by_task else table[_QUERY].head(0) for table in tables]),
         _neighbours(opened, position),
     )
 
@@ -185,27 +189,30 @@ def ranks_of(blocks: Iterable[Block], scores: np.ndarray, places: np.ndarray) ->
 def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
     """The columns `_TURN` of each query of a task, or list of a method without queries.
 
-    Of several tasks, the last row is what the task goes by: the best query for each sample.
+    Where tasks pick by one list each, the last row is that list.
     """
+    inputs = opened.pipeline.scoring_inputs(opened.asked, target)
+    one = opened.pipeline.lists(opened.asked, target) if target and opened.by_task else None
 
-    def with_best(scores: np.ndarray) -> np.ndarray:
-        return np.vstack([scores, scores.max(axis=0)]) if opened.several else scores
+    def blocks() -> Iterator[Block]:
+        for start, block in opened.scorer.blocks(inputs):
+            reduce = one and one.reduce
+            yield start, np.vstack([block, reduce(start, block)]) if reduce else block
 
-    picks = opened.picks[opened.picks["picked_by"] == target] if opened.several else opened.picks
-    lists = picks["picked_by"].map(lambda each: -1 if opened.several else _list_of(opened, each))
+    picks = opened.picks[opened.picks["picked_by"] == target] if one else opened.picks
+    lists = picks["picked_by"].map(lambda each: -1 if one else _list_of(opened, each))
     lasts = picks["position"].groupby(lists).last()
-    found = with_best(scores_at(opened.selection, opened.asked, target, [position, *lasts]))
+    found = columns_at(blocks(), [position, *lasts])
     # The sample's score in each list, and that of the list's last pick.
     scores, places = np.full((len(found), 2), np.nan), np.full((len(found), 2), position)
     scores[:, 0] = found[:, 0]
     scores[lasts.index, 1], places[lasts.index, 1] = found[lasts.index, range(1, found.shape[1])], lasts
-    inputs = opened.pipeline.scoring_inputs(opened.asked, target)
-    blocks = ((start, with_best(block)) for start, block in opened.scorer.blocks(inputs))
-    ranks = pd.DataFrame(ranks_of(blocks, scores, places), dtype="Int64").replace(0, pd.NA)
+    ranks = pd.DataFrame(ranks_of(blocks(), scores, places), dtype="Int64").replace(0, pd.NA)
     names = [(number, "") for number in range(len(scores))]
     if target is not None:
         names = [(row.number, shortened(row.messages)) for row in opened.selection.queries[target]]
-    if opened.several:
+    if one:
+        scores[-1] = one.shown(Ranked(scores[-1], places[-1])).scores
         names.append(names[int(scores[:-1, 0].argmax())])
     made = np.bincount(lists % len(scores), minlength=len(scores))
     table = pd.DataFrame(names, columns=["query", "text"]).assign(task=target or "", picks=made)
@@ -215,12 +222,12 @@ def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
 
 def _list_of(opened: _Opened, picked_by: str) -> int:
     """Which of the lists that take turns a pick is of; a window names none, and has one."""
-    return opened.asked.targets.index(picked_by) if opened.several else int(picked_by or 0)
+    return opened.asked.targets.index(picked_by) if opened.by_task else int(picked_by or 0)
 
 
 def _name(opened: _Opened, turn: pd.Series) -> str:
     """A list, in words."""
-    if opened.several:
+    if opened.by_task:
         return f"the task {turn['task']} (for query {turn['query']})"
     return f"query {turn['query']} of the task {turn['task']}" if opened.asked.targets else "the method"
 
@@ -234,7 +241,9 @@ def _why_not(opened: _Opened, turns: pd.DataFrame, offered: np.ndarray) -> str:
         return f"Its rank is {best['rank']:,}, and the method passes over the best {passed_over:,}."
     if offered.any():
         by = _name(opened, turns[offered].iloc[0])
-        return f"Offered by {by}, but its source had as many picks by then as it may."
+        source = "its source had as many picks by then as it may" if opened.asked.limits else ""
+        like = "it is too like an earlier pick" if opened.asked.max_similarity is not None else ""
+        return f"Offered by {by}, but {' or '.join(filter(None, (source, like)))}."
     if not opened.asked.targets:
         return f"Its rank is {best['rank']:,}."
     return f"Its best rank is {best['rank']:,}, by {_name(opened, best)}."
@@ -320,7 +329,7 @@ def shown(explanation: Explanation) -> list[RenderableType]:
     parts += [*(line(each, MARGIN) for each in e.text.splitlines()), ""]
     if e.reach is None:
         return [*parts, line(f"Left out as {e.state}: {e.why}")]
-    by = "for each task by its best query" if len(e.queries) else "for each query"
+    by = f"for each task by {e.by}" if e.by else "for each query"
     by = by if e.turns["task"].any() else "for the method"
     last = "; how many picks the list made, and score and rank of the last of them"
     parts += [line(e.why), *_listing(e.turns, f"Score and rank in the pool {by}{last}")]

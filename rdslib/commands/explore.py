@@ -39,7 +39,16 @@ def explore(selection: Path | str, profile: str | None = None) -> Explorer:
         )
     methods = [method for method in SCORERS if method == asked.method or _is_there(opened, method)]
     pools = {method: [ALL] for method in methods}
-    return Explorer(opened.pipeline, pools, asked.method, asked.k, asked.seed, asked.limits)
+    return Explorer(
+        opened.pipeline,
+        pools,
+        asked.method,
+        asked.k,
+        asked.seed,
+        asked.limits,
+        asked.selector,
+        asked.max_similarity,
+    )
 
 
 def _is_there(opened: UserSelection, method: str) -> bool:

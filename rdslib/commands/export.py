@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rdslib.commands.outputs import check_new
 from rdslib.commands.run import ProfileOption
 from rdslib.errors import UserError
 
@@ -30,16 +30,19 @@ def export_command(
         list[str] | None, typer.Option(help="For which task; repeated for a run for several.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="With which seed.")] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="By which selector, of a profile that has more than one.")
+    ] = None,
 ) -> None:
     """Write the model that one run of a profile was fine-tuned to, training it again if need be."""
-    if os.path.lexists(out) or not out.parent.is_dir():
-        raise UserError(f"--out {out}: is there already, or has no folder to be in; name a new folder")
+    check_new(out)
     from rdslib.models.train import merge
     from rdslib.pipeline.steps import model_folder
     from rdslib.pipeline.study import Study
 
     study = Study.load(profile)
-    wanted = {"method": method, "budget": budget, "pool": pool, "seed": seed, "targets": tuple(task or ())}
+    wanted: dict[str, Any] = {"method": method, "budget": budget, "pool": pool, "seed": seed}
+    wanted |= {"targets": tuple(task or ()), "selector": selector}
     asked = {name: value for name, value in wanted.items() if value not in (None, ())}
     runs = [run for run in study.all_runs() if asked.items() <= vars(run).items() and study.training(run)]
     run = _only(runs, profile)
@@ -63,5 +66,5 @@ def _only(runs: Sequence[Run], profile: str) -> Run:
         raise UserError(f"profile {profile}: has no such run; rds status --profile {profile} lists them")
     raise UserError(
         f"profile {profile}: {len(runs)} runs are meant: {found}{more}; "
-        "say which by --method, --budget, --pool, --task and --seed"
+        "say which by --method, --budget, --pool, --task, --seed and --selector"
     )

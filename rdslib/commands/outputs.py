@@ -72,6 +72,12 @@ def check_output(out: Path) -> None:
         raise UserError(f"{out.parent}: you have no right to write there; choose another --out")
 
 
+def check_new(out: Path) -> None:
+    """Raise UserError unless `out` is the name of a folder that can be made."""
+    if os.path.lexists(out) or not out.parent.is_dir():
+        raise UserError(f"--out {out}: is there already, or has no folder to be in; name a new folder")
+
+
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | str], option: str = "--out") -> None:
     """Raise UserError if an output is a file that is read, by whatever name, or in a folder that is.
 

@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rdslib.commands.task_queries import of_tasks
 from rdslib.data.inputs import in_full
 from rdslib.errors import UserError
+from rdslib.selection import SELECTORS
+from rdslib.selection.round_robin import ROUND_ROBIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAMED = inspect.Parameter.KEYWORD_ONLY
@@ -34,7 +37,11 @@ class SelectRequest(BaseModel):
     ]
     k: Annotated[str, typer.Option("-k", help="How many samples to choose, or which percent: 1000, 5%.")]
     queries: Annotated[
-        str | None, typer.Option(help="Samples, or prompts alone, of what the model should do.")
+        str | None,
+        typer.Option(
+            help="Samples, or prompts alone, of what the model should do; or a task's, as in "
+            "task:gsm8k,task:mmlu."
+        ),
     ] = None
     model: Annotated[
         str | None,
@@ -46,6 +53,14 @@ class SelectRequest(BaseModel):
     method: Annotated[
         str, typer.Option(help="How to choose: rds, less, embed_gtr, top_ppl, ifd, random_balanced, ...")
     ] = "rds"
+    selector: Annotated[
+        str, typer.Option(help=f"How queries pick by their scores: {', '.join(SELECTORS)}.")
+    ] = ROUND_ROBIN.name
+    max_similarity: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        typer.Option(min=0, max=1, help="Pass over what has a larger cosine with an earlier pick."),
+    ] = None
     format: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +123,11 @@ class SelectRequest(BaseModel):
             reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
             raise UserError(f"{name}={first['input']!r}: {reason}") from error
         names = {name: getattr(given, name) for name in ("pool", "queries", "model", "profile")}
-        paths = {name: in_full(value) for name, value in names.items() if value}
+        paths = {
+            name: in_full(value)
+            for name, value in names.items()
+            if value and not (name == "queries" and of_tasks(value))
+        }
         return given.model_copy(update={**paths, "exclude": [in_full(each) for each in given.exclude or ()]})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
@@ -32,6 +32,7 @@ from rdslib.data.pool import rows_at
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
 from rdslib.pipeline.step import in_order
+from rdslib.selection.topk import Block
 
 if TYPE_CHECKING:
     from rdslib.data.reader import Table
@@ -246,9 +247,15 @@ def scores_at(
     selection: UserSelection, asked: Request, task: str | None, positions: Sequence[int]
 ) -> np.ndarray:
     """Scores of some samples for a task's queries, as the method gives them: [queries, positions]."""
+    blocks = get_scorer(asked.method).blocks(selection.pipeline.scoring_inputs(asked, task))
+    return columns_at(blocks, positions)
+
+
+def columns_at(blocks: Iterable[Block], positions: Sequence[int]) -> np.ndarray:
+    """Of score blocks the columns of some samples: [rows, positions]."""
     wanted = np.asarray(positions, dtype=np.int64)
     columns: dict[int, np.ndarray] = {}
-    for start, block in get_scorer(asked.method).blocks(selection.pipeline.scoring_inputs(asked, task)):
+    for start, block in blocks:
         inside = wanted[(wanted >= start) & (wanted < start + block.shape[1])]
         columns |= dict(zip(inside.tolist(), np.asarray(block)[:, inside - start].T, strict=True))
     return np.stack([columns[position] for position in wanted.tolist()], axis=1)
@@ -292,11 +299,10 @@ def _queries_of(
 ) -> dict[int, tuple[str, int]]:
     """By rank, the task and the number of the query that a sample was picked for; none without queries."""
     found: dict[int, tuple[str, int]] = {}
-    several = len(asked.targets) > 1
     for task in asked.targets:
-        ranks = [rank for rank, pick in enumerate(picks) if not several or pick["picked_by"] == task]
-        if several and ranks:
-            # A task picks by its best query, which is not kept.
+        ranks = [rank for rank, pick in enumerate(picks) if not asked.by_task or pick["picked_by"] == task]
+        if asked.by_task and ranks:
+            # A task's list is of all of its queries: the best for the sample stands for them.
             queries = scores_at(selection, asked, task, [picks[rank]["position"] for rank in ranks]).argmax(0)
         else:
             queries = np.array([picks[rank]["picked_by"] for rank in ranks], dtype=np.int64)
@@ -320,6 +326,7 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
     selection = UserSelection(request)
     check_apart((out, left_out_of(out), record_of(out)), selection.inputs)
     from rdslib.models.device import CHOICE  # loads torch, which what is refused has no need of
+    from rdslib.pipeline import costs
 
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
@@ -330,6 +337,7 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
         "selection": selection.pipeline.selection(asked).hash,
         "counts": counts,
         "streams": selection.streams,
+        "flops": costs.measured(selection.pipeline, asked),
         "version": __version__,
         "device": os.environ.get(CHOICE),
     }

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from rdslib.commands.outputs import KINDS, not_data
 from rdslib.commands.request import SelectRequest
+from rdslib.commands.task_queries import TaskQueries, of_tasks
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.download import home, hub_commit
@@ -37,7 +38,7 @@ from rdslib.data.reader import (
 from rdslib.data.streams import is_stream
 from rdslib.errors import UserError
 from rdslib.files import sha256_of
-from rdslib.methods import get_extractor, get_scorer, load_plugins
+from rdslib.methods import check_selector, get_extractor, get_scorer, load_plugins
 from rdslib.methods.features import split_feature
 from rdslib.params import (
     NO_MODEL,
@@ -54,6 +55,7 @@ from rdslib.params import (
 from rdslib.pipeline.step import Step, step
 from rdslib.pipeline.steps import POOL
 from rdslib.pipeline.store import Store, Work
+from rdslib.selection import get_selector
 from rdslib.selection.quota import per_source
 from rdslib.tasks.base import QUERIES
 
@@ -248,11 +250,11 @@ def user_queries(work: Work, digest: str, samples: Sequence[Sample]) -> dict[str
     return {"queries": len(samples)}
 
 
-def _read_queries(given: UserData, method: str) -> dict[str, list[Row]]:
+def _read_queries(given: Iterable[Row | Rejected], method: str) -> dict[str, list[Row]]:
     """The queries of each task, in the order in which tasks come."""
     queries: dict[str, list[Row]] = {}
     needs_response = get_scorer(method).needs_response
-    for row in given.rows(queries=True):
+    for row in given:
         assert isinstance(row, Row)  # a bad one is an error
         if needs_response and row.messages[-1]["role"] != "assistant":
             raise UserError(
@@ -294,7 +296,8 @@ class UserSelection:
         if any(get_extractor(each).uses_model for each in scorer.features):
             _check_model(settings.model, request.method)
 
-        names = {"pool": request.pool, "queries": request.queries}
+        tasks = "queries" not in (tables or ()) and of_tasks(request.queries)
+        names = {"pool": request.pool, "queries": None if tasks else request.queries}
         names |= {f"exclude_{i}": name for i, name in enumerate(request.exclude or ())}
         self.streams = [
             name for part, name in names.items() if name and part not in (tables or ()) and is_stream(name)
@@ -304,6 +307,7 @@ class UserSelection:
                 f"{self.streams[0]}: is a stream, which is read once; give it to one option alone"
             )
 
+        check_selector(request.method, request.selector, request.max_similarity)
         if request.template == "model" and any(split_feature(each)[0] != "lm" for each in scorer.features):
             raise UserError(
                 f"--template model: --method {request.method} does not use it; leave it out, or take rds or "
@@ -322,9 +326,13 @@ class UserSelection:
                 )
         self.queries: dict[str, list[Row]] = {}
         read = [self.pool, *self.tests]
-        if request.queries is not None:
+        notes: list[str] = []
+        if request.queries is not None and tasks:
+            asked = TaskQueries(request.queries, request.profile)
+            self.queries, notes = _read_queries(asked.rows(), request.method), asked.notes
+        elif request.queries is not None:
             read.append(data("queries", request.queries))
-            self.queries = _read_queries(read[-1], request.method)
+            self.queries = _read_queries(read[-1].rows(queries=True), request.method)
         # The files that are read, and the model, which may be a name.
         self.inputs = [path for each in read for path in each.files] + plugins
         if settings.model.path:
@@ -348,7 +356,7 @@ class UserSelection:
             Store(home() / "artifacts"),
             executor(request.engine, plugins),
         )
-        for note in (note for each in read for note in each.notes):
+        for note in [*notes, *(note for each in read for note in each.notes)]:
             self.store.progress.note(note)
 
     @property
@@ -369,6 +377,8 @@ class UserSelection:
             return "queries", 0
         if len(self.queries) > 1:
             return "tasks", len(self.queries)
+        if get_selector(self.request.selector).one_list(1):
+            return "queries", 0
         return "queries", sum(map(len, self.queries.values()))
 
     def asked(self, counts: Mapping[str, int], sources: Sequence[str]) -> Request:
@@ -392,7 +402,15 @@ class UserSelection:
         except ValueError as error:
             raise UserError(f"-k {request.k}: {error}; ask for fewer, or allow more of a source") from error
         targets = tuple(self.queries) if get_scorer(request.method).needs_queries else ()
-        return Request(request.method, k, targets, seed=request.seed, limits=self.limits)
+        return Request(
+            request.method,
+            k,
+            targets,
+            seed=request.seed,
+            limits=self.limits,
+            selector=request.selector,
+            max_similarity=request.max_similarity,
+        )
 
 
 def code_of(profile: str) -> list[str]:

@@ -21,12 +21,14 @@ from rdslib.data.pool import subset
 from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
 from rdslib.figures.sources import counted
-from rdslib.methods import features, get_extractor, get_scorer
+from rdslib.methods import ScoringInputs, features, get_extractor, get_scorer
 from rdslib.pipeline import steps
 from rdslib.pipeline.pipeline import ALL, Pipeline, Request
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Study
-from rdslib.selection import quota, round_robin
+from rdslib.selection import get_selector
+from rdslib.selection.base import highest
+from rdslib.selection.round_robin import ROUND_ROBIN
 from rdslib.selection.topk import Block, Ranker, over
 from rdslib.tasks.base import read_queries
 
@@ -47,6 +49,8 @@ class Explorer:
         budget: The budget to begin with.
         seed: The seed of methods that draw.
         limits: How much of a source may be selected, as of `Request`.
+        selector: How methods with queries select, as of `Request`.
+        max_similarity: How like one another picks may be, as of `Request`, by methods that compare vectors.
     """
 
     def __init__(
@@ -57,9 +61,12 @@ class Explorer:
         budget: int,
         seed: int,
         limits: Mapping[str, Any] | None = None,
+        selector: str = ROUND_ROBIN.name,
+        max_similarity: float | None = None,
     ) -> None:
         self.pipeline, self._pools, self.first, self.budget = pipeline, pools, first, budget
         self.seed, self.limits = seed, limits or {}
+        self.selector, self.max_similarity = selector, max_similarity
         self.methods = in_order(pools)
         self.tasks = tuple(pipeline.queries)
         self._queries: dict[str, list[Sample]] = {}
@@ -161,7 +168,7 @@ class Explorer:
         pool = self._pool(method, pool)
         positions = self._positions(pool)
         skip = int(get_scorer(method).skip * len(positions))
-        rankings = [ranker(max(skip, 1), True, None) for ranker in self._rankers(method, pool, task)]
+        rankings = [ranker(max(skip, 1), highest, None) for ranker in self._rankers(method, pool, task)]
         refused = reduce(np.intersect1d, [ranking.refused for ranking in rankings])
         # Only a method with one list passes any over.
         passed_over = [each.cut(0, skip).positions for each in rankings[0].lists()]
@@ -185,7 +192,7 @@ class Explorer:
         if not 0 <= query < count:
             raise UserError(f"query {query} of {task}: there are {count}; use a number from 0 to {count - 1}")
         pool = self.pools(method)[0]
-        ranked = self._ranker(method, pool, task)(k, False, None).lists()[query]
+        ranked = self._ranker(method, pool, task)(k, None, None).lists()[query]
         picks = pd.DataFrame({"position": self._positions(pool)[ranked.positions], "score": ranked.scores})
         return self._listed(picks)
 
@@ -202,13 +209,16 @@ class Explorer:
         pool = self._pool(method, pool)
         positions, rankers = self._positions(pool), self._rankers(method, pool, task)
         try:
-            sources = self.samples["source"].iloc[positions].tolist()
-            limit = quota.per_source(sources, budget, **self.limits) if self.limits else None
-            picked = round_robin.choose(rankers, budget, int(get_scorer(method).skip * len(positions)), limit)
+            picked = steps.choose(
+                method, self._inputs(method, pool, None), rankers, budget, self.limits, *self._how(method)
+            )
         except ValueError as error:
             raise UserError(f"method {method}: {error}; choose another budget") from error
         at = positions[picked.indices]
-        names = steps.picked_by(picked, method, self.tasks if len(rankers) > 1 else ())
+        tasks = self.tasks if len(rankers) > 1 else (task or self.tasks[0],)
+        names = steps.picked_by(
+            picked, method, tasks if self.needs_queries(method) else (), self._how(method)[0]
+        )
         rows = self.samples[["id", "source"]].iloc[at].reset_index(drop=True)
         rows.insert(0, "position", at)
         return rows.assign(score=picked.scores, picked_by=names)
@@ -299,10 +309,19 @@ class Explorer:
         if (method, pool, task) not in self._blocks:
             for each in (None, task):
                 self._made(*self._features(method, pool, each).values())
-            request = Request(method, 1, pool=pool, seed=self.seed)
-            inputs = self.pipeline.scoring_inputs(request, task)
+            inputs = self._inputs(method, pool, task)
             self._blocks[method, pool, task] = list(get_scorer(method).blocks(inputs))
         return over(lambda: self._blocks[method, pool, task])
+
+    def _inputs(self, method: str, pool: str, task: str | None) -> ScoringInputs:
+        return self.pipeline.scoring_inputs(Request(method, 1, pool=pool, seed=self.seed), task)
+
+    def _how(self, method: str) -> tuple[str, float | None]:
+        """The selector, and how like one another picks may be, as far as they are for a method."""
+        scorer = get_scorer(method)
+        like = self.max_similarity if scorer.vector else None
+        fits = scorer.needs_queries and (scorer.vector or not get_selector(self.selector).vectors)
+        return (self.selector if fits else ROUND_ROBIN.name), like
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
         names = get_scorer(method).features

@@ -102,4 +102,6 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
         "formula_flops": study.formula_flops(run),
         "trained": training.hash if training else "",
         "evaluation": study.evaluation(run, task).hash,
+        # A column of studies that have more than one.
+        **({"selector": run.selector} if study.experiment.grid.selectors else {}),
     }

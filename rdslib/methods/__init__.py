@@ -33,11 +33,13 @@ from rdslib.methods.perplexity import MID_PPL, TOP_PPL
 from rdslib.methods.random import BalancedRandom, Random
 from rdslib.methods.rds import ABLATIONS, RDS
 from rdslib.methods.span import LABEL, PROMPT
+from rdslib.selection import get_selector
+from rdslib.selection.round_robin import ROUND_ROBIN
 
 __all__ = [
     "COST", "EXTRACTORS", "SCORERS", "Extract", "Extracted", "Extraction", "Extractor", "InnerProduct",
-    "ModelUse", "Preparation", "Scorer", "ScoringInputs", "digest_of", "get_extractor", "get_scorer",
-    "load_plugins", "register",
+    "ModelUse", "Preparation", "Scorer", "ScoringInputs", "check_selector", "digest_of", "get_extractor",
+    "get_scorer", "load_plugins", "register",
 ]  # fmt: skip
 
 # Figures and tables show methods in the order of this registry.
@@ -86,6 +88,21 @@ def get_extractor(feature: str) -> Extractor:
     if name not in EXTRACTORS:
         raise UserError(f"unknown extractor of {feature!r}; extractors: {', '.join(sorted(EXTRACTORS))}")
     return EXTRACTORS[name]
+
+
+def check_selector(method: str, selector: str, max_similarity: float | None) -> None:
+    """Raise UserError if a selector, or a limit on similarity, is not for a method, or there is none such."""
+    scorer, chosen = get_scorer(method), get_selector(selector)
+    if chosen != ROUND_ROBIN and not scorer.needs_queries:
+        raise UserError(
+            f"selector {selector}: is for methods with queries, and {method} looks at none; leave it out"
+        )
+    if scorer.vector is None and (chosen.vectors or max_similarity is not None):
+        what = "--max-similarity" if max_similarity is not None else f"selector {selector}"
+        raise UserError(
+            f"{what}: is of vectors, and {method} compares none; leave it out, or take a method that does, "
+            "such as rds"
+        )
 
 
 def load_plugins(paths: Sequence[Path]) -> None:

@@ -72,6 +72,19 @@ class ScoringInputs:
         _, name = split_feature(feature)
         return read_all(self.query_folders[feature], name)
 
+    def rows(self, feature: str, positions: np.ndarray) -> np.ndarray:
+        """Read the rows of a feature at some positions of the pool: [samples, ...], in their order."""
+        order = np.argsort(positions, kind="stable")
+        wanted, parts = positions[order], []
+        for start, shard in self.pool(feature):
+            first, end = np.searchsorted(wanted, [start, start + len(shard)])
+            if end > first:
+                parts.append(np.asarray(shard[wanted[first:end] - start]))
+        found = np.concatenate(parts)
+        rows = np.empty_like(found)
+        rows[order] = found
+        return rows
+
 
 class Scorer(ABC):
     """A selection method: score blocks `S[q, d]`, higher is better (see `rdslib.selection.topk`).
@@ -85,6 +98,7 @@ class Scorer(ABC):
         needs_queries: Whether the scores depend on the target task's query samples.
         needs_response: Whether a query must have a response; without, a prompt alone will do.
         features: What it reads, of pool samples and (if it needs queries) of query samples.
+        vector: The one of these that is a vector, by which samples can be compared; None if none is.
         by_shard: Whether a shard's block follows from that shard (`ScoringInputs.pool`) and the queries
             alone, so that shards can be scored in different places.
         skip: The share of the pool, from the best score down, that is passed over before the first pick.
@@ -97,6 +111,7 @@ class Scorer(ABC):
     needs_response: bool = False
     seeded: bool = False
     features: tuple[str, ...] = ()
+    vector: str | None = None
     by_shard: bool = False
     skip: float = 0.0
 
@@ -146,6 +161,11 @@ class InnerProduct(OfFeature):
     """
 
     needs_queries = True
+
+    @property
+    def vector(self) -> str:  # type: ignore[override]
+        """The feature."""
+        return self.features[0]
 
     def blocks(self, inputs: ScoringInputs) -> Iterator[Block]:
         """Yield blocks of up to `TILE` samples of a shard: float32 [queries, samples]."""

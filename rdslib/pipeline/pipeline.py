@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from rdslib.data.pool import PoolFile
-from rdslib.methods import Extractor, ScoringInputs, digest_of, get_extractor, get_scorer
+from rdslib.methods import Extractor, ScoringInputs, check_selector, digest_of, get_extractor, get_scorer
 from rdslib.methods.features import split_feature
 from rdslib.models.device import device_kind, token_budget
 from rdslib.models.folder import contents_of
@@ -22,6 +22,9 @@ from rdslib.pipeline.executors import Executor, Local
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import POOL, Draw
 from rdslib.pipeline.store import Store
+from rdslib.selection import get_selector
+from rdslib.selection.base import Lists
+from rdslib.selection.round_robin import ROUND_ROBIN
 from rdslib.tasks.base import QUERIES
 
 ALL = "all"
@@ -32,7 +35,11 @@ class Request:
     """One selection: `method` picks `k` samples of a pool for some tasks (none if it looks at no queries).
 
     `pool` is the whole pool ("all"), or the name of a smaller one; `limits` is what
-    `rdslib.selection.quota.per_source` takes, where sources are limited.
+    `rdslib.selection.quota.per_source` takes, where sources are limited; `selector` is the name of one, and
+    no pick is more like an earlier one than `max_similarity`, where that is given.
+
+    Raises:
+        UserError: The method cannot be selected by so (`check_selector`).
     """
 
     method: str
@@ -41,6 +48,23 @@ class Request:
     pool: str = ALL
     seed: int = 42
     limits: Mapping[str, Any] = field(default_factory=dict)
+    selector: str = ROUND_ROBIN.name
+    max_similarity: float | None = None
+
+    def __post_init__(self) -> None:
+        check_selector(self.method, self.selector, self.max_similarity)
+
+    @property
+    def by_task(self) -> bool:
+        """Whether it is tasks that pick, by one list each, and not their queries."""
+        return bool(self.targets) and get_selector(self.selector).one_list(len(self.targets))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a key has only where it is not as by default."""
+        given = {"selector": self.selector, "max_similarity": self.max_similarity}
+        usual = {"selector": ROUND_ROBIN.name, "max_similarity": None}
+        return {name: value for name, value in given.items() if value != usual[name]}
 
 
 class Pipeline:
@@ -148,8 +172,9 @@ class Pipeline:
         """The picks of a request."""
         scorer = get_scorer(request.method)
         of = "" if not request.targets else request.targets[0] if len(request.targets) == 1 else "all tasks"
+        by = "" if request.selector == ROUND_ROBIN.name else f" by {request.selector}"
         return steps.select.step(
-            label=f"select {request.method} {request.k} of {request.pool}{of and f' for {of}'}",
+            label=f"select {request.method} {request.k} of {request.pool}{of and f' for {of}'}{by}",
             marks={"plugin": digest_of(request.method)},
             given={"executor": self.executor},
             method=request.method,
@@ -165,6 +190,7 @@ class Pipeline:
             draw=self.draws[request.pool],
             seed=request.seed if scorer.seeded else None,
             limits=request.limits,
+            **request.options,
         )
 
     def compute(self, wanted: Iterable[Step], until: float | None = None) -> None:
@@ -237,6 +263,13 @@ class Pipeline:
         queries = {each: path(self.features(each, task, request.pool)) for each in names if task is not None}
         samples = self.pool_file(request.pool)
         return steps.scoring_inputs(request.method, samples, pool, queries, request.seed)
+
+    def lists(self, request: Request, task: str) -> Lists:
+        """The lists by which a request picks for one of its tasks; its features must have been made."""
+        inputs = self.scoring_inputs(request, task)
+        ranker = self.executor.ranker(get_scorer(request.method), inputs)
+        make = get_selector(request.selector).of(len(request.targets))
+        return make(ranker, steps.rows_of(request.method, inputs))
 
 
 def in_turn(wanted: Iterable[Step]) -> list[Step]:

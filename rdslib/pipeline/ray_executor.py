@@ -31,7 +31,7 @@ from rdslib.methods import (
 )
 from rdslib.models.device import share_threads, threads
 from rdslib.pipeline.executors import Done, Shards
-from rdslib.selection.topk import HELD, Ranked, Ranker, Ranking, over
+from rdslib.selection.topk import HELD, Ranked, Ranker, Ranking, Reduce, over
 
 # Shards that wait at a worker while it is busy with another.
 AHEAD = 1
@@ -102,8 +102,8 @@ class RayExecutor:
         # Of sources, which each worker would be sent a copy, methods that go by shards read none.
         parts = [replace(inputs, sources=(), part=(index, self.workers)) for index in range(self.workers)]
 
-        def ranker(k: int, maximum: bool, after: Sequence[Ranked] | None) -> Ranking:
-            asked = (k, maximum, after, self.workers)
+        def ranker(k: int, reduce: Reduce | None, after: Sequence[Ranked] | None) -> Ranking:
+            asked = (k, reduce, after, self.workers)
             ranked = [remote.remote(scorer.name, self.plugins, part, *asked) for part in parts]
             total, *others = map(self._get, ranked)
             for each in others:
@@ -145,13 +145,13 @@ def _rank(
     plugins: Sequence[str],
     inputs: ScoringInputs,
     k: int,
-    maximum: bool,
+    reduce: Reduce | None,
     after: Sequence[Ranked] | None,
     workers: int,
 ) -> Ranking:
     """The ranking of one part of the pool."""
     _start(plugins)
-    return over(lambda: get_scorer(scorer).blocks(inputs), HELD // workers)(k, maximum, after)
+    return over(lambda: get_scorer(scorer).blocks(inputs), HELD // workers)(k, reduce, after)
 
 
 def _check_address(address: str) -> None:

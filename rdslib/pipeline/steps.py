@@ -9,6 +9,7 @@ those that `Pipeline` and `Study` give beside the key.
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import os
 import sys
@@ -34,7 +35,11 @@ from rdslib.pipeline.reuse import DIGEST, Part, Todo
 from rdslib.pipeline.step import step
 from rdslib.pipeline.store import Work
 from rdslib.seeds import generator
-from rdslib.selection import quota, round_robin
+from rdslib.selection import get_selector, quota, round_robin
+from rdslib.selection.apart import apart
+from rdslib.selection.base import Rows
+from rdslib.selection.round_robin import ROUND_ROBIN
+from rdslib.selection.topk import Ranker
 from rdslib.tasks import base as tasks
 
 # A smaller pool: how many samples it has, and the seed with which they are drawn. None: the whole pool.
@@ -252,19 +257,21 @@ def select(
     seed: int | None,
     limits: Mapping[str, Any],
     executor: Executor,
+    selector: str = ROUND_ROBIN.name,
+    max_similarity: float | None = None,
 ) -> dict[str, Any]:
     """Select `k` samples: position, id, source, score and picked_by of each, in order of picking.
 
-    One task: round-robin over its queries; several: over tasks; without queries: by score, from the
-    method's percentile on. `limits` are `quota.per_source`'s, if any. The count `never_offered` is of the
-    samples that the method passes over whatever the budget is.
+    By the `selector`, where there are queries; several tasks take turns. Without queries: by score, from the
+    method's percentile on. `limits` are `quota.per_source`'s, if any; no pick's cosine with an earlier one
+    exceeds `max_similarity`. The count `never_offered` is of the samples that the method passes over whatever
+    the budget is.
     """
     scorer, samples = get_scorer(method), pool_file(pool, draw)
     try:
-        limit = quota.per_source(samples.sources, k, **limits) if limits else None
         inputs = [scoring_inputs(method, samples, features, found, seed) for found in queries or [{}]]
         rankers = [executor.ranker(scorer, each) for each in inputs]
-        picked = round_robin.choose(rankers, k, int(scorer.skip * len(samples)), limit)
+        picked = choose(method, inputs[0], rankers, k, limits, selector, max_similarity)
     except ValueError as error:
         raise UserError(f"{work.label}: {error}; ask for fewer") from error
     table = pa.table(
@@ -273,7 +280,7 @@ def select(
             "id": samples.ids.take(pa.array(picked.indices)),
             "source": [samples.sources[i] for i in picked.indices],
             "score": picked.scores,
-            "picked_by": picked_by(picked, method, targets),
+            "picked_by": picked_by(picked, method, targets, selector),
         }
     )
     pq.write_table(table, work.path / SELECTION)
@@ -290,6 +297,36 @@ def quantile(work: Work, order: Path, part: int, parts: int, k: int, seed: int) 
     return {"samples": k}
 
 
+def choose(
+    method: str,
+    inputs: ScoringInputs,
+    rankers: Sequence[Ranker],
+    k: int,
+    limits: Mapping[str, Any],
+    selector: str,
+    max_similarity: float | None,
+) -> round_robin.Selection:
+    """Pick `k` samples as `select` says, by the rankers of tasks; `inputs` are those of the first of them.
+
+    Raises:
+        ValueError: There are fewer to choose from.
+    """
+    scorer = get_scorer(method)
+    limit = quota.per_source(inputs.sources, k, **limits) if limits else None
+    rows = rows_of(method, inputs)
+    if max_similarity is not None:
+        assert rows is not None  # see `check_selector`
+        limit = apart(rows, max_similarity, limit)
+    passed_over = int(scorer.skip * len(inputs.sources))
+    return round_robin.choose(rankers, k, passed_over, limit, get_selector(selector), rows)
+
+
+def rows_of(method: str, inputs: ScoringInputs) -> Rows | None:
+    """What reads the vectors of samples, if the method compares such."""
+    vector = get_scorer(method).vector
+    return None if vector is None else functools.partial(inputs.rows, vector)
+
+
 def scoring_inputs(
     method: str,
     samples: PoolFile,
@@ -303,9 +340,11 @@ def scoring_inputs(
     return ScoringInputs(samples.sources, seed or 0, features, queries, kept)
 
 
-def picked_by(picked: round_robin.Selection, method: str, tasks: Sequence[str]) -> list[str]:
+def picked_by(
+    picked: round_robin.Selection, method: str, tasks: Sequence[str], selector: str = ROUND_ROBIN.name
+) -> list[str]:
     """What picked each sample: a task by its name, or a query by its number; nothing where a window did."""
-    if len(tasks) > 1:
+    if tasks and get_selector(selector).one_list(len(tasks)):
         return [tasks[i] for i in picked.picked_by]
     return ["" if get_scorer(method).skip else str(i) for i in picked.picked_by]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ from rdslib.pipeline.pipeline import ALL, Pipeline, Request, executor
 from rdslib.pipeline.progress import Progress
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.store import Store
+from rdslib.selection.round_robin import ROUND_ROBIN
 from rdslib.tasks.base import QUERIES, TEST, TaskData, read_task
 
 UNTUNED = "untuned"
@@ -45,18 +47,21 @@ class Run:
     targets: tuple[str, ...]
     seed: int
     part: tuple[int, int] | None = None
+    selector: str = ROUND_ROBIN.name
 
     @property
     def request(self) -> Request:
         """The selection that the run is trained on."""
-        return Request(self.method, self.budget, self.targets, self.pool, self.seed)
+        chosen = self.method, self.budget, self.targets, self.pool, self.seed
+        return Request(*chosen, selector=self.selector)
 
     def __str__(self) -> str:
         if self.method == UNTUNED:
             return "the untuned model"
         of = "" if not self.targets else f" for {self.targets[0] if len(self.targets) == 1 else 'all tasks'}"
         part = "" if self.part is None else " part {} of {} of".format(*self.part)
-        return f"{self.method} {self.budget} of{part} {self.pool}{of}"
+        by = "" if self.selector == ROUND_ROBIN.name else f" by {self.selector}"
+        return f"{self.method} {self.budget} of{part} {self.pool}{of}{by}"
 
 
 class Study:
@@ -182,6 +187,18 @@ class Study:
             for run in self._runs(methods, pool_name, [grid.single_task_budget], multi=False)
         ]
 
+    def selector_runs(self) -> list[Run]:
+        """The single-task runs of methods with queries, by each of the grid's other selectors."""
+        grid = self.experiment.grid
+        return [
+            run
+            for selector in grid.selectors or ()
+            for pool_name, methods in grid.single_task.items()
+            for method in methods
+            if get_scorer(method).needs_queries
+            for run in self.runs_of(method, pool_name, grid.single_task_budget, False, selector=selector)
+        ]
+
     def ablation_runs(self) -> list[Run]:
         """Table 6: RDS+ and its variants, from one pool, one selection a task; none without variants."""
         grid = self.experiment.grid
@@ -243,7 +260,7 @@ class Study:
 
         Those of the quantile experiment are none of a method as the others are, and stand apart.
         """
-        of_task = self.single_task_runs() + self.ablation_runs()
+        of_task = self.single_task_runs() + self.ablation_runs() + self.selector_runs()
         of_all = self.multi_task_runs() + self.second_pool_runs()
         return list(dict.fromkeys([self.untuned(), *of_task, *of_all]))
 
@@ -252,7 +269,13 @@ class Study:
         return [run for budget, each in pairs for run in self.runs_of(each, pool_name, budget, multi)]
 
     def runs_of(
-        self, method: str, pool_name: str, budget: int, multi: bool, picks: bool = False
+        self,
+        method: str,
+        pool_name: str,
+        budget: int,
+        multi: bool,
+        picks: bool = False,
+        selector: str = ROUND_ROBIN.name,
     ) -> list[Run]:
         """A method's runs at one budget, over targets and seeds.
 
@@ -261,12 +284,13 @@ class Study:
         targets: Sequence[tuple[str, ...]] = [()]
         if get_scorer(method).needs_queries:
             targets = [self.task_names] if multi else [(task,) for task in self.task_names]
+        made = functools.partial(Run, method, pool_name, budget, selector=selector)
         seeds = [
             seed
             for seed in self.experiment.grid.seeds
-            if self.there([Run(method, pool_name, budget, each, seed) for each in targets], picks)
+            if self.there([made(each, seed) for each in targets], picks)
         ]
-        return [Run(method, pool_name, budget, each, seed) for each in targets for seed in seeds]
+        return [made(each, seed) for each in targets for seed in seeds]
 
     def there(self, runs: Sequence[Run], picks: bool = False) -> bool:
         """Whether figures may show runs: all that a study has, of a partial one those that are computed."""

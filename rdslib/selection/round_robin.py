@@ -1,7 +1,7 @@
-"""Selectors: folds over score blocks (paper, section 3; PAPER.md section 3).
+"""Round-robin: queries, or tasks, take turns in picking (paper, section 3).
 
 Blocks are ranked as they come (`rdslib.selection.topk`), and the ranked lists are walked once the last block
-is through.
+is through. The walk serves every selector: the others make one list of a task's queries.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdslib.selection.base import Lists, Rows, Selector, by_max
 from rdslib.selection.topk import Ranked, Ranker
 
 # Which of the next offers may be taken: `(picks, offers)`, positions (int64) in order, to bool [offers].
@@ -41,17 +42,39 @@ class Selection:
     refused: int
 
 
-def choose(rankers: Sequence[Ranker], k: int, skip: int = 0, limit: Limit | None = None) -> Selection:
-    """Pick `k` samples by round-robin: over the queries of one task, or over several tasks, a ranker each.
+def _of_one_task(ranker: Ranker, rows: Rows | None) -> Lists:
+    return Lists(ranker)
 
-    At its turn a query offers its next best sample, once; a sample that was already taken, or that `limit`
-    does not allow, is passed over and the turn is spent. So: walk the pairs (rank, query) in lexicographic
-    order and keep first occurrences. A pick's score is that of the query that took it.
 
-    Over tasks, a task's score for a sample is the maximum over its queries, and tasks take turns in place of
-    queries; a sample that more than one task has offered keeps the smaller score.
+ROUND_ROBIN = Selector(
+    "round_robin",
+    "Queries take turns, each offering its next best sample; several tasks go by their best queries.",
+    "its best query",
+    _of_one_task,
+    of_several=by_max,
+)
 
-    With `skip`, of one list alone, the best `skip` are passed over first: a percentile window.
+
+def choose(
+    rankers: Sequence[Ranker],
+    k: int,
+    skip: int = 0,
+    limit: Limit | None = None,
+    selector: Selector = ROUND_ROBIN,
+    rows: Rows | None = None,
+) -> Selection:
+    """Pick `k` samples: of one task, or of several that take turns, a ranker each.
+
+    A selector makes lists of the queries of a task: with round-robin one of each, with the others one of all.
+    At its turn a list offers its next best sample, once; a sample that was already taken, or that `limit`
+    does not allow, is passed over and the turn is spent. So: walk the pairs (rank, list) in lexicographic
+    order and keep first occurrences. A pick's score is that of the list that took it.
+
+    Each of several tasks has one list: with round-robin that of the maximum over its queries. A sample that
+    more than one task has offered keeps the smaller score.
+
+    With `skip`, of one list alone, the best `skip` are passed over first: a percentile window. `rows` gives
+    the vectors of samples, for selectors that compare them.
 
     Raises:
         ValueError: `k` < 1, blocks disagree in shape, a score is NaN, there is more than one list with
@@ -60,7 +83,9 @@ def choose(rankers: Sequence[Ranker], k: int, skip: int = 0, limit: Limit | None
     if k < 1:
         raise ValueError(f"{k} samples are asked for; ask for at least 1")
     several = len(rankers) > 1
-    rankings = [ranker(skip + k, several, None) for ranker in rankers]
+    make = selector.of(len(rankers))
+    tasks = [make(ranker, rows) for ranker in rankers]
+    rankings = [task.ranked(skip + k, None) for task in tasks]
     refused = functools.reduce(np.intersect1d, [ranking.refused for ranking in rankings])
     outside = [refused]
     if skip:
@@ -75,16 +100,15 @@ def choose(rankers: Sequence[Ranker], k: int, skip: int = 0, limit: Limit | None
     while True:
         depth = min(ranking.depth for ranking in rankings)
         ranked = [[each.cut(0, depth) for each in ranking.lists()] for ranking in rankings]
-        if walk.offer([each.cut(skip, None) for some in ranked for each in some]):
+        offers = [(task, each) for task, some in zip(tasks, ranked, strict=True) for each in some]
+        if walk.offer([task.shown(each.cut(skip, None)) for task, each in offers]):
             return walk.selection(len(refused))
         skip = max(0, skip - depth)
         # A list that has ended goes no deeper.
         after = [[each if each.scores.size == depth else each.cut(0) for each in some] for some in ranked]
         if not any(each.scores.size for some in after for each in some):
             raise ValueError(f"{k} samples are asked for, but there are only {walk.found} to choose from")
-        rankings = [
-            ranker(DEEPER * depth, several, some) for ranker, some in zip(rankers, after, strict=True)
-        ]
+        rankings = [task.ranked(DEEPER * depth, some) for task, some in zip(tasks, after, strict=True)]
 
 
 class Walk:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Block = tuple[int, np.ndarray]
+# Makes one row of all queries' of a block: `(start, S)` to float [1, samples].
+Reduce = Callable[[int, np.ndarray], np.ndarray]
 
 # How many ranks a ranking holds by itself, over all queries: about 2 GiB with what is yet to be settled.
 HELD = 2**26
@@ -31,7 +33,7 @@ class Ranked:
 
 
 class Ranking:
-    """Of each query, or of the maximum over queries, the best `depth` samples of a stream of blocks.
+    """Of each query, or of what `reduce` makes of all, the best `depth` samples of a stream of blocks.
 
     What is held at any time is at most twice that, whatever the size of the pool: what cannot be among the
     best any more is left out as soon as it comes. With `after`, a list for each query, ranking goes on after
@@ -39,10 +41,13 @@ class Ranking:
     give and is passed over.
     """
 
-    def __init__(self, depth: int, maximum: bool = False, after: Sequence[Ranked] | None = None) -> None:
+    def __init__(
+        self, depth: int, reduce: Reduce | None = None, after: Sequence[Ranked] | None = None
+    ) -> None:
         self.depth = depth
-        self.maximum = maximum
+        self.reduce = reduce
         self.after = after
+        self.samples = 0  # how many have come
         self._kept: list[Ranked] = []
         # A lower score than its list's least cannot be among the best any more.
         self._least = np.empty(0)
@@ -67,8 +72,9 @@ class Ranking:
             )
         if block.shape[1] == 0:
             return
-        if self.maximum:
-            block = block.max(axis=0, keepdims=True)
+        self.samples += block.shape[1]
+        if self.reduce is not None:
+            block = self.reduce(start, block)
         refused = np.flatnonzero(block[0] == -np.inf)
         if refused.size:
             refused = refused[(block[:, refused] == -np.inf).all(axis=0)]
@@ -125,6 +131,7 @@ class Ranking:
     def merge(self, other: Ranking) -> None:
         """Take in what another ranking of the same queries, to the same depth, has found in other blocks."""
         self._refused += other._refused
+        self.samples += other.samples
         theirs = other.lists()
         if not self._kept or not theirs:
             self._kept = self._kept or theirs
@@ -132,26 +139,26 @@ class Ranking:
         self._kept = [_best(both, self.depth) for both in zip(self._kept, theirs, strict=True)]
 
     def lists(self) -> list[Ranked]:
-        """A list for each query (or one, of the maximum): shorter than `depth` where there is no more."""
+        """A list for each query (or one, of all): shorter than `depth` where there is no more."""
         self.settle()
         return [_sorted(kept) for kept in self._kept]
 
 
-# Ranks one stream of blocks: `(k, maximum, after)` to a ranking that is as deep as `k`, or as deep as may be
+# Ranks one stream of blocks: `(k, reduce, after)` to a ranking that is as deep as `k`, or as deep as may be
 # held at a time. It may be called again, to go deeper.
-Ranker = Callable[[int, bool, Sequence[Ranked] | None], Ranking]
+Ranker = Callable[[int, Reduce | None, Sequence[Ranked] | None], Ranking]
 
 
 def over(blocks: Callable[[], Iterable[Block]], held: int = HELD) -> Ranker:
     """A ranker of the blocks that `blocks` makes, which holds no more than `held` ranks over all queries."""
 
-    def ranker(k: int, maximum: bool, after: Sequence[Ranked] | None) -> Ranking:
+    def ranker(k: int, reduce: Reduce | None, after: Sequence[Ranked] | None) -> Ranking:
         ranking: Ranking | None = None
         for start, block in blocks():
-            lists = 1 if maximum else max(1, len(block))
-            ranking = ranking or Ranking(min(k, max(1, held // lists)), maximum, after)
+            lists = max(1, len(block)) if reduce is None else 1
+            ranking = ranking or Ranking(min(k, max(1, held // lists)), reduce, after)
             ranking.add(start, block)
-        ranking = ranking or Ranking(k, maximum)
+        ranking = ranking or Ranking(k, reduce)
         ranking.settle()
         return ranking
 

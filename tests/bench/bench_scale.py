@@ -24,6 +24,7 @@ import numpy as np
 from rdslib.data.download import home
 from rdslib.methods import InnerProduct, ScoringInputs
 from rdslib.methods.features import read_shards, shard_name, write
+from rdslib.selection.base import highest
 from rdslib.selection.round_robin import Selection, Walk
 from rdslib.selection.topk import Block, Ranking
 from tests.bench.report import report, spread
@@ -90,7 +91,7 @@ def select(folder: Path, queries: Path, samples: int) -> dict[str, Selection]:
     """All selections, from one walk over the"""
     budgets = [k for k in MULTI if k <= samples] or [samples // 2]
     single = {task: Ranking(SINGLE) for task in TASKS}
-    best = {task: Ranking(max(budgets), maximum=True) for task in TASKS}
+    best = {task: Ranking(max(budgets), highest) for task in TASKS}
     of_task = slices()
     for start, block in blocks(folder, queries):
         for task, rows in of_task.items():

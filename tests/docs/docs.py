@@ -24,7 +24,7 @@ RENEW = "python -m tests.docs.docs"
 RESULTS = ROOT / "tests" / "bench" / "results"
 MINI = ROOT / "figures" / "mini"
 _PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
-_TYPES = {str: "text", Path: "path", int: "number", bool: "flag"}
+_TYPES = {str: "text", Path: "path", int: "number", float: "number", bool: "flag"}
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -27,6 +27,7 @@ import yaml
 
 from rdslib.methods import SCORERS, digest_of
 from rdslib.params import ROOT
+from rdslib.selection import SELECTORS
 from tests.docs.docs import DOCS, PARTS, RENEW, renewed
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -208,10 +209,12 @@ def test_what_is_made_replaces_what_was_there(tmp_path):
     assert "| `-k` | text | required |" in (DOCS / "commands.md").read_text(encoding="utf-8")
 
 
-def test_every_method_is_described_as_it_is():
+def test_every_method_and_selector_is_described_as_it_is():
     lines = (DOCS / "methods.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
-    queries = {name.strip("`"): cell for name, _, _, cell, _ in cells[1:]}
+    methods, selectors = ([each for each in cells if len(each) == size] for size in (5, 3))
+    assert [name.strip("`") for name, *_ in selectors[1:]] == list(SELECTORS)
+    queries = {name.strip("`"): cell for name, _, _, cell, _ in methods[1:]}
     wanted = {True: "with responses", False: "prompts will do"}
     assert queries == {
         name: wanted[scorer.needs_response] if scorer.needs_queries else "none"

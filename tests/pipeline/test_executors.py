@@ -100,6 +100,7 @@ def test_features_and_selections_are_those_of_one_process(cluster, tmp_path):
     runs = [Run(method, "all", 20, ("Sums",), 7) for method in ("rds", "less")]
     runs += [Run("rds", "small", 20, ("Sums", "Reverse"), 7), Run("mid_ppl", "all", 20, (), 7)]
     runs.append(Run("random_balanced", "all", 20, (), 7))
+    runs += [Run("rds", "all", 20, ("Sums", "Reverse"), 7, selector=each) for each in ("mean", "knn_kde")]
     for study in (whole, parts):
         study.compute([study.selection(run) for run in runs])
     assert parts.pipeline.executor.workers == 2
