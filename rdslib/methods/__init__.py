@@ -33,6 +33,7 @@ from rdslib.methods.perplexity import MID_PPL, TOP_PPL
 from rdslib.methods.random import BalancedRandom, Random
 from rdslib.methods.rds import ABLATIONS, RDS
 from rdslib.methods.span import LABEL, PROMPT
+from rdslib.methods.whitened import RDS_WHITENED
 
 __all__ = [
     "COST", "EXTRACTORS", "SCORERS", "Extract", "Extracted", "Extraction", "Extractor", "InnerProduct",
@@ -68,6 +69,7 @@ def register(method: Scorer | Extractor) -> None:
 
 for _each in (
     Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, RDS,
+    RDS_WHITENED,
     *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(), LessGradients(), GTR, NV, MINILM,
 ):  # fmt: skip
     register(_each)

@@ -88,12 +88,14 @@ class Scorer(ABC):
         by_shard: Whether a shard's block follows from that shard (`ScoringInputs.pool`) and the queries
             alone, so that shards can be scored in different places.
         skip: The share of the pool, from the best score down, that is passed over before the first pick.
+        joins_queries: Whether all queries of a task make one row together, rather than one each.
     """
 
     name: str
     title: str = ""
     colour: str | None = None
     needs_queries: bool = False
+    joins_queries: bool = False
     needs_response: bool = False
     seeded: bool = False
     features: tuple[str, ...] = ()
@@ -109,13 +111,20 @@ class Scorer(ABC):
         return math.nan
 
 
+# Changes vectors, float32 [n, ...], into those that are compared, float32 [n, ...].
+Change = Callable[[np.ndarray], np.ndarray]
+
+
 def of_one_pass(pool_size: int, samples: int, cost: CostModel) -> float:
     """FLOPs of selecting by one forward pass of the language model over the pool."""
     return one_pass_flops(pool_size, cost)
 
 
 class OfFeature(Scorer):
-    """A method that reads one feature. `formula` is its `paper_flops`; scores above `limit` never rank."""
+    """A method that reads one feature. `formula` is its `paper_flops`; scores above `limit` never rank.
+
+    `fit` gives, for what there is to score, how the feature's vectors are changed before they are compared.
+    """
 
     by_shard = True
 
@@ -129,9 +138,11 @@ class OfFeature(Scorer):
         formula: Callable[[int, int, CostModel], float] | None = None,
         skip: float = 0.0,
         limit: float = math.inf,
+        fit: Callable[[ScoringInputs], Change] = lambda inputs: lambda rows: rows,
     ) -> None:
         self.name, self.features, self.title, self.colour = name, (feature,), title, colour
         self.needs_response, self.skip, self.limit, self._formula = needs_response, skip, limit, formula
+        self._fit = fit
 
     def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
         """FLOPs by the formula, if there is one."""
@@ -156,10 +167,12 @@ class InnerProduct(OfFeature):
                 f"{self.name}: query {empty[0]} has no {feature}, so that every sample would score the same; "
                 "leave it out, or take another method"
             )
+        change = self._fit(inputs)
+        queries = change(queries)
         for start, shard in inputs.pool(feature):
             for first in range(0, len(shard), TILE):
                 rows = shard[first : first + TILE].astype(np.float32)
-                scores = queries @ rows.T
+                scores = queries @ change(rows).T
                 scores[:, ~rows.any(axis=1)] = -np.inf
                 yield start + first, scores
 
