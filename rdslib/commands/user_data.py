@@ -365,10 +365,11 @@ class UserSelection:
     @property
     def turns(self) -> tuple[str, int]:
         """What takes turns in picking, and how many of it there are: 0 where nothing does."""
-        if not get_scorer(self.request.method).needs_queries:
-            return "queries", 0
-        if len(self.queries) > 1:
+        scorer = get_scorer(self.request.method)
+        if scorer.needs_queries and len(self.queries) > 1:
             return "tasks", len(self.queries)
+        if not scorer.needs_queries or scorer.joins_queries:
+            return "queries", 0
         return "queries", sum(map(len, self.queries.values()))
 
     def asked(self, counts: Mapping[str, int], sources: Sequence[str]) -> Request:

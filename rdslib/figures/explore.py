@@ -185,7 +185,8 @@ class Explorer:
         if not 0 <= query < count:
             raise UserError(f"query {query} of {task}: there are {count}; use a number from 0 to {count - 1}")
         pool = self.pools(method)[0]
-        ranked = self._ranker(method, pool, task)(k, False, None).lists()[query]
+        lists = self._ranker(method, pool, task)(k, False, None).lists()
+        ranked = lists[0 if get_scorer(method).joins_queries else query]
         picks = pd.DataFrame({"position": self._positions(pool)[ranked.positions], "score": ranked.scores})
         return self._listed(picks)
 

@@ -24,6 +24,7 @@ from rdslib.methods.base import (
     Scorer,
     ScoringInputs,
 )
+from rdslib.methods.dsir import DSIR, NGRAMS
 from rdslib.methods.embed import EMBED_GTR, EMBED_MINILM, EMBED_NV, GTR, MINILM, NV
 from rdslib.methods.features import split_feature
 from rdslib.methods.ifd import IFD, PreExperienced
@@ -68,9 +69,9 @@ def register(method: Scorer | Extractor) -> None:
 
 
 for _each in (
-    Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, RDS,
-    RDS_WHITENED,
-    *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(), LessGradients(), GTR, NV, MINILM,
+    Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, DSIR,
+    RDS, RDS_WHITENED, *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(),
+    LessGradients(), GTR, NV, MINILM, NGRAMS,
 ):  # fmt: skip
     register(_each)
 

@@ -45,18 +45,20 @@ def _fit(folder: Path, kept: bytes | None) -> tuple[np.ndarray, np.ndarray]:
     size = len(only[FEATURE]) if only else sum(len(rows) for _, rows in inputs.pool(FEATURE))
     count = min(size, SAMPLES)
     wanted = np.arange(count) * size // count
-    total, products = np.float64(0), np.float64(0)
+    total: np.ndarray = np.zeros(1)
+    products: np.ndarray = np.zeros((1, 1))
     for start, shard in inputs.pool(FEATURE):
         first, end = np.searchsorted(wanted, [start, start + len(shard)])
         for at in range(first, end, TILE):
             rows = shard[wanted[at : min(at + TILE, end)] - start].astype(np.float64)
             total, products = total + rows.sum(axis=0), products + rows.T @ rows
-    mean = total / count
+    mean: np.ndarray = total / count
     values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
     # Directions in which nothing varies (there are some if samples are few) cannot be whitened.
     varying = int((values > values[-1] * 1e-10).sum())
     best = slice(-1, -1 - min(DIMENSIONS, max(1, count // SAMPLES_A_DIMENSION), varying), -1)
-    return mean.astype(np.float32), (vectors[:, best] / np.sqrt(values[best])).astype(np.float32)
+    matrix: np.ndarray = vectors[:, best] / np.sqrt(values[best])
+    return mean.astype(np.float32), matrix.astype(np.float32)
 
 
 # One forward pass, as RDS+: to fit costs less than to pass one more sample of 2,048 tokens (a count of ours).
