@@ -28,6 +28,7 @@ from rdslib.methods.dsir import DSIR, NGRAMS
 from rdslib.methods.embed import EMBED_GTR, EMBED_MINILM, EMBED_NV, GTR, MINILM, NV
 from rdslib.methods.features import split_feature
 from rdslib.methods.ifd import IFD, PreExperienced
+from rdslib.methods.layers import RDS_LAYERS
 from rdslib.methods.less import LESS, LessGradients
 from rdslib.methods.lm import LanguageModel
 from rdslib.methods.perplexity import MID_PPL, TOP_PPL
@@ -70,7 +71,7 @@ def register(method: Scorer | Extractor) -> None:
 
 for _each in (
     Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, DSIR,
-    RDS, RDS_WHITENED, *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(),
+    RDS, RDS_WHITENED, RDS_LAYERS, *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(),
     LessGradients(), GTR, NV, MINILM, NGRAMS,
 ):  # fmt: skip
     register(_each)
