@@ -48,7 +48,7 @@ def _is_there(opened: UserSelection, method: str) -> bool:
     pipeline, scorer = opened.pipeline, get_scorer(method)
     tasks = opened.queries if scorer.needs_queries else ()
     try:
-        wanted = [pipeline.features(each, task) for each in scorer.features for task in (None, *tasks)]
+        wanted = [each for task in (None, *tasks) for each in pipeline.read_by(method, task).values()]
     except UserError:  # the method's parameters or packages are not there, nor then what it makes
         return False
     return not pipeline.store.missing(wanted)

@@ -280,6 +280,9 @@ class Costs:
         """Tokens and FLOPs of a step other than features."""
         if trained := self._training(step):
             samples, params = trained
+            if queries := self._trained_on(step):
+                tokens = exactly(params.epochs * self._tokens(queries, params.max_length).sum())
+                return tokens, tokens * (TRAINING * self.parameters)
             share = params.epochs * samples / len(self.pool.all_sizes)
             tokens = self.over_pool(self._tokens(self.pool.samples, params.max_length)) * share
             return tokens, tokens * (TRAINING * self.parameters)
@@ -295,8 +298,14 @@ class Costs:
         if step.name == "train":
             return given["selection"].arguments["k"], given["settings"]
         if step.name == "prepare":
-            return get_extractor(given["extractor"]).trains_on(self.settings, self._rows(given))
+            rows = len(self._trained_on(step)) or self._rows(given)
+            return get_extractor(given["extractor"]).trains_on(self.settings, rows)
         return None
+
+    def _trained_on(self, step: Step) -> Sequence[Sample]:
+        """The queries that a model is trained on; none where it is trained on the pool's samples."""
+        queries = step.arguments.get("task") if step.name == "prepare" else None
+        return self.samples[_key(queries)] if queries else ()
 
     def _trains_whole(self, step: Step) -> bool:
         trained = self._training(step)

@@ -44,6 +44,7 @@ from rdslib.params import (
     Encode,
     Ifd,
     Less,
+    LossDrop,
     Model,
     Settings,
     Train,
@@ -86,6 +87,10 @@ LORA = FULL.model_copy(
         "lora_dropout": 0.1,
         "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
     }
+)
+# Brief, and of little capacity; ours.
+BRIEF = FULL.model_copy(
+    update={"method": "lora", "epochs": 4, "learning_rate": 1e-4, "batch_size": 8, "lora_rank": 8}
 )
 
 
@@ -416,7 +421,8 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
         downloads |= {name: each for name, each in mini.downloads.items() if name in used}
         return Settings(
             seed=request.seed, model=model, encode=ENCODE.model_copy(update=template),
-            ifd=Ifd(train=FULL), less=Less(train=LORA), embedders=mini.embedders, downloads=downloads,
+            ifd=Ifd(train=FULL), less=Less(train=LORA), loss_drop=LossDrop(train=BRIEF),
+            embedders=mini.embedders, downloads=downloads,
         ), []  # fmt: skip
     given = load_profile(request.profile).experiment
     if given is None:

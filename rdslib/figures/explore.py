@@ -306,8 +306,7 @@ class Explorer:
         return over(lambda: self._blocks[method, pool, task])
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
-        names = get_scorer(method).features
-        return {feature: self.pipeline.features(feature, task, pool) for feature in names}
+        return self.pipeline.read_by(method, task, pool)
 
     def _positions(self, pool: str) -> np.ndarray:
         """Where the samples of a pool are in the whole pool: int64 [samples], sorted."""

@@ -31,6 +31,7 @@ from rdslib.methods.ifd import IFD, PreExperienced
 from rdslib.methods.layers import RDS_LAYERS
 from rdslib.methods.less import LESS, LessGradients
 from rdslib.methods.lm import LanguageModel
+from rdslib.methods.loss_drop import LOSS_DROP, TrainedOnQueries
 from rdslib.methods.perplexity import MID_PPL, TOP_PPL
 from rdslib.methods.random import BalancedRandom, Random
 from rdslib.methods.rds import ABLATIONS, RDS
@@ -71,8 +72,8 @@ def register(method: Scorer | Extractor) -> None:
 
 for _each in (
     Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, DSIR,
-    RDS, RDS_WHITENED, RDS_LAYERS, *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(),
-    LessGradients(), GTR, NV, MINILM, NGRAMS,
+    LOSS_DROP, RDS, RDS_WHITENED, RDS_LAYERS, *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(),
+    LessGradients(), GTR, NV, MINILM, NGRAMS, TrainedOnQueries(),
 ):  # fmt: skip
     register(_each)
 

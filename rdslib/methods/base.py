@@ -191,8 +191,9 @@ class Highest(OfFeature):
 class Preparation:
     """What an extractor may read when it prepares.
 
-    The folder of the language model; the pool samples that it prepares on, if any, and for these the rows of
-    its `prepare_features`, by name; the empty folder `out` to write into; and where downloads are kept.
+    The folder of the language model; the pool samples that it prepares on, if any (or, `per_task`, a task's
+    queries), and for these the rows of its `prepare_features`, by name; the empty folder `out` to write into;
+    and where downloads are kept.
     """
 
     settings: Settings
@@ -271,6 +272,8 @@ class Extractor(ABC):
         per_pool: Whether features are made for each pool apart: they depend on the pool that a sample is
             in, or cost too much to be made for a whole pool where a smaller one is asked for. Else those of
             the whole pool serve every smaller one.
+        per_task: Whether features of pool samples, and none of queries, are made for each task apart, and
+            `prepare` reads its queries. They are `per_pool` too.
         uses_model: Whether features depend on the language model; without, there need be none.
         sees: The fields of a sample that its features depend on. They are not made again of a sample for
             which another pool, or other queries, have had them made.
@@ -283,6 +286,7 @@ class Extractor(ABC):
     prepares: bool = False
     prepare_features: tuple[str, ...] = ()
     per_pool: bool = False
+    per_task: bool = False
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return the parameters on which the prepared model and the features depend."""
@@ -319,9 +323,9 @@ class Extractor(ABC):
         return token_counts(tokenizer, samples, settings.encode.max_length, queries)
 
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train] | None:
-        """Say on how many samples of a pool `prepare` trains a model, and how; None if on none.
+        """Say on how many samples of a pool (or, `per_task`, of queries) `prepare` trains a model, and how.
 
-        Where all of it is trained, the folder that `prepare` fills is that of a model.
+        None if on none. Where all of it is trained, the folder that `prepare` fills is that of a model.
         """
         return None
 
