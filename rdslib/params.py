@@ -279,6 +279,12 @@ class Less(Strict):
     dimension: int = Field(default=8192, gt=0)
 
 
+class LossDrop(Strict):
+    """Loss drop: how the model is trained on a task's queries."""
+
+    train: Train
+
+
 class Quantiles(Strict):
     """The quantile experiment: what a pool's samples are worth, from those nearest the queries to the last.
 
@@ -341,6 +347,7 @@ class Stated(Strict):
 class Settings(Strict):
     """What methods need to select: the model, how samples are encoded, and the methods' parameters."""
 
+    unset: ClassVar[tuple[str, ...]] = ("loss_drop",)
     seed: int
     downloads: dict[str, Download] = {}
     model: Model
@@ -348,6 +355,7 @@ class Settings(Strict):
     embedders: dict[str, Embedder] = {}
     ifd: Ifd | None = None
     less: Less | None = None
+    loss_drop: LossDrop | None = None
 
     def check_downloads(self, used: Iterable[str | None]) -> None:
         """Raise ValueError, naming the first, if a download that is used is not listed."""
@@ -364,7 +372,7 @@ class Settings(Strict):
 class Experiment(Settings):
     """Everything that is computed under a profile: settings, data, training, and the grid of runs."""
 
-    unset = ("stated",)
+    unset = ("stated", *Settings.unset)
     # Python files with methods of yours (see `rdslib.methods`), relative to the profile's folder.
     plugins: tuple[str, ...] = ()
     pool: Pool

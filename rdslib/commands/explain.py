@@ -127,6 +127,7 @@ def explain(selection: Path | str, sample: str, profile: str | None = None) -> E
         position = int(picks["position"].iloc[int(given[1])])
     if position < 0:
         return _left_out(opened, sample)
+    by_query = by_task and not opened.scorer.joins_queries
     tables = [_lists(opened, target, position) for target in opened.asked.targets or (None,)]
     turns = pd.concat([table.tail(1) if by_task else table for table in tables], ignore_index=True)
     last = _list_of(opened, picks["picked_by"].iloc[-1])
@@ -160,8 +161,8 @@ def explain(selection: Path | str, sample: str, profile: str | None = None) -> E
         reach,
         # What a method without queries goes by may be of some of the pool alone, such as a source.
         turns if opened.asked.targets else turns[turns["rank"].notna()],
-        get_selector(opened.asked.selector).by if by_task else "",
-        pd.concat([table[_QUERY].iloc[:-1] if by_task else table[_QUERY].head(0) for table in tables]),
+        get_selector(opened.asked.selector).by if by_query else "",
+        pd.concat([table[_QUERY].head(len(table) - 1 if by_query else 0) for table in tables]),
         _neighbours(opened, position),
     )
 
@@ -208,8 +209,10 @@ def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
     scores[:, 0] = found[:, 0]
     scores[lasts.index, 1], places[lasts.index, 1] = found[lasts.index, range(1, found.shape[1])], lasts
     ranks = pd.DataFrame(ranks_of(blocks(), scores, places), dtype="Int64").replace(0, pd.NA)
-    names = [(number, "") for number in range(len(scores))]
-    if target is not None:
+    names: list[tuple[Any, str]] = [(number, "") for number in range(len(scores))]
+    if target is not None and opened.scorer.joins_queries:
+        names = [(pd.NA, "")]
+    elif target is not None:
         names = [(row.number, shortened(row.messages)) for row in opened.selection.queries[target]]
     if one:
         scores[-1] = one.shown(Ranked(scores[-1], places[-1])).scores
@@ -227,6 +230,8 @@ def _list_of(opened: _Opened, picked_by: str) -> int:
 
 def _name(opened: _Opened, turn: pd.Series) -> str:
     """A list, in words."""
+    if opened.scorer.joins_queries:
+        return f"the task {turn['task']}"
     if opened.by_task:
         return f"the task {turn['task']} (for query {turn['query']})"
     return f"query {turn['query']} of the task {turn['task']}" if opened.asked.targets else "the method"
@@ -254,7 +259,7 @@ def _neighbours(opened: _Opened, position: int) -> pd.DataFrame | None:
 
     None where it compares no vectors; empty if the sample has none.
     """
-    if not opened.asked.targets or len(opened.scorer.features) != 1:
+    if not opened.asked.targets or len(opened.scorer.features) != 1 or opened.scorer.joins_queries:
         return None
     (feature,) = opened.scorer.features
     inputs = opened.pipeline.scoring_inputs(opened.asked, opened.asked.targets[0])
@@ -330,6 +335,7 @@ def shown(explanation: Explanation) -> list[RenderableType]:
     if e.reach is None:
         return [*parts, line(f"Left out as {e.state}: {e.why}")]
     by = f"for each task by {e.by}" if e.by else "for each query"
+    by = by if e.turns["query"].notna().any() else "for all queries together"
     by = by if e.turns["task"].any() else "for the method"
     last = "; how many picks the list made, and score and rank of the last of them"
     parts += [line(e.why), *_listing(e.turns, f"Score and rank in the pool {by}{last}")]

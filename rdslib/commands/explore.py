@@ -32,7 +32,8 @@ def explore(selection: Path | str, profile: str | None = None) -> Explorer:
     from rdslib.pipeline.pipeline import ALL
 
     opened, asked = reopen(Path(selection), profile)
-    if not asked.targets or len(get_scorer(asked.method).features) != 1:
+    scorer = get_scorer(asked.method)
+    if not asked.targets or len(scorer.features) != 1 or scorer.joins_queries:
         raise UserError(
             f"{selection}: was selected by {asked.method}, which compares no vectors of queries and samples; "
             "explore a selection by a method that does, such as rds, and use `rds compare` for this one"
@@ -56,7 +57,7 @@ def _is_there(opened: UserSelection, method: str) -> bool:
     pipeline, scorer = opened.pipeline, get_scorer(method)
     tasks = opened.queries if scorer.needs_queries else ()
     try:
-        wanted = [pipeline.features(each, task) for each in scorer.features for task in (None, *tasks)]
+        wanted = [each for task in (None, *tasks) for each in pipeline.read_by(method, task).values()]
     except UserError:  # the method's parameters or packages are not there, nor then what it makes
         return False
     return not pipeline.store.missing(wanted)

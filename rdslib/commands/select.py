@@ -277,9 +277,7 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
             forms.add(form_of(row))
         row |= {"rds_score": round(pick["score"], 6), "rds_rank": rank}
         row |= {"rds_id": pick["id"], "rds_source": pick["source"]}
-        if queries:
-            row["rds_task"], row["rds_query"] = queries[rank]
-        yield row
+        yield row | queries.get(rank, {})
     if len(forms) > 1:
         names = " and ".join(sorted(forms))
         selection.store.progress.note(
@@ -296,18 +294,25 @@ def _numbers(selection: UserSelection, asked: Request) -> list[int]:
 
 def _queries_of(
     selection: UserSelection, asked: Request, picks: Sequence[Mapping[str, Any]]
-) -> dict[int, tuple[str, int]]:
-    """By rank, the task and the number of the query that a sample was picked for; none without queries."""
-    found: dict[int, tuple[str, int]] = {}
+) -> dict[int, dict[str, Any]]:
+    """By rank, the task and the number of the query that a sample was picked for; none without queries.
+
+    Without the number where all queries of a task pick together.
+    """
+    found: dict[int, dict[str, Any]] = {}
     for task in asked.targets:
         ranks = [rank for rank, pick in enumerate(picks) if not asked.by_task or pick["picked_by"] == task]
+        if get_scorer(asked.method).joins_queries:
+            found |= {rank: {"rds_task": task} for rank in ranks}
+            continue
         if asked.by_task and ranks:
             # A task's list is of all of its queries: the best for the sample stands for them.
             queries = scores_at(selection, asked, task, [picks[rank]["position"] for rank in ranks]).argmax(0)
         else:
             queries = np.array([picks[rank]["picked_by"] for rank in ranks], dtype=np.int64)
         rows = selection.queries[task]
-        found |= {rank: (task, rows[query].number) for rank, query in zip(ranks, queries, strict=True)}
+        numbers = {rank: rows[query].number for rank, query in zip(ranks, queries, strict=True)}
+        found |= {rank: {"rds_task": task, "rds_query": number} for rank, number in numbers.items()}
     return found
 
 

@@ -217,15 +217,21 @@ class Costs:
         """What steps that are made together cost: a total of each of `TOKENS` and so on, float64 [4, 3]."""
         first = steps[0]
         features = first.name == "features"
-        tokens, flops = self._features(steps) if features else self._work(first)
-        seconds = NOTHING
-        if flops.any():
-            # Training and evaluation are taken to be as fast as a forward pass.
-            measured = self.measured(first.arguments["extractor"] if features else "lm")
-            seconds = flops * measured[1] / measured[0].rows[COST].sum() if measured else UNKNOWN
-        return np.array([tokens, flops, seconds, exactly(self._disk(steps))])
+        # Training and evaluation are taken to be as fast as a forward pass.
+        work = (
+            self._features(steps) if features else (*(done := self._work(first)), self._time("lm", done[1]))
+        )
+        return np.array([*work, exactly(self._disk(steps))])
 
-    def _features(self, steps: Sequence[Step]) -> tuple[Total, Total]:
+    def _time(self, extractor: str, flops: Total) -> Total:
+        """Seconds that FLOPs take at an extractor's speed."""
+        if not flops.any():
+            return NOTHING
+        measured = self.measured(extractor)
+        return flops * measured[1] / measured[0].rows[COST].sum() if measured else UNKNOWN
+
+    def _features(self, steps: Sequence[Step]) -> tuple[Total, Total, Total]:
+        """Tokens, FLOPs and seconds of features that are made together."""
         given, use = steps[0].arguments, self._use(steps)
         maker, new = get_extractor(given["extractor"]), self._new(steps)
         asked = self.samples[_key(given["samples"])] if given["queries"] else None
@@ -233,18 +239,23 @@ class Costs:
             samples = self.pool.samples if asked is None else asked
             found = maker.tokens(self.settings, self.tokenizer, samples, asked is not None)
             tokens = self.over_pool(found, new) if asked is None else exactly(found[new].sum())
-            return tokens, tokens * (use.operations * self.parameters)
+            flops = tokens * (use.operations * self.parameters)
+            return tokens, flops, self._time(maker.name, flops)
         measured = self.measured(maker.name)
         if measured is None:
-            return UNKNOWN, UNKNOWN
-        cost = measured[0].rows[COST]
+            return UNKNOWN, UNKNOWN, UNKNOWN
+        made, seconds = measured
+        # What takes no FLOPs takes a time by its characters.
+        cost = made.rows[COST] if made.rows[COST].any() else self.pool.sizes[: len(made.rows[COST])]
         if asked is None:
-            flops = self.over_pool(cost, new)
+            work = self.over_pool(cost, new)
         else:  # as rows of the pool of as many characters
             sizes, known = np.array([len(format_chat(each.messages, "")) for each in asked]), self.pool.sizes
             order = np.argsort(known[: len(cost)])
-            flops = exactly(np.interp(sizes[new], known[order], cost[order]).sum())
-        return flops * measured[0].counts.get("tokens", 0) / (cost.sum() or 1), flops
+            work = exactly(np.interp(sizes[new], known[order], cost[order]).sum())
+        each = work / (cost.sum() or 1)
+        flops = work if made.rows[COST].any() else NOTHING
+        return each * made.counts.get("tokens", 0), flops, each * seconds
 
     def _new(self, steps: Sequence[Step]) -> np.ndarray:
         """Which samples pass through a model: of queries bool [queries], else of the whole pool bool [N]."""
@@ -269,6 +280,9 @@ class Costs:
         """Tokens and FLOPs of a step other than features."""
         if trained := self._training(step):
             samples, params = trained
+            if queries := self._trained_on(step):
+                tokens = exactly(params.epochs * self._tokens(queries, params.max_length).sum())
+                return tokens, tokens * (TRAINING * self.parameters)
             share = params.epochs * samples / len(self.pool.all_sizes)
             tokens = self.over_pool(self._tokens(self.pool.samples, params.max_length)) * share
             return tokens, tokens * (TRAINING * self.parameters)
@@ -284,8 +298,14 @@ class Costs:
         if step.name == "train":
             return given["selection"].arguments["k"], given["settings"]
         if step.name == "prepare":
-            return get_extractor(given["extractor"]).trains_on(self.settings, self._rows(given))
+            rows = len(self._trained_on(step)) or self._rows(given)
+            return get_extractor(given["extractor"]).trains_on(self.settings, rows)
         return None
+
+    def _trained_on(self, step: Step) -> Sequence[Sample]:
+        """The queries that a model is trained on; none where it is trained on the pool's samples."""
+        queries = step.arguments.get("task") if step.name == "prepare" else None
+        return self.samples[_key(queries)] if queries else ()
 
     def _trains_whole(self, step: Step) -> bool:
         trained = self._training(step)

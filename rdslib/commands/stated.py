@@ -75,7 +75,7 @@ class StatedCosts:
             if task is not None:
                 return task.test if step.name == "evaluate" else task.queries
         if step.name == "prepare" and given["pool"] is None:
-            return 0
+            return self._tasks[given["task"].step.hash].queries if "task" in given else 0
         if step.name in ("pool", "features", "prepare"):
             draw = given.get("draw")
             return int(draw[0]) if draw else self.study.pipeline.pool_size()

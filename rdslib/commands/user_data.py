@@ -45,6 +45,7 @@ from rdslib.params import (
     Encode,
     Ifd,
     Less,
+    LossDrop,
     Model,
     Settings,
     Train,
@@ -88,6 +89,10 @@ LORA = FULL.model_copy(
         "lora_dropout": 0.1,
         "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
     }
+)
+# Brief, and of little capacity; ours.
+BRIEF = FULL.model_copy(
+    update={"method": "lora", "epochs": 4, "learning_rate": 1e-4, "batch_size": 8, "lora_rank": 8}
 )
 
 
@@ -373,11 +378,11 @@ class UserSelection:
     @property
     def turns(self) -> tuple[str, int]:
         """What takes turns in picking, and how many of it there are: 0 where nothing does."""
-        if not get_scorer(self.request.method).needs_queries:
-            return "queries", 0
-        if len(self.queries) > 1:
+        scorer = get_scorer(self.request.method)
+        if scorer.needs_queries and len(self.queries) > 1:
             return "tasks", len(self.queries)
-        if get_selector(self.request.selector).one_list(1):
+        one = scorer.joins_queries or get_selector(self.request.selector).one_list(1)
+        if not scorer.needs_queries or one:
             return "queries", 0
         return "queries", sum(map(len, self.queries.values()))
 
@@ -433,7 +438,8 @@ def _settings(request: SelectRequest) -> tuple[Settings, list[Path]]:
         downloads |= {name: each for name, each in mini.downloads.items() if name in used}
         return Settings(
             seed=request.seed, model=model, encode=ENCODE.model_copy(update=template),
-            ifd=Ifd(train=FULL), less=Less(train=LORA), embedders=mini.embedders, downloads=downloads,
+            ifd=Ifd(train=FULL), less=Less(train=LORA), loss_drop=LossDrop(train=BRIEF),
+            embedders=mini.embedders, downloads=downloads,
         ), []  # fmt: skip
     given = load_profile(request.profile).experiment
     if given is None:

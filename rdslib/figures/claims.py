@@ -19,6 +19,7 @@ from rdslib.figures.evidence import Evidence
 from rdslib.figures.rules import CLAIMS, RULE
 from rdslib.figures.typeset import DASH, MINUS, Cell, Part, Tables
 from rdslib.methods import get_scorer
+from rdslib.models.flops import PAPER as COUNTS
 from rdslib.pipeline.study import Study
 
 LEVEL = 0.05
@@ -130,7 +131,8 @@ def _proxies(e: Evidence) -> Iterator[Margin]:
     largest: dict[str, float] = {}
     for pool, method in sorted(e.single):
         there = {(pool, RDS), (pool, BASELINE)} <= {*e.single}
-        if there and get_scorer(method).needs_queries:
+        scorer = get_scorer(method)
+        if there and scorer.needs_queries and scorer.paper_flops(1, 1, COUNTS) != 0:  # with a model
             cost = e.flops[pool, method]
             if e.flops[pool, BASELINE] < cost < e.flops[pool, RDS]:
                 largest[method] = pool

@@ -192,7 +192,8 @@ class Explorer:
         if not 0 <= query < count:
             raise UserError(f"query {query} of {task}: there are {count}; use a number from 0 to {count - 1}")
         pool = self.pools(method)[0]
-        ranked = self._ranker(method, pool, task)(k, None, None).lists()[query]
+        lists = self._ranker(method, pool, task)(k, None, None).lists()
+        ranked = lists[0 if get_scorer(method).joins_queries else query]
         picks = pd.DataFrame({"position": self._positions(pool)[ranked.positions], "score": ranked.scores})
         return self._listed(picks)
 
@@ -324,8 +325,7 @@ class Explorer:
         return (self.selector if fits else ROUND_ROBIN.name), like
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
-        names = get_scorer(method).features
-        return {feature: self.pipeline.features(feature, task, pool) for feature in names}
+        return self.pipeline.read_by(method, task, pool)
 
     def _positions(self, pool: str) -> np.ndarray:
         """Where the samples of a pool are in the whole pool: int64 [samples], sorted."""

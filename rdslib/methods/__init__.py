@@ -24,15 +24,19 @@ from rdslib.methods.base import (
     Scorer,
     ScoringInputs,
 )
+from rdslib.methods.dsir import DSIR, NGRAMS
 from rdslib.methods.embed import EMBED_GTR, EMBED_MINILM, EMBED_NV, GTR, MINILM, NV
 from rdslib.methods.features import split_feature
 from rdslib.methods.ifd import IFD, PreExperienced
+from rdslib.methods.layers import RDS_LAYERS
 from rdslib.methods.less import LESS, LessGradients
 from rdslib.methods.lm import LanguageModel
+from rdslib.methods.loss_drop import LOSS_DROP, TrainedOnQueries
 from rdslib.methods.perplexity import MID_PPL, TOP_PPL
 from rdslib.methods.random import BalancedRandom, Random
 from rdslib.methods.rds import ABLATIONS, RDS
 from rdslib.methods.span import LABEL, PROMPT
+from rdslib.methods.whitened import RDS_WHITENED
 from rdslib.selection import get_selector
 from rdslib.selection.round_robin import ROUND_ROBIN
 
@@ -69,8 +73,9 @@ def register(method: Scorer | Extractor) -> None:
 
 
 for _each in (
-    Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, RDS,
-    *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(), LessGradients(), GTR, NV, MINILM,
+    Random(), BalancedRandom(), LESS, EMBED_NV, EMBED_GTR, EMBED_MINILM, TOP_PPL, MID_PPL, IFD, DSIR,
+    LOSS_DROP, RDS, RDS_WHITENED, RDS_LAYERS, *ABLATIONS, LanguageModel(), PROMPT, LABEL, PreExperienced(),
+    LessGradients(), GTR, NV, MINILM, NGRAMS, TrainedOnQueries(),
 ):  # fmt: skip
     register(_each)
 

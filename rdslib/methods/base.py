@@ -38,6 +38,10 @@ TILE = 8192
 COST = "cost"
 
 
+# Changes vectors, float [n, ...], into those that are compared, float [n, ...].
+Change = Callable[[np.ndarray], np.ndarray]
+
+
 @dataclass(frozen=True)
 class ScoringInputs:
     """What a scorer may read: the source of each pool sample, and the folders of features, by name.
@@ -102,12 +106,14 @@ class Scorer(ABC):
         by_shard: Whether a shard's block follows from that shard (`ScoringInputs.pool`) and the queries
             alone, so that shards can be scored in different places.
         skip: The share of the pool, from the best score down, that is passed over before the first pick.
+        joins_queries: Whether all queries of a task make one row together, rather than one each.
     """
 
     name: str
     title: str = ""
     colour: str | None = None
     needs_queries: bool = False
+    joins_queries: bool = False
     needs_response: bool = False
     seeded: bool = False
     features: tuple[str, ...] = ()
@@ -123,6 +129,10 @@ class Scorer(ABC):
         """FLOPs of selecting `samples` of `pool_size`, by the paper's Appendix E; NaN without a formula."""
         return math.nan
 
+    def change(self, inputs: ScoringInputs) -> Change:
+        """Say how its `vector` is changed before samples are compared by it; by default not at all."""
+        return lambda rows: rows
+
 
 def of_one_pass(pool_size: int, samples: int, cost: CostModel) -> float:
     """FLOPs of selecting by one forward pass of the language model over the pool."""
@@ -130,7 +140,10 @@ def of_one_pass(pool_size: int, samples: int, cost: CostModel) -> float:
 
 
 class OfFeature(Scorer):
-    """A method that reads one feature. `formula` is its `paper_flops`; scores above `limit` never rank."""
+    """A method that reads one feature. `formula` is its `paper_flops`; scores above `limit` never rank.
+
+    `fit` gives, for what there is to score, how the feature's vectors are changed before they are compared.
+    """
 
     by_shard = True
 
@@ -144,9 +157,15 @@ class OfFeature(Scorer):
         formula: Callable[[int, int, CostModel], float] | None = None,
         skip: float = 0.0,
         limit: float = math.inf,
+        fit: Callable[[ScoringInputs], Change] = lambda inputs: lambda rows: rows,
     ) -> None:
         self.name, self.features, self.title, self.colour = name, (feature,), title, colour
         self.needs_response, self.skip, self.limit, self._formula = needs_response, skip, limit, formula
+        self._fit = fit
+
+    def change(self, inputs: ScoringInputs) -> Change:
+        """As `fit` gives it."""
+        return self._fit(inputs)
 
     def paper_flops(self, pool_size: int, samples: int, cost: CostModel) -> float:
         """FLOPs by the formula, if there is one."""
@@ -176,10 +195,12 @@ class InnerProduct(OfFeature):
                 f"{self.name}: query {empty[0]} has no {feature}, so that every sample would score the same; "
                 "leave it out, or take another method"
             )
+        change = self.change(inputs)
+        queries = change(queries)
         for start, shard in inputs.pool(feature):
             for first in range(0, len(shard), TILE):
                 rows = shard[first : first + TILE].astype(np.float32)
-                scores = queries @ rows.T
+                scores = queries @ change(rows).T
                 scores[:, ~rows.any(axis=1)] = -np.inf
                 yield start + first, scores
 
@@ -198,8 +219,9 @@ class Highest(OfFeature):
 class Preparation:
     """What an extractor may read when it prepares.
 
-    The folder of the language model; the pool samples that it prepares on, if any, and for these the rows of
-    its `prepare_features`, by name; the empty folder `out` to write into; and where downloads are kept.
+    The folder of the language model; the pool samples that it prepares on, if any (or, `per_task`, a task's
+    queries), and for these the rows of its `prepare_features`, by name; the empty folder `out` to write into;
+    and where downloads are kept.
     """
 
     settings: Settings
@@ -278,6 +300,8 @@ class Extractor(ABC):
         per_pool: Whether features are made for each pool apart: they depend on the pool that a sample is
             in, or cost too much to be made for a whole pool where a smaller one is asked for. Else those of
             the whole pool serve every smaller one.
+        per_task: Whether features of pool samples, and none of queries, are made for each task apart, and
+            `prepare` reads its queries. They are `per_pool` too.
         uses_model: Whether features depend on the language model; without, there need be none.
         sees: The fields of a sample that its features depend on. They are not made again of a sample for
             which another pool, or other queries, have had them made.
@@ -290,6 +314,7 @@ class Extractor(ABC):
     prepares: bool = False
     prepare_features: tuple[str, ...] = ()
     per_pool: bool = False
+    per_task: bool = False
 
     def key(self, settings: Settings) -> Mapping[str, Any]:
         """Return the parameters on which the prepared model and the features depend."""
@@ -326,9 +351,9 @@ class Extractor(ABC):
         return token_counts(tokenizer, samples, settings.encode.max_length, queries)
 
     def trains_on(self, settings: Settings, pool_size: int) -> tuple[int, Train] | None:
-        """Say on how many samples of a pool `prepare` trains a model, and how; None if on none.
+        """Say on how many samples of a pool (or, `per_task`, of queries) `prepare` trains a model, and how.
 
-        Where all of it is trained, the folder that `prepare` fills is that of a model.
+        None if on none. Where all of it is trained, the folder that `prepare` fills is that of a model.
         """
         return None
 

@@ -28,7 +28,8 @@ def loaded(given: Extraction) -> tuple[PreTrainedModel, PreTrainedTokenizerBase,
 class LanguageModel(Extractor):
     """`lm.<pooling>_<span>`: float16 [samples, hidden], of length 1; `lm.nll`: float32 [samples], in nats.
 
-    See `rdslib.models.encode`.
+    And `lm.layers_all`: float16 [samples, up to hidden], of length 1, of the last layers. See
+    `rdslib.models.encode`.
     """
 
     name = "lm"
@@ -70,5 +71,10 @@ class LanguageModel(Extractor):
 
     def model_use(self, settings: Settings, wanted: Sequence[str], config: PretrainedConfig) -> ModelUse:
         """One forward pass; NLL alone needs vocabulary logits."""
-        row_bytes = sum(4 if name == "nll" else 2 * config.hidden_size for name in wanted)
-        return ModelUse(FORWARD, row_bytes, logits="nll" in wanted)
+        from rdslib.models.encode import LAYERED, layers_of
+
+        layers = layers_of(config)
+        sizes = {"nll": 4, LAYERED: 2 * layers * (config.hidden_size // layers)}
+        row_bytes = sum(sizes.get(name, 2 * config.hidden_size) for name in wanted)
+        # The states of all layers take about as much as what is at work in two.
+        return ModelUse(FORWARD, row_bytes, layers=3 if LAYERED in wanted else 1, logits="nll" in wanted)

@@ -18,16 +18,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from rdslib.data.chat import Tokens
 from rdslib.models.device import device
 from rdslib.models.loading import running
+from rdslib.models.projection import random_signs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 POOLINGS = ("weighted", "uniform", "last")
 SPANS = ("all", "prompt", "response")
 # Means of hidden states, by name: how tokens are weighed, and over which of them.
 POOLED = {f"{pooling}_{span}": (pooling, span) for span in SPANS for pooling in POOLINGS}
+# Weighted means of the states of the last layers, this many (CRDS-R), or all where a model has fewer.
+LAYERED, LAYERS = "layers_all", 18
 # What `encode` can give: these, and the NLL of the whole text.
-FEATURES = (*POOLED, "nll")
+FEATURES = (*POOLED, LAYERED, "nll")
 
 
 def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -101,18 +104,24 @@ def encode(
 
     Returns:
         Of `POOLED`: the pooled last hidden state, float32 [samples, hidden], of length 1, or zero where the
-        span is empty. `nll`: the mean NLL of the tokens from the second on, in nats, float32 [samples]; NaN
-        for a sample of one token.
+        span is empty. `LAYERED`: the weighted mean of the whole text in each of the last layers, projected to
+        a part of a row by random signs, float32 [samples, layers x (hidden // layers)], of length 1; the
+        signs are the same for every seed. `nll`: the mean NLL of the tokens from the second on, in nats,
+        float32 [samples]; NaN for a sample of one token.
     """
     for name in wanted:
         if name not in FEATURES:
             raise ValueError(f"there is no feature {name!r}; there are {', '.join(FEATURES)}")
-    pooled = [name for name in wanted if name != "nll"]
+    pooled = [name for name in wanted if name in POOLED]
     width = model.get_output_embeddings().weight.shape[1]  # which may be less than the layers'
     result = {name: np.zeros((len(samples), width), dtype=np.float32) for name in pooled}
     if "nll" in wanted:
         result["nll"] = np.full(len(samples), np.nan, dtype=np.float32)
-    for batch, tokens, hidden in forward(model, [s.ids for s in samples], token_budget):
+    layers = layers_of(model.config) if LAYERED in wanted else 1
+    if LAYERED in wanted:
+        result[LAYERED] = np.zeros((len(samples), layers * (width // layers)), dtype=np.float32)
+    signs: list[torch.Tensor] = []
+    for batch, tokens, hidden, below in forward(model, [s.ids for s in samples], token_budget, layers):
         states = hidden.float()
         for name in pooled:
             pooling, span = POOLED[name]
@@ -120,6 +129,20 @@ def encode(
             weights = pooling_weights(ends[:, 0], ends[:, 1], hidden.shape[1], pooling)
             rows = torch.bmm(weights[:, None], states)[:, 0]
             result[name][batch] = torch.nn.functional.normalize(rows, dim=-1).cpu().numpy()
+        if LAYERED in wanted:
+            every = [*below, hidden]
+            widths = [each.shape[-1] for each in every]
+            signs = signs or [
+                random_signs(number, each, width // layers, hidden.device)
+                for number, each in enumerate(widths)
+            ]
+            ends = torch.tensor([len(samples[i].ids) for i in batch], device=hidden.device)
+            weights = pooling_weights(torch.zeros_like(ends), ends, hidden.shape[1], "weighted")[:, None]
+            parts = [
+                torch.bmm(weights, each.float())[:, 0] @ of for each, of in zip(every, signs, strict=True)
+            ]
+            rows = torch.nn.functional.normalize(torch.cat(parts, dim=-1), dim=-1)
+            result[LAYERED][batch] = rows.cpu().numpy()
         if "nll" in wanted:
             scored = [[True] * len(samples[i].ids) for i in batch]
             result["nll"][batch] = batch_nll(model, tokens, hidden, scored)
@@ -140,19 +163,19 @@ def mean_nll(
     """
     result = np.full(len(ids), np.nan, dtype=np.float32)
     with torch.inference_mode():
-        for batch, tokens, hidden in forward(model, ids, token_budget):
+        for batch, tokens, hidden, _ in forward(model, ids, token_budget):
             result[batch] = batch_nll(model, tokens, hidden, [scored[i] for i in batch])
             done(batch)
     return result
 
 
 def forward(
-    model: PreTrainedModel, ids: Sequence[Sequence[int]], token_budget: int
-) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    model: PreTrainedModel, ids: Sequence[Sequence[int]], token_budget: int, layers: int = 1
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor, list[torch.Tensor]]]:
     """Pass samples through the model in packed batches.
 
-    Yields positions of a batch, its tokens (int64 [batch, longest]) and its last hidden states
-    ([batch, longest, hidden]).
+    Yields positions of a batch, its tokens (int64 [batch, longest]), its last hidden states
+    ([batch, longest, hidden]), and those of the `layers` - 1 layers below, the last of them last.
 
     Raises:
         ValueError: A sample has no tokens.
@@ -164,10 +187,17 @@ def forward(
     for batch in pack(lengths, token_budget):
         with running(model.config.name_or_path):
             tokens = pad([ids[i] for i in batch], device())
-            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state.to(tokens.device)
+            made = model.base_model(input_ids=tokens, use_cache=False, output_hidden_states=layers > 1)
+            hidden = made.last_hidden_state.to(tokens.device)
             if not torch.isfinite(hidden).all():
                 raise RuntimeError(f"what it gives in {hidden.dtype} is no number: NaN or infinite")
-        yield batch, tokens, hidden
+        below = made.hidden_states[-layers:-1] if layers > 1 else ()
+        yield batch, tokens, hidden, [each.to(tokens.device) for each in below]
+
+
+def layers_of(config: PretrainedConfig) -> int:
+    """Return of how many layers `LAYERED` has the states."""
+    return int(min(LAYERS, config.get_text_config().num_hidden_layers))
 
 
 def batch_nll(

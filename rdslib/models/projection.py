@@ -7,6 +7,7 @@ and the sign's place, so that any part of the matrix is made when it is wanted, 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from rdslib.models.device import compute_dtype
@@ -48,6 +49,12 @@ class Projection:
             torch.mm(piece, made.view(piece.shape[1], -1)[:, : self.dimension], out=product)
             total += product
         return total / self.dimension**0.5
+
+
+def random_signs(number: int, size: int, dimension: int, device: torch.device) -> torch.Tensor:
+    """Make the small matrix of signs, +-1, that goes by a number: float32 [size, dimension]."""
+    bits = generator(0, "signs", str(number)).integers(0, 2, (size, dimension), dtype=np.int8)
+    return torch.from_numpy(2 * bits - 1).to(device, torch.float32)
 
 
 def random_words(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:

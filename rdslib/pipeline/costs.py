@@ -30,12 +30,15 @@ def steps_of(pipeline: Pipeline, request: Request) -> list[Step]:
 
 def _of_feature(pipeline: Pipeline, feature: str, request: Request) -> list[Step]:
     maker = get_extractor(feature)
-    whole = pipeline.features(feature, None, request.pool)
-    found = [_cost(pipeline, whole, ALL if maker.per_pool else request.pool)]
-    for task in request.targets:
-        found.append(_cost(pipeline, pipeline.features(feature, task, request.pool), ALL))
+    found = []
+    for task in (None, *request.targets):
+        read = pipeline.read_by(request.method, task, request.pool)
+        if feature in read:
+            drawn = task is None and not maker.per_pool
+            found.append(_cost(pipeline, read[feature], request.pool if drawn else ALL))
     if maker.prepares:
-        found.append(pipeline.preparation(feature, request.pool))
+        for task in request.targets if maker.per_task else (None,):
+            found.append(pipeline.preparation(feature, request.pool, task))
         on = maker.prepare_pool(pipeline.settings, request.pool)
         # What the preparation reads, of the pool that it prepares on.
         found += [_cost(pipeline, pipeline.features(each), on or ALL) for each in maker.prepare_features]
@@ -60,7 +63,8 @@ def by_formula(pipeline: Pipeline, request: Request, epochs: int) -> float:
     for feature in scorer.features:
         maker = get_extractor(feature)
         if maker.prepares:
-            counts = pipeline.store.manifest(pipeline.preparation(feature, request.pool))["counts"]
+            task = request.targets[0] if maker.per_task else None
+            counts = pipeline.store.manifest(pipeline.preparation(feature, request.pool, task))["counts"]
             on = maker.prepare_pool(settings, request.pool)
             cost = maker.cost_model(cost, settings, counts, pipeline.pool_size(on) if on else 0)
     selection = scorer.paper_flops(pipeline.pool_size(request.pool), request.k, cost)

@@ -115,35 +115,53 @@ class Pipeline:
     def features(self, feature: str, task: str | None = None, pool: str = ALL) -> Step:
         """A feature of a pool's samples (`task` None) or of a task's queries.
 
-        Where all pools share an extractor's features, those of the whole pool serve each.
+        Where all pools share an extractor's features, those of the whole pool serve each. Of an extractor
+        that makes them for each task apart, those of the pool's samples for a task.
         """
         extractor, name = split_feature(feature)
         maker = get_extractor(feature)
         pool = pool if maker.per_pool else ALL
-        of = _pool_name(pool) if task is None else f"{task} queries"
-        samples = self.pool if task is None else self.queries[task]
+        queries = task if not maker.per_task else None
+        of = f"{queries} queries" if queries else f"{_pool_name(pool)}{f' for {task}' if task else ''}"
+        samples = self.queries[queries] if queries else self.pool
         return steps.features.step(
             label=f"{extractor} features of {of}",
-            weight=self.pool_size(pool) if task is None else 10,
+            weight=10 if queries else self.pool_size(pool),
             marks=self._marks(extractor),
             given={"settings": self.settings, "executor": self.executor},
             extractor=extractor,
             feature=name,
             model=self._model_of(maker),
-            prepared=self.preparation(feature, pool) if maker.prepares else None,
-            samples=self.store.file(samples, POOL if task is None else QUERIES),
-            queries=task is not None,
-            draw=self.draws[pool] if task is None else None,
+            prepared=self.preparation(feature, pool, task) if maker.prepares else None,
+            samples=self.store.file(samples, QUERIES if queries else POOL),
+            queries=queries is not None,
+            draw=None if queries else self.draws[pool],
             shard_size=self.settings.encode.shard_size,
         )
 
-    def preparation(self, feature: str, pool: str = ALL) -> Step:
-        """What the extractor of a feature prepares before it makes features of samples of `pool`."""
+    def read_by(self, method: str, task: str | None = None, pool: str = ALL) -> dict[str, Step]:
+        """The features that a method reads for all tasks (`task` None), and what it reads for one beside."""
+        names = get_scorer(method).features
+        apart = [each for each in names if get_extractor(each).per_task]
+        if task is None:
+            names = tuple(each for each in names if each not in apart)
+        return {each: self.features(each, task, pool) for each in (apart if task and apart else names)}
+
+    def preparation(self, feature: str, pool: str = ALL, task: str | None = None) -> Step:
+        """What the extractor of a feature prepares before it makes features of samples of `pool`.
+
+        For a task, where that matters.
+        """
         extractor = split_feature(feature)[0]
         maker = get_extractor(feature)
         on = maker.prepare_pool(self.settings, pool)
+        of = _pool_name(on) if on else f"{task} queries" if maker.per_task else ""
+        # Only where they matter: others' keys have no such argument.
+        beside: dict[str, Any] = {}
+        if maker.per_task and task is not None:
+            beside["task"] = self.store.file(self.queries[task], QUERIES)
         return steps.prepare.step(
-            label=f"prepare {extractor}{f' on {_pool_name(on)}' if on else ''}",
+            label=f"prepare {extractor}{of and f' on {of}'}",
             weight=100,
             marks=self._marks(extractor),
             given={"settings": self.settings},
@@ -152,6 +170,7 @@ class Pipeline:
             pool=self.store.file(self.pool, POOL) if on else None,
             features={each: self.features(each) for each in maker.prepare_features},
             draw=self.draws[on] if on else None,
+            **beside,
         )
 
     def _model_of(self, maker: Extractor) -> Step | None:
@@ -179,12 +198,9 @@ class Pipeline:
             given={"executor": self.executor},
             method=request.method,
             pool=self.store.file(self.pool, POOL),
-            features={each: self.features(each, None, request.pool) for each in scorer.features},
+            features=self.read_by(request.method, None, request.pool),
             # A list, since tasks take turns in this order.
-            queries=[
-                {each: self.features(each, task, request.pool) for each in scorer.features}
-                for task in request.targets
-            ],
+            queries=[self.read_by(request.method, task, request.pool) for task in request.targets],
             targets=request.targets,
             k=request.k,
             draw=self.draws[request.pool],
@@ -257,12 +273,10 @@ class Pipeline:
 
     def scoring_inputs(self, request: Request, task: str | None) -> ScoringInputs:
         """What a method reads to score a pool for a task; its features must have been made."""
-        path = self.store.path
-        names = get_scorer(request.method).features
-        pool = {each: path(self.features(each, None, request.pool)) for each in names}
-        queries = {each: path(self.features(each, task, request.pool)) for each in names if task is not None}
-        samples = self.pool_file(request.pool)
-        return steps.scoring_inputs(request.method, samples, pool, queries, request.seed)
+        read = self.read_by(request.method, None, request.pool)
+        beside = {} if task is None else self.read_by(request.method, task, request.pool)
+        pool, queries = ({name: self.store.path(step) for name, step in e.items()} for e in (read, beside))
+        return steps.scoring_inputs(request.method, self.pool_file(request.pool), pool, queries, request.seed)
 
     def lists(self, request: Request, task: str) -> Lists:
         """The lists by which a request picks for one of its tasks; its features must have been made."""

@@ -126,6 +126,8 @@ def rehearse(profile: Profile, folder: Path, home: Path) -> Path:
     if e.less is not None:
         dimension = {"dimension": small(e.less.dimension)}
         update["less"] = e.less.model_copy(update={**dimension, "train": trained(e.less.train)})
+    if e.loss_drop is not None:
+        update["loss_drop"] = e.loss_drop.model_copy(update={"train": trained(e.loss_drop.train)})
     _sentences(home / "model", home / "sentences")
     rehearsed = profile.model_copy(
         update={

@@ -9,7 +9,6 @@ those that `Pipeline` and `Study` give beside the key.
 from __future__ import annotations
 
 import ctypes
-import functools
 import gc
 import os
 import sys
@@ -154,10 +153,14 @@ def prepare(
     features: Mapping[str, Path],
     draw: Sequence[int] | None,
     settings: Settings,
+    task: Path | None = None,
 ) -> dict[str, Any]:
-    """Prepare what an extractor needs before it makes features, such as a model trained on pool samples."""
+    """Prepare what an extractor needs before it makes features, such as a model trained on pool samples.
+
+    Or on the queries of a `task`.
+    """
     maker = get_extractor(extractor)
-    samples: Sequence[Sample] = []
+    samples: Sequence[Sample] = tasks.read_queries(task) if task is not None else []
     rows: dict[str, np.ndarray] = {}
     if pool is not None:
         samples = drawn = pool_file(pool, draw)
@@ -323,8 +326,10 @@ def choose(
 
 def rows_of(method: str, inputs: ScoringInputs) -> Rows | None:
     """What reads the vectors of samples, if the method compares such."""
-    vector = get_scorer(method).vector
-    return None if vector is None else functools.partial(inputs.rows, vector)
+    scorer = get_scorer(method)
+    if (vector := scorer.vector) is None:
+        return None
+    return lambda positions: scorer.change(inputs)(inputs.rows(vector, positions))
 
 
 def scoring_inputs(
@@ -334,7 +339,12 @@ def scoring_inputs(
     queries: Mapping[str, Path],
     seed: int | None,
 ) -> ScoringInputs:
-    """What a method reads to score a pool for one task, from the folders of features by name."""
+    """What a method reads to score a pool for one task, from the folders of features by name.
+
+    What is made for a task apart is of the pool's samples.
+    """
+    apart = {each: folder for each, folder in queries.items() if get_extractor(each).per_task}
+    features = {**features, **apart}
     shared = [] if samples.kept is None else [f for f in features if not get_extractor(f).per_pool]
     kept = {feature: samples.kept for feature in shared if samples.kept is not None}
     return ScoringInputs(samples.sources, seed or 0, features, queries, kept)

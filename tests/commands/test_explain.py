@@ -52,6 +52,8 @@ REQUESTS = {
     "balanced": {"method": "random_balanced"},
     "top": {"method": "top_ppl"},
     "middle": {"method": "mid_ppl"},
+    "joined": {"queries": "sums.jsonl", "method": "dsir"},
+    "joined tasks": {"queries": "queries.jsonl", "method": "dsir"},
 }
 
 
@@ -166,7 +168,10 @@ def test_ranks_and_scores_are_those_of_the_whole_matrix(selected, name):
                 assert turn.last_score == lists[number][own_picks[-1][0]]
             else:
                 assert np.isnan(turn.last_score)
-        if tasks:
+        if "joined" in name:
+            assert found.turns["query"].isna().all()
+            assert found.queries.empty
+        elif tasks:
             best = [each[:, position].argmax() for each in scores.values()]
             assert found.turns["query"].tolist() == [best[0], 12 + best[1]]
             for (task, matrix), (shown, rows) in zip(
@@ -189,7 +194,8 @@ def test_scores_are_those_that_were_written(selected):
                 assert f"query {row['rds_query']}" in found.why
                 assert row["rds_task"] in found.why
             else:
-                assert " Picked by the method, which has it at rank " in found.why
+                by = f"task {row['rds_task']}" if "joined" in name else "method"
+                assert f" Picked by the {by}, which has it at rank " in found.why
 
 
 @pytest.mark.parametrize("position", [0, 5, 47])

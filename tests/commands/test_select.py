@@ -221,7 +221,9 @@ def test_every_method_goes_by_its_name(ask, given, method):
     ask(**options)
     assert written.path.read_bytes() == first
     assert len(set(positions(rows))) == 5
-    assert all(("rds_query" in each) == get_scorer(method).needs_queries for each in rows)
+    scorer = get_scorer(method)
+    assert all(("rds_task" in each) == scorer.needs_queries for each in rows)
+    assert all(("rds_query" in each) == (scorer.needs_queries and not scorer.joins_queries) for each in rows)
     _, asked = reopen(written.path)
     assert (asked.method, asked.k) == (method, 5)
 

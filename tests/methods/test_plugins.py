@@ -140,7 +140,7 @@ def test_every_feature_has_an_extractor_and_every_method_its_own_title():
     for extractor in EXTRACTORS.values():
         assert all(get_extractor(feature) for feature in extractor.prepare_features)
     titles = [scorer.title for scorer in SCORERS.values()]
-    assert len(set(titles)) == len(titles) == 14
+    assert len(set(titles)) == len(titles) == 18
     with pytest.raises(UserError, match=r"unknown method 'rsd'; methods: .*rds"):
         get_scorer("rsd")
     with pytest.raises(UserError, match=r"unknown extractor of 'ml.nll'; extractors: .*lm"):

@@ -72,6 +72,7 @@ def whole(method, inputs):
         ("rds_uniform", "lm.uniform_all"),
         ("rds_prompt", "prompt.weighted_all"),
         ("rds_label", "label.weighted_all"),
+        ("rds_layers", "lm.layers_all"),
     ],
 )
 def test_rds_scores_are_cosines(tmp_path, method, feature):

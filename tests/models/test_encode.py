@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from rdslib.data.chat import Tokens, tokenize_chat, tokenize_query, user_assistant
 from rdslib.data.pool import PoolFile
-from rdslib.models.encode import FEATURES, POOLINGS, encode, mean_nll, pack, pooling_weights
-from rdslib.models.loading import load_causal_lm, load_tokenizer
+from rdslib.models.encode import FEATURES, LAYERED, POOLINGS, encode, mean_nll, pack, pooling_weights
+from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
+from rdslib.params import RandomModel
 from rdslib.pipeline.steps import model_folder
+from rdslib.seeds import generator
 
 
 @given(st.lists(st.integers(1, 60), max_size=50), st.integers(1, 200))
@@ -65,7 +67,20 @@ def one_by_one(model, samples):
             }
             for pooling, row in pooled.items():
                 found[f"{pooling}_{span}"].append(torch.nn.functional.normalize(row, dim=0).numpy())
+        found[LAYERED].append(last_layers(out.hidden_states))
     return {name: np.stack(rows) for name, rows in found.items()}
+
+
+def last_layers(states):
+    """The weighted mean in each of the last 18 layers (or all), projected by signs of its own, and joined."""
+    last = states[1:][-18:]
+    weights = torch.arange(1, last[0].shape[1] + 1).float()
+    parts = []
+    for number, layer in enumerate(last):
+        shape = layer.shape[2], last[-1].shape[2] // len(last)
+        signs = 2.0 * generator(0, "signs", str(number)).integers(0, 2, shape, dtype=np.int8) - 1
+        parts.append((weights / weights.sum()) @ layer[0].float() @ torch.tensor(signs).float())
+    return torch.nn.functional.normalize(torch.cat(parts), dim=0).numpy()
 
 
 def samples_of(tokenizer, max_length=2048):
@@ -92,7 +107,7 @@ def test_packed_equals_one_by_one_on_a_random_model(tiny_model, budget):
     for name, rows in found.items():
         np.testing.assert_allclose(rows, expected[name], atol=3e-5, err_msg=name)
     # Asking for one feature alone gives the same.
-    for name in ("nll", "weighted_all"):
+    for name in ("nll", "weighted_all", LAYERED):
         np.testing.assert_array_equal(encode(model, samples, [name], budget)[name], found[name])
 
 
@@ -163,3 +178,11 @@ def test_packed_equals_one_by_one_on_the_real_model_and_pool(mini):
     np.testing.assert_allclose(found.pop("nll"), expected["nll"], rtol=0.02)
     for name, rows in found.items():
         assert (rows * expected[name]).sum(axis=1).min() >= 0.999, name
+
+
+def test_of_a_deep_model_the_last_18_layers_are_taken(tmp_path):
+    make_random(RandomModel(layers=20, hidden_size=40, heads=2), 0, tmp_path)
+    model, samples = load_causal_lm(tmp_path, dtype=torch.float32), [Tokens([5, 6, 7], [False] * 3, 1)]
+    found = encode(model, samples, [LAYERED], 100)[LAYERED]
+    np.testing.assert_allclose(found, one_by_one(model, samples)[LAYERED], atol=3e-5)
+    assert found.shape == (1, 36)
