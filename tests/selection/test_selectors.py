@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from rdslib.selection import SELECTORS, get_selector, knn
 from rdslib.selection.apart import apart
 from rdslib.selection.quota import per_source
 from rdslib.selection.round_robin import choose
+from rdslib.selection.topk import over
 from tests.selection.test_selection import cases, ranker
 
 BY_ONE_LIST = [name for name, each in SELECTORS.items() if each.one_list(1)]
@@ -108,6 +111,23 @@ def test_every_selector_has_a_naive_version():
         get_selector("min")
 
 
+def parted(scores, size, seed, held):
+    """A ranker of two parts of the blocks, each ranked elsewhere, as on a cluster."""
+    blocks = [(start, scores[:, start : start + size]) for start in range(0, scores.shape[1], size)]
+    parts = [part for part in (blocks[::2], blocks[1::2]) if part]
+
+    def ranked(k, reduce, after):
+        first, *others = (
+            over(lambda part=part: part, max(1, held // 2))(k, pickle.loads(pickle.dumps(reduce)), after)
+            for part in parts
+        )
+        for each in others:
+            first.merge(each)
+        return first
+
+    return ranked
+
+
 def vectors_of(data, n):
     """Vectors of which some are equal, and none is all zero."""
     drawn = data.draw(hnp.arrays(np.int64, (n, 3), elements=st.integers(-2, 2)))
@@ -116,7 +136,7 @@ def vectors_of(data, n):
 
 
 @pytest.mark.parametrize("selector", BY_ONE_LIST)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases(), st.integers(1, 40), st.integers(1, 300), st.data())
 def test_one_task_by_one_list_equals_the_definition(selector, case, size, held, data):
     scores, k, sources, limits = case
@@ -130,7 +150,7 @@ def test_one_task_by_one_list_equals_the_definition(selector, case, size, held, 
         full = limits and limits[0] and sum(sources[each] == sources[d] for each in taken) >= limits[0]
         if allowed[d] and not full and len(taken) < k:
             taken.append(d)
-    rankers = [ranker(scores, size, 1, held=held)]
+    rankers = [data.draw(st.sampled_from([ranker, parted]))(scores, size, 1, held=held)]
 
     def select():
         limit = per_source(sources, k, *limits) if limits else None
@@ -147,7 +167,7 @@ def test_one_task_by_one_list_equals_the_definition(selector, case, size, held, 
 
 
 @pytest.mark.parametrize("selector", BY_ONE_LIST)
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases(lists=(4, 6)), st.integers(1, 40), st.integers(1, 300), st.data())
 def test_several_tasks_take_turns_each_by_its_list(selector, case, size, held, data):
     scores, k, _, _ = case
