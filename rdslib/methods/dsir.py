@@ -81,6 +81,7 @@ class Dsir(Scorer):
 
     The weight is the product, over a sample's n-grams, of how likely their bucket is in the queries over how
     likely it is in the pool. With Gumbel noise, the best k are drawn without replacement in proportion to it.
+    An n-gram that no query has costs a sample much, so that with few queries the shortest samples score best.
     """
 
     name = "dsir"
