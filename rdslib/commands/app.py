@@ -22,7 +22,7 @@ COMMANDS = {
     "select": ("select", "Choose the K best samples of a pool."),
     "plan": ("plan", "Say what a selection or a study will cost, before it is spent."),
     "explain": ("explain", "Say why a sample was picked, or why not."),
-    "push": ("push", "Write a selection as a data set for the hub, and upload it if asked."),
+    "push": ("push", "Write a selection as a data set for the hub."),
     "compare": ("compare", "Compare two selections: their overlap, sources and scores."),
     "evaluate": ("evaluate", "Score models on a profile's tasks."),
     "export": ("export", "Write the model of one run as a plain model folder."),

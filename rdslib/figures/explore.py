@@ -21,12 +21,11 @@ from rdslib.data.pool import subset
 from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
 from rdslib.figures.sources import counted
-from rdslib.methods import ScoringInputs, features, get_extractor, get_scorer
+from rdslib.methods import ScoringInputs, features, fits, get_extractor, get_scorer
 from rdslib.pipeline import steps
 from rdslib.pipeline.pipeline import ALL, Pipeline, Request
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Study
-from rdslib.selection import get_selector
 from rdslib.selection.base import highest
 from rdslib.selection.round_robin import ROUND_ROBIN
 from rdslib.selection.topk import Block, Ranker, over
@@ -321,8 +320,7 @@ class Explorer:
         """The selector, and how like one another picks may be, as far as they are for a method."""
         scorer = get_scorer(method)
         like = self.max_similarity if scorer.vector else None
-        fits = scorer.needs_queries and (scorer.vector or not get_selector(self.selector).vectors)
-        return (self.selector if fits else ROUND_ROBIN.name), like
+        return (self.selector if fits(method, self.selector) else ROUND_ROBIN.name), like
 
     def _features(self, method: str, pool: str, task: str | None) -> dict[str, Step]:
         return self.pipeline.read_by(method, task, pool)

@@ -42,8 +42,8 @@ from rdslib.selection.round_robin import ROUND_ROBIN
 
 __all__ = [
     "COST", "EXTRACTORS", "SCORERS", "Extract", "Extracted", "Extraction", "Extractor", "InnerProduct",
-    "ModelUse", "Preparation", "Scorer", "ScoringInputs", "check_selector", "digest_of", "get_extractor",
-    "get_scorer", "load_plugins", "register",
+    "ModelUse", "Preparation", "Scorer", "ScoringInputs", "check_selector", "digest_of", "fits",
+    "get_extractor", "get_scorer", "load_plugins", "register",
 ]  # fmt: skip
 
 # Figures and tables show methods in the order of this registry.
@@ -93,6 +93,14 @@ def get_extractor(feature: str) -> Extractor:
     if name not in EXTRACTORS:
         raise UserError(f"unknown extractor of {feature!r}; extractors: {', '.join(sorted(EXTRACTORS))}")
     return EXTRACTORS[name]
+
+
+def fits(method: str, selector: str) -> bool:
+    """Whether a selector can pick by a method's scores: round-robin can by any."""
+    scorer, chosen = get_scorer(method), get_selector(selector)
+    return chosen == ROUND_ROBIN or (
+        scorer.needs_queries and (scorer.vector is not None or not chosen.vectors)
+    )
 
 
 def check_selector(method: str, selector: str, max_similarity: float | None) -> None:

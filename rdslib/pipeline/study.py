@@ -17,7 +17,7 @@ from rdslib.data import download
 from rdslib.errors import UserError
 from rdslib.evaluation import harness
 from rdslib.evaluation.bootstrap import Estimate, by_seed, estimate_difference, estimate_mean, over_seeds
-from rdslib.methods import get_scorer, load_plugins
+from rdslib.methods import fits, get_scorer, load_plugins
 from rdslib.models import flops
 from rdslib.models.device import device_kind, share_threads, token_budget
 from rdslib.params import ROOT, Experiment, Profile, Task, load_profile, profile_path
@@ -188,14 +188,14 @@ class Study:
         ]
 
     def selector_runs(self) -> list[Run]:
-        """The single-task runs of methods with queries, by each of the grid's other selectors."""
+        """The single-task runs of methods with queries, by each of the grid's other selectors that fits."""
         grid = self.experiment.grid
         return [
             run
             for selector in grid.selectors or ()
             for pool_name, methods in grid.single_task.items()
             for method in methods
-            if get_scorer(method).needs_queries
+            if fits(method, selector) and get_scorer(method).needs_queries
             for run in self.runs_of(method, pool_name, grid.single_task_budget, False, selector=selector)
         ]
 

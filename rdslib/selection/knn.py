@@ -64,13 +64,13 @@ def densities(vectors: np.ndarray) -> np.ndarray:
     found = np.zeros(len(vectors))
     tiles = [slice(at, at + TILE) for at in range(0, len(vectors), TILE)]
     for number, here in enumerate(tiles):
-        ours = unit(vectors[here]).astype(np.float32)
+        ours = unit(vectors[here])
         for there in tiles[number:]:
-            squared = 2 - 2 * ours @ unit(vectors[there]).astype(np.float32).T
+            squared = 2 - 2 * ours @ unit(vectors[there]).T
             kernel = np.maximum(0, 1 - squared / SIGMA**2)
-            found[here] += kernel.sum(axis=1, dtype=np.float64)
+            found[here] += kernel.sum(axis=1)
             if there != here:
-                found[there] += kernel.sum(axis=0, dtype=np.float64)
+                found[there] += kernel.sum(axis=0)
     # Products of equal vectors differ in their last digits, which are to decide nothing. A vector that is all
     # zero is near none, not even itself.
     return np.maximum(found, 1).round(4)

@@ -107,7 +107,7 @@ def test_methods_are_compared_whose_features_are_there(selected):
     ours, theirs = ([row["rds_id"] for row in rows_of(path)] for path in (by_rds, by_last))
     for path in (by_rds, by_last):
         explorer = explore(path)
-        assert explorer.methods == ["random", "random_balanced", "rds", "rds_eos"]
+        assert explorer.methods == ["random", "random_balanced", "rds", "rds_whitened", "rds_eos"]
         found = explorer.compare("rds", "rds_eos", K)
         assert set(found["id"][found["taken"] == "both"]) == set(ours) & set(theirs)
         assert set(found["id"]) == set(ours) | set(theirs)
