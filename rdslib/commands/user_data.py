@@ -90,9 +90,9 @@ LORA = FULL.model_copy(
         "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
     }
 )
-# Brief, and of little capacity; ours.
+# Brief, and of little capacity; ours. At 1e-4 a few queries moved NLL by 0.2%, no more than bfloat16 does.
 BRIEF = FULL.model_copy(
-    update={"method": "lora", "epochs": 4, "learning_rate": 1e-4, "batch_size": 8, "lora_rank": 8}
+    update={"method": "lora", "epochs": 4, "learning_rate": 1e-3, "batch_size": 8, "lora_rank": 8}
 )
 
 
