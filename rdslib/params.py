@@ -279,10 +279,24 @@ class Less(Strict):
     dimension: int = Field(default=8192, gt=0)
 
 
+class Quantiles(Strict):
+    """The quantile experiment: what a pool's samples are worth, from those nearest the queries to the last.
+
+    Each method puts the pool in order for each task; of every one of `parts` equal parts of it `budget`
+    samples are drawn and trained on.
+    """
+
+    methods: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = Field(min_length=1)
+    pool: str
+    parts: int = Field(default=10, gt=1)
+    budget: int = Field(gt=0)
+
+
 class Grid(Strict):
     """Which runs the study is made of."""
 
-    unset = ("table_methods", "table_budget")
+    unset = ("table_methods", "table_budget", "quantiles")
     # Figure 1 and Table 1: one selection a task, from each pool, by the methods named for it.
     single_task: dict[str, tuple[str, ...]]
     single_task_budget: int = Field(gt=0)
@@ -299,6 +313,7 @@ class Grid(Strict):
     table_budget: int | None = Field(default=None, gt=0)
     # Table 3: as Table 2, from another pool; none where it is not given.
     second_pool: str | None = None
+    quantiles: Quantiles | None = None
     seeds: tuple[int, ...] = Field(min_length=1)
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from rdslib.figures import FIGURES
-
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -68,9 +66,10 @@ def rds(installed, tmp_path, monkeypatch):
 
 
 def test_the_published_figures_are_drawn_beside_the_user(rds):
-    assert str(Path("figures", "paper")) in rds("run", "--profile", "paper")
-    drawn = {path.stem for path in Path("figures", "paper").glob("*.json")}
-    assert drawn == {name for name, figure in FIGURES.items() if figure.published is not None}
+    names = ["fig1_pareto", "tab4_splits"]
+    only = [word for name in names for word in ("--only", name)]
+    assert str(Path("figures", "paper")) in rds("run", "--profile", "paper", *only)
+    assert sorted(path.stem for path in Path("figures", "paper").glob("*.json")) == names
     rds("report", "--profile", "paper")
     assert Path("figures", "paper", "report.html").is_file()
 

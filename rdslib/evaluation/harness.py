@@ -22,12 +22,13 @@ import yaml
 
 from rdslib import tasks
 from rdslib.errors import UserError, needs
-from rdslib.evaluation.likelihood import Question
 from rdslib.tasks.base import TaskSample
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rdslib.evaluation.likelihood import Question
 
 FOLDER = Path(tasks.__path__[0])
 
@@ -104,6 +105,8 @@ def questions(
     """
     needs("study", "lm_eval")
     from lm_eval.utils import apply_template
+
+    from rdslib.evaluation.likelihood import Question
 
     asked = []
     for sample in samples:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from rdslib.data.pool import subset
 from rdslib.evaluation.bootstrap import Estimate, by_seed
-from rdslib.figures import sources
+from rdslib.figures import quantiles, sources
 from rdslib.figures.base import BASELINE, RDS, evaluated, paper_flops, picked, published
 from rdslib.figures.replication import RANDOM, half_width, others
 from rdslib.pipeline.step import Step
@@ -125,7 +125,12 @@ def runs(study: Study) -> list[Run]:
 
 def steps(study: Study, wanted: list[Run]) -> list[Step]:
     """What claims rest on: the runs' scores and costs, and what Figures 5 and 7 count."""
-    return [*evaluated(study, wanted), *picked(study, [*_runs_of("fig5", study), *_runs_of("fig7", study)])]
+    parts = [step for run in study.quantile_runs() for step in study.steps_of(run)]
+    return [
+        *evaluated(study, wanted),
+        *parts,
+        *picked(study, [*_runs_of("fig5", study), *_runs_of("fig7", study)]),
+    ]
 
 
 def _runs_of(figure: str, study: Study) -> list[Run]:
@@ -167,6 +172,7 @@ def of_a_study(study: Study) -> Evidence:
         task_scores=_task_scores(study),
         queries=sum(task.queries for task in study.experiment.tasks if task.name in (FIRST, SECOND)),
         excess=_excess(study),
+        quantiles=quantiles.by_method(study),
     )
 
 

@@ -68,25 +68,26 @@ def measured_note(study: Study) -> str:
     return "; ".join(parts)
 
 
+def not_yet(study: Study) -> dict[str, Any]:
+    """The columns of a row of a partial study whose runs are not there yet."""
+    n = sum(task.test for task in study.experiment.tasks)
+    return {"n": n, "metric": METRIC, "better": "lower", "note": "not run yet"}
+
+
 def not_run(study: Study) -> list[dict[str, Any]]:
     """Rows for methods that the grid has on some pool, where it does not have them on another, or not yet."""
     grid = study.experiment.grid
     paper = published("fig1")
-    nor_the_paper = set(paper.loc[paper["score"].isna(), "method"])
+    nor_the_paper = paper.loc[paper["score"].isna(), "method"]
+    elsewhere = dict.fromkeys(nor_the_paper, "not run from the larger pool, as in the paper")
     methods = dict.fromkeys(method for named in grid.single_task.values() for method in named)
     return [
         {
             "method": method,
             "pool_size": study.pool_size(pool),
             "budget": grid.single_task_budget,
-            "n": sum(task.test for task in study.experiment.tasks),
-            "metric": METRIC,
-            "better": "lower",
-            "note": "not run yet"
-            if method in named
-            else "not run from the larger pool, as in the paper"
-            if method in nor_the_paper
-            else "not run from this pool",
+            **not_yet(study),
+            **({} if method in named else {"note": elsewhere.get(method, "not run from this pool")}),
         }
         for pool, named in grid.single_task.items()
         for method in methods
@@ -192,11 +193,11 @@ def _scaling_measured(study: Study) -> pd.DataFrame:
             "budget": budget,
             "pool_size": size,
             "percent": 100 * budget / size,
-            **_columns(study, runs, BASELINE in grid.multi_task_methods),
+            **(_columns(study, runs, BASELINE in grid.multi_task_methods) if runs else not_yet(study)),
         }
         for method in grid.multi_task_methods
         for budget in grid.multi_task_budgets
-        if (runs := study.runs_of(method, "all", budget, multi=True))
+        for runs in [study.runs_of(method, "all", budget, multi=True)]
     ]
     return pd.DataFrame(rows)
 

@@ -25,7 +25,7 @@ from rdslib.figures.base import (
     published,
     span,
 )
-from rdslib.figures.scores import bare_score, difference, measured_note, measured_score, not_run
+from rdslib.figures.scores import bare_score, difference, measured_note, measured_score, not_run, not_yet
 from rdslib.figures.typeset import DASH, MINUS, Cell, Part, Tables
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
@@ -116,7 +116,14 @@ def _tab3_measured(study: Study) -> pd.DataFrame:
 def _multi_task(study: Study, pool: str | None, bare: bool) -> pd.DataFrame:
     """One selection for all tasks, at one budget; no rows without a pool."""
     rows = study.table_runs(pool) if pool is not None else {}
-    return pd.DataFrame(_by_task(study, rows.items(), bare))
+    place = {"pool_size": study.pool_size(pool), "budget": study.largest_budget} if pool is not None else {}
+    absent = [
+        {"method": method, "task": task, **place, **not_yet(study)}
+        for method, runs in rows.items()
+        for task in (*study.task_names, AVERAGE)
+        if not runs
+    ]
+    return pd.DataFrame(_by_task(study, rows.items(), bare) + absent)
 
 
 def _by_task(study: Study, rows: Iterable[tuple[str, list[Run]]], bare: bool) -> list[dict[str, Any]]:
@@ -260,12 +267,12 @@ def _tab6_measured(study: Study) -> pd.DataFrame:
             "method": method,
             "pool_size": study.pool_size(grid.ablation_pool),
             "budget": grid.single_task_budget,
-            **measured_score(study, runs),
-            **difference(study, runs, RDS, True, "diff_vs_rds"),
-            "note": measured_note(study),
+            **(measured_score(study, runs) if runs else not_yet(study)),
+            **(difference(study, runs, RDS, True, "diff_vs_rds") if runs else {}),
+            **({"note": measured_note(study)} if runs else {}),
         }
         for method in (RDS, *grid.ablation_methods)
-        if (runs := study.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False))
+        for runs in [study.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False)]
     ]
     return pd.DataFrame(rows)
 

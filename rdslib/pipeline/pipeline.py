@@ -181,10 +181,11 @@ class Pipeline:
             self.store.make(first)
         left = in_turn(laid_out) if until is None else in_order(laid_out)
         self.store.progress.plan(self.store.missing(left), self.store.has)
-        groups: dict[str, list[Step]] = {}
+        # What is made in one call with steps that are there already waits for its own turn.
+        groups: dict[tuple[str, bool], list[Step]] = {}
         readers: dict[str, set[str]] = {}
         for each in left:
-            groups.setdefault(each.group, []).append(each)
+            groups.setdefault((each.group, self.store.has(each)), []).append(each)
             for read in each.inputs:
                 readers.setdefault(read.hash, set()).add(each.hash)
 

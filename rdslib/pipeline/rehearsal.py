@@ -113,6 +113,7 @@ def rehearse(profile: Profile, folder: Path, home: Path) -> Path:
             update={
                 "single_task_budget": budget(grid.single_task_budget),
                 "source_budgets": tuple(map(budget, grid.source_budgets)),
+                "quantiles": grid.quantiles and grid.quantiles.model_copy(update={"budget": 1}),
                 "multi_task_budgets": tuple(map(budget, grid.multi_task_budgets)),
                 "table_budget": None if grid.table_budget is None else budget(grid.table_budget),
             }

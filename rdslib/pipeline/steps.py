@@ -33,6 +33,7 @@ from rdslib.pipeline.executors import Executor
 from rdslib.pipeline.reuse import DIGEST, Part, Todo
 from rdslib.pipeline.step import step
 from rdslib.pipeline.store import Work
+from rdslib.seeds import generator
 from rdslib.selection import quota, round_robin
 from rdslib.tasks import base as tasks
 
@@ -277,6 +278,16 @@ def select(
     )
     pq.write_table(table, work.path / SELECTION)
     return {"samples": k, "never_offered": picked.refused}
+
+
+@step(version=1)
+def quantile(work: Work, order: Path, part: int, parts: int, k: int, seed: int) -> dict[str, Any]:
+    """Draw `k` samples of the `part`-th of `parts` equal parts of a selection, and keep their order."""
+    picks = read_selection(order)
+    places = np.array_split(np.arange(len(picks)), parts)[part - 1]
+    drawn = generator(seed, "quantile", str(part)).choice(places, k, replace=False)
+    pq.write_table(picks.take(np.sort(drawn)), work.path / SELECTION)
+    return {"samples": k}
 
 
 def scoring_inputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rdslib.pipeline.pipeline import ALL, Pipeline, Request, executor
 from rdslib.pipeline.progress import Progress
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.store import Store
-from rdslib.tasks.base import TEST, TaskData, read_task
+from rdslib.tasks.base import QUERIES, TEST, TaskData, read_task
 
 UNTUNED = "untuned"
 
@@ -35,7 +35,8 @@ class Run:
     """One fine-tuning: `method` picks `budget` samples of `pool` for `targets`, trained with `seed`.
 
     Query-free methods have no targets: one run serves every task. The model as it is, before any
-    fine-tuning, is the run with method `untuned` and budget 0.
+    fine-tuning, is the run with method `untuned` and budget 0. With a `part` (i, n) the samples are drawn
+    from the i-th of n equal parts of the pool in the method's order, from 1 (`Study.quantile_runs`).
     """
 
     method: str
@@ -43,6 +44,7 @@ class Run:
     budget: int
     targets: tuple[str, ...]
     seed: int
+    part: tuple[int, int] | None = None
 
     @property
     def request(self) -> Request:
@@ -53,7 +55,8 @@ class Run:
         if self.method == UNTUNED:
             return "the untuned model"
         of = "" if not self.targets else f" for {self.targets[0] if len(self.targets) == 1 else 'all tasks'}"
-        return f"{self.method} {self.budget} of {self.pool}{of}"
+        part = "" if self.part is None else " part {} of {} of".format(*self.part)
+        return f"{self.method} {self.budget} of{part} {self.pool}{of}"
 
 
 class Study:
@@ -210,8 +213,36 @@ class Study:
             rows[f"rds_{name.lower().replace(' ', '_')}"] = [run for run in runs if self.there([run])]
         return rows
 
+    def quantile_runs(self) -> list[Run]:
+        """The quantile experiment (`params.Quantiles`); of a partial study what is there of all tasks.
+
+        Raises:
+            UserError: A method that it names takes no queries.
+        """
+        asked = self.experiment.grid.quantiles
+        if asked is None:
+            return []
+        found = []
+        for method in asked.methods:
+            if not get_scorer(method).needs_queries:
+                raise UserError(
+                    f"profile {self.profile.name}: quantiles: {method} takes no queries, and puts no sample "
+                    "nearer to them than another; leave it out"
+                )
+            for seed in self.experiment.grid.seeds:
+                runs = [
+                    Run(method, asked.pool, asked.budget, (task,), seed, (part + 1, asked.parts))
+                    for task in asked.tasks
+                    for part in range(asked.parts)
+                ]
+                found += runs if self.there(runs) else []
+        return found
+
     def all_runs(self) -> list[Run]:
-        """Every run, each once, the model before fine-tuning first; of a partial study those there are."""
+        """Every run, each once, the model before fine-tuning first; of a partial study those there are.
+
+        Those of the quantile experiment are none of a method as the others are, and stand apart.
+        """
         of_task = self.single_task_runs() + self.ablation_runs()
         of_all = self.multi_task_runs() + self.second_pool_runs()
         return list(dict.fromkeys([self.untuned(), *of_task, *of_all]))
@@ -248,6 +279,10 @@ class Study:
 
     def steps_of(self, run: Run) -> list[Step]:
         """What figures rest on of a run: its scores, bare ones where they are shown, and what it cost."""
+        if run.part is not None:
+            (task,) = run.targets
+            both = (self.untuned(), run)
+            return [self.evaluation(each, task, queries=side) for each in both for side in (False, True)]
         bare = self.evaluations([run], bare=True) if self.shows_bare(run) else []
         return [*self.evaluations([run]), *bare, *self.costs([run])]
 
@@ -276,7 +311,24 @@ class Study:
 
     def selection(self, run: Run) -> Step:
         """What a run is trained on; raises UserError where that is more than the method can offer."""
-        if run.budget > (offered := self.offered(run.method, run.pool)):
+        offered = self.offered(run.method, run.pool)
+        if run.part is not None:
+            part, parts = run.part
+            if run.budget > offered // parts:
+                raise UserError(
+                    f"profile {self.profile.name}: quantiles: asks for {run.budget} samples of each of "
+                    f"{parts} parts of {offered:,} samples; lower the budget, or the parts"
+                )
+            whole = replace(run.request, k=offered)
+            return steps.quantile.step(
+                label=f"draw {run}",
+                order=self.pipeline.selection(whole),
+                part=part,
+                parts=parts,
+                k=run.budget,
+                seed=run.seed,
+            )
+        if run.budget > offered:
             raise UserError(
                 f"profile {self.profile.name}: asks for {run}, but {run.method} has at most {offered:,} of "
                 f"its {self.pipeline.pool_size(run.pool):,} samples to offer; lower the budget, or leave the "
@@ -307,28 +359,30 @@ class Study:
             seed=run.seed,
         )
 
-    def evaluation(self, run: Run, task: str, bare: bool = False) -> Step:
+    def evaluation(self, run: Run, task: str, bare: bool = False, queries: bool = False) -> Step:
         """A run's model on a task's test samples, in the form of its protocol if it has one.
 
-        `bare`: the question and the answer alone, whatever the protocol.
+        `bare`: the question and the answer alone, whatever the protocol. So it is on its `queries`.
         """
         protocol = self.task(task).protocol
-        form = None if bare or protocol is None else harness.form(protocol)
+        form = None if bare or queries or protocol is None else harness.form(protocol)
+        how = " (queries)" if queries else " (bare)" if bare else ""
         return train_steps.evaluate.step(
-            label=f"evaluate {run} on {task}{' (bare)' if bare else ''}",
+            label=f"evaluate {run} on {task}{how}",
             form=form,
             weight=2.0 * self.task(task).test,
             marks={"device": device_kind()},
             given={"device_map": self.experiment.model.device_map},
-            **self._tested(run, task),
+            **({"queries": True} if queries else {}),
+            **self._tested(run, task, QUERIES if queries else TEST),
         )
 
-    def _tested(self, run: Run, task: str) -> dict[str, Any]:
+    def _tested(self, run: Run, task: str, file: str = TEST) -> dict[str, Any]:
         """What is evaluated, on what, and in which batches."""
         return {
             "model": self.pipeline.model,
             "trained": self.training(run),
-            "task": self.store.file(self.tasks[task], TEST),
+            "task": self.store.file(self.tasks[task], file),
             "max_length": self.experiment.evaluate.max_length,
             "token_budget": self.experiment.evaluate.token_budget or token_budget(),
         }
@@ -342,7 +396,8 @@ class Study:
     def recorded(self) -> list[Step]:
         """What a study's records are of: all evaluations, and what they cost."""
         runs = self.all_runs()
-        return [*self.data_steps, *self.evaluations(runs), *self.costs(runs)]
+        parts = [step for run in self.quantile_runs() for step in self.steps_of(run)]
+        return [*self.data_steps, *self.evaluations(runs), *self.costs(runs), *parts]
 
     def whole(self) -> Study:
         """The study as if it were not partial: what `rds compute` computes of it."""
@@ -353,15 +408,20 @@ class Study:
     def by_worth(self) -> list[Run]:
         """All runs in the order in which they tell most.
 
-        A seed after another, so that each is a study by itself; of one the methods in the profile's order,
-        each from every pool, and then what else there is.
+        The methods in the profile's order, each from every pool, and then what else there is. A method is
+        run with the next seed together with the method after it, so that what is compared first soon has
+        all its seeds.
         """
         grid = self.experiment.grid
         methods = list(dict.fromkeys(name for named in grid.single_task.values() for name in named))
-        first = sorted(self.single_task_runs(), key=lambda run: methods.index(run.method))
-        others = dict.fromkeys([*first, *self.all_runs()])
+        first = dict.fromkeys(sorted(self.single_task_runs(), key=lambda run: methods.index(run.method)))
+        others = dict.fromkeys([*first, *self.all_runs(), *self.quantile_runs()])
         del others[self.untuned()]
-        return [self.untuned(), *sorted(others, key=lambda run: grid.seeds.index(run.seed))]
+
+        def worth(run: Run) -> int:
+            return (methods.index(run.method) if run in first else len(methods)) + grid.seeds.index(run.seed)
+
+        return [self.untuned(), *sorted(others, key=worth)]
 
     def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
@@ -445,9 +505,9 @@ class Study:
         """A run's selection: position, id, source, score, picked_by, in order of picking."""
         return self.table(self.selection(run), "selection.parquet")
 
-    def scores(self, run: Run, task: str, bare: bool = False) -> pd.DataFrame:
+    def scores(self, run: Run, task: str, bare: bool = False, queries: bool = False) -> pd.DataFrame:
         """A run's evaluation on a task: id, subtask, bits, bytes, correct."""
-        return self.table(self.evaluation(run, task, bare), "scores.parquet")
+        return self.table(self.evaluation(run, task, bare, queries), "scores.parquet")
 
     def measured(self, run: Run, task: str) -> pd.DataFrame:
         """A run on a task by the paper's protocol: id, subtask, score, prompt, responses."""

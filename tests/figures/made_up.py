@@ -145,3 +145,29 @@ def made_up_seeds(seeds: tuple[int, ...] = (1, 2, 3)) -> pd.DataFrame:
                      "high": gaps.max() + 0.02, "p": 0.02})  # fmt: skip
         rows += [{**of, "seed": str(seed), "difference": gap} for seed, gap in zip(seeds, gaps, strict=True)]
     return pd.DataFrame(rows)
+
+
+def made_up_quantiles(origins: tuple[str, ...] = ("others", "measured")) -> pd.DataFrame:
+    """Losses by part and rank correlations as measured, and rank correlations as others published them."""
+    rng = np.random.default_rng(6)
+    rows: list[dict[str, object]] = []
+    for method, rise in (("rds", 0.01), ("less", 0.02), ("embed_minilm", 0.0)):
+        for side in ("test", "queries"):
+            of = {"method": method, "of": side, "note": SYNTHETIC}
+            ours = {**of, "origin": "measured", "metric": "bits per byte", "n": 2}
+            for part in range(1, 11):
+                score = 0.9 + rise * part + rng.normal(0, 0.01)
+                rows.append({**ours, "kind": "loss", "part": part, "score": score, "low": score - 0.03,
+                             "high": score + 0.03})  # fmt: skip
+            rows.append({**ours, "kind": "rank correlation", "score": 40 * rise, "low": -0.1, "high": 0.9})
+            theirs = {
+                **of,
+                "origin": "others",
+                "kind": "rank correlation",
+                "metric": "rank correlation",
+                "n": 1,
+            }
+            rows += [{**theirs, "pool": pool, "model": model, "score": rng.uniform(-1, 1)}
+                     for pool in ("A", "B") for model in ("M", "N")]  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table[table["origin"].isin(origins)].reset_index(drop=True)

@@ -31,6 +31,7 @@ from tests.figures.made_up import (
     both,
     made_up_histogram,
     made_up_methods,
+    made_up_quantiles,
     made_up_scores,
     made_up_seeds,
     made_up_selections,
@@ -56,6 +57,8 @@ CASES = {
     "replication": ("replication", PUBLISHED["replication"]),
     "seeds": ("seeds", made_up_seeds()),
     "one seed": ("seeds", made_up_seeds((1,))),
+    "quantiles": ("quantiles", made_up_quantiles()),
+    "quantiles of others": ("quantiles", made_up_quantiles(("others",))),
 }
 
 

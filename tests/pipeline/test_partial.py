@@ -11,7 +11,8 @@ import yaml
 from rdslib import figures
 from rdslib.params import ROOT
 from rdslib.pipeline import records
-from rdslib.pipeline.study import Study
+from rdslib.pipeline.store import Store
+from rdslib.pipeline.study import Run, Study
 from tests.command import rds
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,11 @@ def test_what_there_is_is_drawn_and_nothing_is_computed_for_it(profile, tmp_path
     assert drawn.returncode == 0, drawn.stderr
     rows = pd.read_csv(out / "fig4_scaling.csv")
     measured = rows[rows["origin"] == "measured"]
-    assert set(measured["budget"]) == {12}
+    assert set(measured.loc[measured["score"].notna(), "budget"]) == {12}
+    # What was not run is named.
+    absent = measured[measured["score"].isna()]
+    assert set(absent["budget"]) == {24}
+    assert set(absent["note"]) == {"not run yet"}
     assert set(pd.read_csv(out / "records.csv")["seed"]) == {7, study.experiment.seed}
     # Table 3 has no run yet: its published numbers stand alone.
     assert set(pd.read_csv(out / "tab3_second_pool.csv")["origin"]) == {"published"}
@@ -64,11 +69,35 @@ def test_what_there_is_is_drawn_and_nothing_is_computed_for_it(profile, tmp_path
     assert not there.store.missing(step for name in figures.FIGURES for step in figures.steps(there, name))
 
 
+def test_what_is_compared_first_soon_has_all_its_seeds(profile, tmp_path):
+    runs = Study.load(str(profile), tmp_path).whole().by_worth()
+    order = list(dict.fromkeys((run.method, run.seed) for run in runs if run.part is None))
+    assert order[1:] == [("random_balanced", 7), ("random_balanced", 8), ("rds", 7), ("rds", 8)]
+    assert {run.budget for run in runs[-2:]} == {24}
+
+
 def test_no_step_begins_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
     whole.compute(whole.data_steps)
     whole.compute([step for run in whole.by_worth() for step in whole.steps_of(run)], until=time.time() - 1)
     assert not (tmp_path / "home" / "artifacts" / "train").exists()
+
+
+def test_what_is_there_does_not_bring_forward_what_would_have_been_made_with_it(
+    profile, tmp_path, monkeypatch
+):
+    """A pass for RDS+ alone was made; the pass for its variants comes where the first of them is wanted."""
+    whole = Study.load(str(profile), tmp_path / "home").whole()
+    first = [Run(method, "all", 12, ("Sums",), 7) for method in ("rds", "rds_uniform")]
+    rds, uniform = map(whole.selection, first)
+    whole.compute([rds])
+    (later,) = [each for each in whole.missing([uniform]) if each.label == "lm features of the pool"]
+    turns = []
+    real = Store.try_make
+    monkeypatch.setattr(Store, "try_make", lambda store, steps: turns.append(steps) or real(store, steps))
+    between = whole.training(Run("random_balanced", "all", 12, (), 7))
+    whole.compute([rds, between, uniform], until=time.time() + 600)
+    assert turns.index([between]) < next(at for at, group in enumerate(turns) if later in group)
 
 
 def test_a_trained_model_is_scored_after_the_time_is_over(profile, tmp_path):
