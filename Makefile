@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup figures test test-all lint lowest bench lab lock clean
+.PHONY: setup figures test test-all lint lowest bench lab site lock clean
 
 setup: .venv/ready
 
@@ -43,6 +43,13 @@ bench: setup
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+# The site, in build/site: guides, API, and the notebooks of lab and paper, drawn from records and published numbers.
+site: setup
+	$(BIN)/rds run --profile lab --records figures/lab/records.parquet --out build/figures/lab
+	$(BIN)/rds run --profile paper --out build/figures/paper
+	for each in lab paper; do $(BIN)/rds report --profile $$each --figures build/figures/$$each || exit 1; done
+	$(BIN)/python -m tests.docs.site
 
 # Re-make the lock file and environment.yml from the newest versions that pyproject.toml allows.
 lock:

@@ -99,27 +99,28 @@ def select(
         UserWarning: Rows are left out (`on_error="quarantine"`, `dedup`, `exclude`): how many, and of each
             kind the first and its reason.
 
-    >>> from rdslib import select
-    >>> pool = [
-    ...     {"instruction": "What is 17 + 25?", "output": "42"},
-    ...     {"instruction": "Write a haiku about rain.", "output": "Rain falls on the roof ..."},
-    ...     {"instruction": "What is 12 + 30?", "output": "42"},
-    ... ]
-    >>> best = select(pool, [{"prompt": "What is 17 + 24?", "completion": "41"}], model=model, k=1)
-    >>> best[0]["instruction"], best[0]["rds_rank"], best[0]["rds_query"]
-    ('What is 17 + 25?', 0, 0)
+    Examples:
+        >>> from rdslib import select
+        >>> pool = [
+        ...     {"instruction": "What is 17 + 25?", "output": "42"},
+        ...     {"instruction": "Write a haiku about rain.", "output": "Rain falls on the roof ..."},
+        ...     {"instruction": "What is 12 + 30?", "output": "42"},
+        ... ]
+        >>> best = select(pool, [{"prompt": "What is 17 + 24?", "completion": "41"}], model=model, k=1)
+        >>> best[0]["instruction"], best[0]["rds_rank"], best[0]["rds_query"]
+        ('What is 17 + 25?', 0, 0)
 
-    A DataFrame keeps its index and its other columns:
+        A DataFrame keeps its index and its other columns:
 
-    >>> import pandas as pd
-    >>> frame = pd.DataFrame(pool, index=["sum", "haiku", "another sum"])
-    >>> prompts = ["Write a haiku about snow.", "What is 17 + 26?"]
-    >>> queries = pd.DataFrame({"prompt": prompts, "response": ["Snow falls on the hill ...", "43"]})
-    >>> best = select(frame, queries, model=model, k=2)
-    >>> list(best.index)
-    ['haiku', 'sum']
-    >>> [name for name in best.columns if name not in frame.columns]
-    ['rds_score', 'rds_rank', 'rds_id', 'rds_source', 'rds_task', 'rds_query']
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame(pool, index=["sum", "haiku", "another sum"])
+        >>> prompts = ["Write a haiku about snow.", "What is 17 + 26?"]
+        >>> queries = pd.DataFrame({"prompt": prompts, "response": ["Snow falls on the hill ...", "43"]})
+        >>> best = select(frame, queries, model=model, k=2)
+        >>> list(best.index)
+        ['haiku', 'sum']
+        >>> [name for name in best.columns if name not in frame.columns]
+        ['rds_score', 'rds_rank', 'rds_id', 'rds_source', 'rds_task', 'rds_query']
     """
     tables: dict[str, Table] = {}
 

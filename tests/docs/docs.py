@@ -1,7 +1,8 @@
 """The parts of the guides that are made from code and results: `python -m tests.docs.docs` renews them.
 
-`docs/commands.md` is made from the command line as a whole. In other guides it is what stands between
-`<!-- made: NAME -->` and `<!-- end -->`: NAME is a key of `PARTS`.
+`docs/commands.md` is made from the command line as a whole, the picture of `docs/architecture.md` from the
+import graph. In README and other guides it is what stands between `<!-- made: NAME -->` and `<!-- end -->`:
+NAME is a key of `PARTS`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pandas as pd
 
 from rdslib.commands.app import COMMANDS, load
+from rdslib.figures import key_numbers
 from rdslib.figures.base import BASELINE, human, in_order, method_title
 from rdslib.params import ROOT
+from tests.docs import architecture
 
 DOCS = ROOT / "docs"
 RENEW = "python -m tests.docs.docs"
 RESULTS = ROOT / "tests" / "bench" / "results"
 MINI = ROOT / "figures" / "mini"
+LAB = ROOT / "figures" / "lab"
 _PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _TYPES = {str: "text", Path: "path", int: "number", float: "number", bool: "flag"}
 
@@ -120,13 +124,13 @@ def speed() -> str:
     )
 
 
-def _of_methods(columns: Sequence[tuple[str, str, Callable[[pd.Series], str]]]) -> str:
-    """A table of Figure 1, of a row a method.
+def _of_methods(columns: Sequence[tuple[str, str, Callable[[pd.Series], str]]], folder: Path = MINI) -> str:
+    """A table of a study's Figure 1, of a row a method.
 
     A column is given for each pool of an origin, as origin, title (with the budget and the pool's size) and
     what its cells say of a row of the figure.
     """
-    rows = pd.read_csv(MINI / "fig1_pareto.csv")
+    rows = pd.read_csv(folder / "fig1_pareto.csv")
     methods = in_order(rows["method"])
     cells: dict[str, list[str]] = {}
     for origin, title, written in columns:
@@ -194,7 +198,60 @@ def outcome() -> str:
     )
 
 
-PARTS: dict[str, Callable[[], str]] = {"speed": speed, "costs": costs, "outcome": outcome}
+# What holds.
+
+
+def claims() -> str:
+    """Every claim with what the paper, others and `lab` have found, and the verdict on the last."""
+    lines = (LAB / "claims.md").read_text(encoding="utf-8").splitlines()
+    _, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    return table(("claim", "the paper", "others", "measured in `lab`", "verdict"), rows)
+
+
+def lab() -> str:
+    """What `lab` has measured for one task at a time."""
+    rows = pd.read_csv(LAB / "fig1_pareto.csv")
+    known = in_order(rows[(rows["origin"] == "measured") & rows["score"].notna()]["method"])
+    missing = [each for each in in_order(rows["method"]) if each not in known]
+    records = pd.read_csv(LAB / "records.csv")
+    seeds = sorted(set(records[records["budget"] > 0]["seed"]))
+    diff = ("diff_vs_random", "diff_vs_random_low", "diff_vs_random_high")
+    columns: list[tuple[str, str, Callable[[pd.Series], str]]] = [
+        ("measured", "{0} of {1}", lambda row: _interval(row, "score", "low", "high", "{:.3f}")),
+        (
+            "measured",
+            f"{{0}} of {{1}}, diff to {method_title(BASELINE)}",
+            lambda row: _interval(row, *diff, "{:+.3f}"),
+        ),
+    ]
+    lines = _of_methods(columns, LAB).splitlines(keepends=True)
+    titles = {f"| {method_title(each)} |" for each in missing}
+    return (
+        "".join(line for line in lines if not line.startswith(tuple(titles)))
+        + "\nBits per byte relative to the untuned model, mean over tasks: **lower** is better. "
+        + f"Seed{'s' * (len(seeds) > 1)} so far: {', '.join(map(str, seeds))}. "
+        + f"Not run yet, or not a part of `lab`: {', '.join(map(method_title, missing)) or 'none'}.\n"
+    )
+
+
+def others() -> str:
+    """The key numbers of `replication`: means over models, and RDS+ itself."""
+    found = key_numbers(pd.read_csv(LAB / "replication.csv"))
+    means = found[found["model"].str.startswith("mean of") | found["what"].str.startswith("RDS+ itself")]
+    return table(
+        ("pool", "what", "model", *means.columns[4:]),
+        [[row["pool"], row["what"], row["model"], *row.iloc[4:]] for _, row in means.iterrows()],
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "speed": speed,
+    "costs": costs,
+    "outcome": outcome,
+    "claims": claims,
+    "lab": lab,
+    "others": others,
+}
 
 
 def renewed(path: Path) -> str:
@@ -206,7 +263,10 @@ def renewed(path: Path) -> str:
 
 def main() -> None:
     """Write what has changed."""
-    for path in sorted({*DOCS.glob("*.md"), DOCS / "commands.md"}):
+    if architecture.shown() != architecture.arrows():
+        architecture.draw()
+        print(architecture.PICTURE.relative_to(ROOT))
+    for path in sorted({*DOCS.glob("*.md"), DOCS / "commands.md", ROOT / "README.md"}):
         text = renewed(path)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8", newline="\n")

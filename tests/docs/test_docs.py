@@ -6,7 +6,8 @@ A page's blocks are gone through in order, in a copy of the checkout, where `.ve
 - a block after a line that starts with a file's name and ends with a colon, as in "`POOL.jsonl`:", is written
   to that file;
 - `bash` and `python` blocks are run, but for the commands in `EXEMPT`;
-- a `text` block is what the block before it prints;
+- a `text` block is what the block before it prints, where `...` stands for any text, `/home/you/rdslib` for
+  the folder and `MODEL` for the model's; in an `output` block numbers and blanks may differ, as machines do;
 - other JSON and YAML must be valid.
 """
 
@@ -28,23 +29,25 @@ import yaml
 from rdslib.methods import SCORERS, digest_of
 from rdslib.params import ROOT
 from rdslib.selection import SELECTORS
+from tests.docs import architecture
 from tests.docs.docs import DOCS, PARTS, RENEW, renewed
 
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 # What cannot be run here, and why.
 EXEMPT = {
+    "make setup": "installs everything",
+    "make lint": "is a step of CI",
+    ".venv/bin/python -m pytest tests/selection": "runs other tests",
+    ".venv/bin/python -m tests.docs.docs": "changes pages; what it makes is compared below",
     "make figures": "downloads half a gigabyte, and computes for a quarter of an hour",
     "make figures PROFILE=lab": "draws from committed records, as tests/commands/test_verify.py does",
     ".venv/bin/rds compute --profile lab --minutes 60": "takes an hour; see tests/pipeline/test_partial.py",
     "make test": "runs all tests, these among them",
-    ".venv/bin/rds run --profile paper": "takes a minute, and is run by tests/commands/test_cli.py",
     ".venv/bin/jupyter lab notebooks": "serves a browser until it is stopped",
     ".venv/bin/rds evaluate --profile tasks --model MODEL --task GSM8k --limit 100": "downloads test sets",
-    ".venv/bin/rds verify figures/mini": "needs the artifacts of make figures",
     ".venv/bin/rds run --records figures/mini/records.parquet --only fig4_scaling --out redrawn": (
         "is of another model than mini's here; tests/commands/test_verify.py goes by these records"
     ),
-    ".venv/bin/rds report --profile mini": "needs the notebooks that make figures has executed",
     "#!/bin/bash": "a script for Slurm",
 }
 
@@ -99,12 +102,22 @@ def run(page: str, folder: Path, environment: dict[str, str]) -> None:
             printed = _printed(["bash", "-euo", "pipefail", "-c", "".join(wanted)], folder, environment)
         elif block.language == "python":
             printed = _printed([".venv/bin/python", "-c", block.text], folder, environment)
-        elif block.language == "text":
-            assert printed == block.text
+        elif block.language in ("text", "output"):
+            assert_shown(block, printed, folder)
         elif block.language == "json":
             json.loads(block.text)
         elif block.language == "yaml":
             assert yaml.safe_load(block.text)
+
+
+def assert_shown(block: Block, printed: str, folder: Path) -> None:
+    """What was printed is what a page shows."""
+    model = str((folder / "MODEL").resolve())
+    printed, shown = printed.replace(model, "MODEL").replace(str(folder), "/home/you/rdslib"), block.text
+    if block.language == "output":
+        printed, shown = (" ".join(re.sub(r"\d[\d.,]*", "0", each).split()) for each in (printed, shown))
+    pattern = ".*".join(map(re.escape, re.split(r"\.\.\.\s*", shown)))
+    assert re.fullmatch(pattern, printed, re.DOTALL), printed
 
 
 def _printed(command: list[str], folder: Path, environment: dict[str, str]) -> str:
@@ -170,7 +183,9 @@ BAD = {
     "```bash\nfalse | true\n```": "false",
     "```bash\necho $UNKNOWN\n```": "unbound",
     "```python\n1 / 0\n```": "ZeroDivision",
-    "```bash\necho yes\n```\n\n```text\nno\n```": "no",
+    "```bash\necho yes\n```\n\n```text\nno\n```": "yes",
+    "```bash\necho a; echo b; echo c\n```\n\n```text\na\n...\nb\n```": "a",
+    "```bash\necho took 1.5 s\n```\n\n```output\ntook 3 minutes\n```": "took",
     "`here.txt`:\n\n```text\nyes\n```\n\n```bash\ngrep no here.txt\n```": "grep",
 }
 
@@ -192,7 +207,7 @@ def test_commands_of_a_block_are_kept_apart():
 
 MADE = [
     DOCS / "commands.md",
-    *(path for path in DOCS.glob("*.md") if "<!-- made: " in path.read_text(encoding="utf-8")),
+    *(path for path in PAGES if "<!-- made: " in path.read_text(encoding="utf-8")),
 ]
 
 
@@ -200,6 +215,11 @@ MADE = [
 def test_what_is_made_from_code_and_results_is_up_to_date(path):
     assert path.is_file(), f"make it: {RENEW}"
     assert path.read_text(encoding="utf-8") == renewed(path), f"renew it: {RENEW}"
+
+
+def test_the_picture_has_the_imports_that_there_are():
+    assert architecture.shown() == architecture.arrows(), f"renew it: {RENEW}"
+    assert {name for row in architecture.layers() for name in row} == set(architecture.imports().nodes)
 
 
 def test_what_is_made_replaces_what_was_there(tmp_path):
@@ -210,7 +230,8 @@ def test_what_is_made_replaces_what_was_there(tmp_path):
 
 
 def test_every_method_and_selector_is_described_as_it_is():
-    lines = (DOCS / "methods.md").read_text(encoding="utf-8").splitlines()
+    table, _, rest = (DOCS / "methods.md").read_text(encoding="utf-8").partition("\n## ")
+    lines = [*table.splitlines(), *rest.partition("\n## Selectors\n")[2].partition("\n## ")[0].splitlines()]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
     methods, selectors = ([each for each in cells if len(each) == size] for size in (5, 3))
     assert [name.strip("`") for name, *_ in selectors[1:]] == list(SELECTORS)

@@ -167,6 +167,29 @@ def screen(driver: WebDriver, width: int, height: int) -> Iterator[None]:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@contextmanager
+def theme(driver: WebDriver, name: str) -> Iterator[None]:
+    """In the meantime, what the person prefers: light or dark."""
+    wanted = {"features": [{"name": "prefers-color-scheme", "value": name}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+    try:
+        yield
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def brightness(colour: str) -> int:
+    """The sum of red, green and blue, of at most 255 each, of a colour as the browser computes it."""
+    return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+
+def width_wanted(driver: WebDriver) -> int:
+    """How wide a page needs the window to be so that it does not scroll sideways, as it is laid out now."""
+    return driver.execute_script("""
+        const page = document.documentElement;
+        return window.innerWidth + page.scrollWidth - page.clientWidth""")
+
+
 def requests(driver: WebDriver) -> list[str]:
     """The addresses that pages have asked for since this was last called."""
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]

@@ -158,9 +158,9 @@ def test_the_report_opens_from_disk(report, driver, screen):
     width, height = screen
     browser.requests(driver), browser.complaints(driver)
     driver.get(report.as_uri())
-    assert width_wanted(driver) == width
+    assert browser.width_wanted(driver) == width
     driver.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
-    assert width_wanted(driver) == width
+    assert browser.width_wanted(driver) == width
 
     headings = driver.find_elements("css selector", "h1, h2, h3, h4, h5, h6")
     levels = [int(each.tag_name[1]) for each in headings]
@@ -220,16 +220,13 @@ def test_both_panels_of_the_report_are_seen(report, driver, screen):
 
 def test_the_report_has_a_dark_theme(report, driver):
     colours = {}
-    for theme in ("light", "dark"):
-        wanted = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
-        driver.get(report.as_uri())
-        for part in ("body", "nav a", "pre", "section p"):
-            element = driver.find_element("css selector", part)
-            ink, page = element.value_of_css_property("color"), "background-color"
-            paper = driver.find_element("tag name", "body").value_of_css_property(page)
-            colours[theme, part] = [sum(map(int, re.findall(r"\d+", each)[:3])) for each in (ink, paper)]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    for name in ("light", "dark"):
+        with browser.theme(driver, name):
+            driver.get(report.as_uri())
+            for part in ("body", "nav a", "pre", "section p"):
+                ink = driver.find_element("css selector", part).value_of_css_property("color")
+                paper = driver.find_element("tag name", "body").value_of_css_property("background-color")
+                colours[name, part] = [browser.brightness(each) for each in (ink, paper)]
     assert all((ink < paper) == (theme == "light") for (theme, _), (ink, paper) in colours.items())
     assert all(abs(ink - paper) > 250 for ink, paper in colours.values())
 
@@ -243,10 +240,3 @@ def under_mouse(driver, element):
         return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);""",
         element,
     )
-
-
-def width_wanted(driver):
-    """How wide a page needs the window to be so that it does not scroll sideways, as it is laid out now."""
-    return driver.execute_script("""
-        const page = document.documentElement;
-        return window.innerWidth + page.scrollWidth - page.clientWidth""")

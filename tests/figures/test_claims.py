@@ -16,7 +16,7 @@ from rdslib.figures import FIGURES, claims, draw, evidence, key_numbers
 from rdslib.figures.base import BASELINE, RDS, published
 from rdslib.figures.rules import CLAIMS, RULE
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "researcher.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "reproduce.md"
 TIMES = 400
 
 
