@@ -230,8 +230,9 @@ def test_what_is_made_replaces_what_was_there(tmp_path):
 
 
 def test_every_method_and_selector_is_described_as_it_is():
-    table, _, rest = (DOCS / "methods.md").read_text(encoding="utf-8").partition("\n## ")
-    lines = [*table.splitlines(), *rest.partition("\n## Selectors\n")[2].partition("\n## ")[0].splitlines()]
+    text = (DOCS / "methods.md").read_text(encoding="utf-8")
+    of_methods, of_selectors = text.partition("\n## ")[0], text.partition("\n## Selectors\n")[2]
+    lines = [*of_methods.splitlines(), *of_selectors.partition("\n## ")[0].splitlines()]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
     methods, selectors = ([each for each in cells if len(each) == size] for size in (5, 3))
     assert [name.strip("`") for name, *_ in selectors[1:]] == list(SELECTORS)
