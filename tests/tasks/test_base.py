@@ -66,7 +66,7 @@ def test_profiles_name_readers_protocols_and_downloads_that_there_are():
             assert len(task.downloads) == len(READERS[task.reader].downloads)
             assert set(task.downloads) <= set(experiment.downloads)
             assert task.protocol in (None, *harness.names())
-    assert {"bbh", "codex_full", "squad", "made_up_sums"} <= named
+    assert {"bbh_full", "codex_full", "squad", "made_up_sums"} <= named
 
 
 def test_what_is_read_of_a_download_is_known_before():
