@@ -30,6 +30,7 @@ from rdslib.selection.round_robin import ROUND_ROBIN
 from rdslib.tasks.base import QUERIES, TEST, TaskData, read_task
 
 UNTUNED = "untuned"
+METHODS_FIRST = 8
 
 
 @dataclass(frozen=True)
@@ -432,9 +433,9 @@ class Study:
     def by_worth(self) -> list[Run]:
         """All runs in the order in which they tell most.
 
-        The methods in the profile's order, each from every pool, and then what else there is. A method is
-        run with the next seed together with the method after it, so that what is compared first soon has
-        all its seeds.
+        The methods in the profile's order, each from every pool, and `METHODS_FIRST` of them before what else
+        there is. A method is run with the next seed together with the method after it, so that what is
+        compared first soon has all its seeds.
         """
         grid = self.experiment.grid
         methods = list(dict.fromkeys(name for named in grid.single_task.values() for name in named))
@@ -443,7 +444,8 @@ class Study:
         del others[self.untuned()]
 
         def worth(run: Run) -> int:
-            return (methods.index(run.method) if run in first else len(methods)) + grid.seeds.index(run.seed)
+            place = methods.index(run.method) if run in first else METHODS_FIRST
+            return place + grid.seeds.index(run.seed)
 
         return [self.untuned(), *sorted(others, key=worth)]
 
