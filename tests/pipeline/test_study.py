@@ -156,11 +156,11 @@ def test_records_redraw_and_verify_figures_where_nothing_was_computed(tiny_home,
 
 
 def test_records_of_several_machines_are_put_together(tiny, tmp_path):
-    runs, store = tiny.all_runs(), Study.load("tiny", home=tmp_path).store
+    runs, store = [*tiny.all_runs(), *tiny.quantile_runs()], Study.load("tiny", home=tmp_path).store
     ours = Study.load("tiny", home=tmp_path)
     for number, some in enumerate((runs[::2], runs[1::2])):
         path = tmp_path / f"{number}.parquet"
-        records.write(tiny.store, [*tiny.evaluations(some), *tiny.costs(some)], path)
+        records.write(tiny.store, [step for run in some for step in tiny.steps_of(run)], path)
         assert ours.missing(ours.recorded())
         assert records.take(store, path) == device_kind()
     assert not ours.missing(ours.recorded())
@@ -487,7 +487,7 @@ def test_one_more_budget_or_seed_computes_its_own_runs(tiny_home, tiny):
     seeds = (*tiny.experiment.grid.seeds, 99)
     missing = changed(tiny, tiny_home, **grid_of(tiny, seeds=seeds))
     steps = missing.missing(all_steps(missing))
-    assert {step.name for step in steps} == {"select", "train", "evaluate"}
+    assert {step.name for step in steps} == {"select", "quantile", "train", "evaluate"}
     assert {step.arguments["seed"] for step in steps if step.name != "evaluate"} == {99}
 
 
