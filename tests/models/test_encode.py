@@ -168,7 +168,7 @@ def test_what_cannot_be_encoded_is_an_error(tiny_model):
 def test_packed_equals_one_by_one_on_the_real_model_and_pool(mini):
     folder = model_folder(mini.store.path(mini.pipeline.model))
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
-    samples = PoolFile(mini.store.path(mini.pool) / "pool.parquet")[::100]
+    samples = PoolFile(mini.store.path(mini.pool) / "pool.parquet")[::50]
     tokens = tokenize_chat(tokenizer, [s.messages for s in samples], 1024)
     queries = mini.task_data("GSM8k").queries
     tokens += tokenize_query(tokenizer, [s.messages for s in queries], 1024)
