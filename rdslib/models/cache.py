@@ -55,7 +55,10 @@ class LayerCache:
         def last(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
             def remembered(states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
                 if key not in self._kept:
-                    self._keep(key, forward(states, *args, **kwargs))
+                    made = forward(states, *args, **kwargs)
+                    if not isinstance(made, torch.Tensor):  # older transformers: a tuple, of some families
+                        return made
+                    self._keep(key, made)
                 return self._kept[key]
 
             return remembered
