@@ -125,10 +125,9 @@ def runs(study: Study) -> list[Run]:
 
 def steps(study: Study, wanted: list[Run]) -> list[Step]:
     """What claims rest on: the runs' scores and costs, and what Figures 5 and 7 count."""
-    parts = [step for run in study.quantile_runs() for step in study.steps_of(run)]
     return [
         *evaluated(study, wanted),
-        *parts,
+        *quantiles.steps(study, study.quantile_runs()),
         *picked(study, [*_runs_of("fig5", study), *_runs_of("fig7", study)]),
     ]
 

@@ -39,7 +39,8 @@ CURVE, RANK = "loss", "rank correlation"
 NOTE = "Nayak and others, 2026: mean of five tasks, a point a model and pool."
 
 
-def _steps(study: Study, runs: list[Run]) -> list[Step]:
+def steps(study: Study, runs: list[Run]) -> list[Step]:
+    """Steps of the runs of the experiment: what they score on test samples and on queries, and untuned."""
     return [step for run in runs for step in study.steps_of(run)]
 
 
@@ -201,4 +202,4 @@ def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).astype(object).fillna("")
 
 
-FIGURES = {"quantiles": Figure("Quantiles", _published, _measured, _draw, Study.quantile_runs, _steps)}
+FIGURES = {"quantiles": Figure("Quantiles", _published, _measured, _draw, Study.quantile_runs, steps)}

@@ -267,14 +267,17 @@ def _tab6_measured(study: Study) -> pd.DataFrame:
             "method": method,
             "pool_size": study.pool_size(grid.ablation_pool),
             "budget": grid.single_task_budget,
-            **(measured_score(study, runs) if runs else not_yet(study)),
-            **(difference(study, runs, RDS, True, "diff_vs_rds") if runs else {}),
-            **({"note": measured_note(study)} if runs else {}),
+            **(_tab6_columns(study, runs) if runs else not_yet(study)),
         }
         for method in (RDS, *grid.ablation_methods)
         for runs in [study.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False)]
     ]
     return pd.DataFrame(rows)
+
+
+def _tab6_columns(study: Study, runs: list[Run]) -> dict[str, Any]:
+    compared = difference(study, runs, RDS, True, "diff_vs_rds")
+    return {**measured_score(study, runs), **compared, "note": measured_note(study)}
 
 
 def _tab6_set(table: pd.DataFrame) -> Tables:

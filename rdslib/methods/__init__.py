@@ -97,25 +97,27 @@ def get_extractor(feature: str) -> Extractor:
 
 def fits(method: str, selector: str) -> bool:
     """Whether a selector can pick by a method's scores: round-robin can by any."""
-    scorer, chosen = get_scorer(method), get_selector(selector)
-    return chosen == ROUND_ROBIN or (
-        scorer.needs_queries and (scorer.vector is not None or not chosen.vectors)
-    )
+    return not _unfit(method, selector, None)
 
 
 def check_selector(method: str, selector: str, max_similarity: float | None) -> None:
     """Raise UserError if a selector, or a limit on similarity, is not for a method, or there is none such."""
+    if why := _unfit(method, selector, max_similarity):
+        raise UserError(why)
+
+
+def _unfit(method: str, selector: str, max_similarity: float | None) -> str:
+    """Say why a selector, or a limit on similarity, is not for a method; nothing if it is."""
     scorer, chosen = get_scorer(method), get_selector(selector)
     if chosen != ROUND_ROBIN and not scorer.needs_queries:
-        raise UserError(
-            f"selector {selector}: is for methods with queries, and {method} looks at none; leave it out"
-        )
+        return f"selector {selector}: is for methods with queries, and {method} looks at none; leave it out"
     if scorer.vector is None and (chosen.vectors or max_similarity is not None):
         what = "--max-similarity" if max_similarity is not None else f"selector {selector}"
-        raise UserError(
+        return (
             f"{what}: is of vectors, and {method} compares none; leave it out, or take a method that does, "
             "such as rds"
         )
+    return ""
 
 
 def load_plugins(paths: Sequence[Path]) -> None:
