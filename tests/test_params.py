@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from rdslib.errors import UserError
-from rdslib.params import ROOT, load_profile
+from rdslib.params import ROOT
+from rdslib.profiles import load_profile
 from tests.lock import direct_requirements, name_of
 
 

@@ -11,6 +11,7 @@ import typer
 
 from rdslib.commands.run import STUDY, ProfileOption, look_up, processes
 from rdslib.errors import UserError, needs
+from rdslib.pipeline.runs import by_worth
 
 if TYPE_CHECKING:
     from rdslib.pipeline.step import Step
@@ -59,7 +60,7 @@ def compute_command(
             )
         study = Study.load(profile).whole()
     until = math.inf if minutes is None else time.time() + MINUTE * minutes
-    count = processes(study, len(study.by_worth()), workers)
+    count = processes(study, len(by_worth(study)), workers)
     study.store.progress.workers = count
     try:
         if minutes != 0:
@@ -71,7 +72,7 @@ def compute_command(
             raise UserError("nothing was computed in that time; give it more --minutes")
         path.parent.mkdir(parents=True, exist_ok=True)
         records.write(study.store, there, path)
-    runs = study.by_worth()
+    runs = by_worth(study)
     done = sum(all(study.store.has(step) for step in study.steps_of(run)) for run in runs)
     typer.echo(f"{done} of {len(runs)} runs are in {path}")
 
@@ -99,7 +100,7 @@ def _wanted(study: Study) -> list[Step]:
     """
     from rdslib import figures
 
-    runs = study.by_worth()
+    runs = by_worth(study)
     drawn = [step for name in figures.FIGURES for step in figures.steps(study, name)]
     picks: dict[Any, list[Step]] = {}
     for each in [*(study.selection(run) for run in runs if study.training(run)), *drawn]:

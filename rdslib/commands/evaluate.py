@@ -19,7 +19,7 @@ from rdslib.errors import UserError, needs
 from rdslib.evaluation.bootstrap import estimate_difference, estimate_mean
 from rdslib.evaluation.harness import path_of
 from rdslib.evaluation.judge import outputs, win_rates
-from rdslib.params import find_model, load_profile, profile_path
+from rdslib.profiles import find_model, load_profile, profile_path
 
 if TYPE_CHECKING:
     from rdslib.pipeline.step import Step

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdslib.commands.select import reopen
-from rdslib.commands.user_data import UserSelection
+from rdslib.commands.user_selection import UserSelection
 from rdslib.errors import UserError, needs
 from rdslib.methods import SCORERS, get_scorer
 

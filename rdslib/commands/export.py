@@ -13,6 +13,7 @@ import typer
 from rdslib.commands.outputs import check_new
 from rdslib.commands.run import ProfileOption
 from rdslib.errors import UserError
+from rdslib.pipeline.runs import all_runs
 
 if TYPE_CHECKING:
     from rdslib.pipeline.study import Run
@@ -44,7 +45,7 @@ def export_command(
     wanted: dict[str, Any] = {"method": method, "budget": budget, "pool": pool, "seed": seed}
     wanted |= {"targets": tuple(task or ()), "selector": selector}
     asked = {name: value for name, value in wanted.items() if value not in (None, ())}
-    runs = [run for run in study.all_runs() if asked.items() <= vars(run).items() and study.training(run)]
+    runs = [run for run in all_runs(study) if asked.items() <= vars(run).items() and study.training(run)]
     run = _only(runs, profile)
     training = study.training(run)
     assert training is not None

@@ -19,20 +19,23 @@ import numpy as np
 from rich.console import RenderableType
 from rich.filesize import decimal
 
+from rdslib.commands.pool_sample import UNKNOWN, Total, exactly, sample_pool
 from rdslib.commands.request import SelectRequest, use_device, with_options
-from rdslib.commands.speed import FLOPS, UNKNOWN, Costs, Total, exactly, passes, sample_pool
+from rdslib.commands.speed import FLOPS, Costs, passes
 from rdslib.commands.stated import StatedCosts, shown_runs, stage_of
 from rdslib.commands.text import line, show, table
-from rdslib.commands.user_data import UserSelection, check_kept, sort_out
+from rdslib.commands.user_data import check_kept, sort_out
+from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import Sample
 from rdslib.data.reader import Row
 from rdslib.errors import UserError
 from rdslib.models.flops import PAPER, training_flops
-from rdslib.params import Profile, load_profile
+from rdslib.params import Profile
 from rdslib.pipeline.pipeline import in_turn
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import model_folder
 from rdslib.pipeline.store import Store
+from rdslib.profiles import load_profile
 from rdslib.tasks.base import QUERIES, TEST, read_task
 
 # Dense bf16 TFLOP/s by the data sheets, and the share of it that is assumed to be made use of.

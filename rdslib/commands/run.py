@@ -14,7 +14,9 @@ import typer
 from rdslib.commands.outputs import check_apart
 from rdslib.commands.text import as_text, line
 from rdslib.errors import UserError, needs
-from rdslib.params import ROOT, load_profile, profile_path
+from rdslib.params import ROOT
+from rdslib.pipeline.runs import recorded
+from rdslib.profiles import load_profile, profile_path
 
 if TYPE_CHECKING:
     from rdslib.pipeline.store import Store
@@ -115,7 +117,7 @@ def run_command(
     if whole and study.there([study.untuned()]):
         write_whole(out / "records.csv", publish.records_csv(study).encode())
         if not study.profile.partial:  # `rds compute` writes them
-            records.write(study.store, [*study.recorded(), *steps], out / records.NAME)
+            records.write(study.store, [*recorded(study), *steps], out / records.NAME)
     typer.echo(f"figures are in {out}")
 
 

@@ -26,7 +26,8 @@ from rdslib.commands.outputs import (
     write,
 )
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
-from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS, UserSelection, code_of
+from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS
+from rdslib.commands.user_selection import UserSelection, code_of
 from rdslib.data.formats import as_messages, form_of
 from rdslib.data.pool import rows_at
 from rdslib.errors import UserError

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rdslib.commands.speed import NOTHING, UNKNOWN, Total, exactly
+from rdslib.commands.pool_sample import NOTHING, UNKNOWN, Total, exactly
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.figures.base import method_title, paper_flops
 from rdslib.methods import get_extractor
 from rdslib.models.flops import FORWARD, TRAINING
 from rdslib.params import RandomModel, Stated, StatedEmbedder
 from rdslib.pipeline import costs as of_runs
+from rdslib.pipeline.runs import multi_task_runs, single_task_runs
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
 
@@ -151,7 +152,7 @@ class StatedCosts:
         """
         found: dict[tuple[str, str, int, int], list[float]] = {}
         size, studied = self.study.pipeline.pool_size, self.study
-        for figure, runs in (("1", studied.single_task_runs()), ("3", studied.multi_task_runs())):
+        for figure, runs in (("1", single_task_runs(studied)), ("3", multi_task_runs(studied))):
             for run in runs:
                 found.setdefault((figure, run.method, size(run.pool), run.budget), []).append(self.flops(run))
         columns = ["figure", "method", "pool_size", "budget"]

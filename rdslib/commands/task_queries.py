@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.archives import Archives
+from rdslib.data.download import cache_dir
 from rdslib.data.reader import Row
 from rdslib.errors import UserError
-from rdslib.params import Experiment, Task, load_profile
+from rdslib.params import Experiment, Task
+from rdslib.profiles import load_profile
 from rdslib.tasks.base import build_task
 
 PREFIX = "task:"

@@ -16,6 +16,7 @@ import typer
 from rdslib.commands.text import line, show
 from rdslib.errors import UserError
 from rdslib.params import Profile
+from rdslib.pipeline.runs import recorded
 from rdslib.pipeline.step import in_order
 
 if TYPE_CHECKING:
@@ -150,11 +151,11 @@ def _of_records(study: Study, steps: Sequence[Step]) -> str:
 def _records(study: Study, path: Path) -> Verdict:
     from rdslib.figures import publish
 
-    missing = len(study.missing(study.recorded()))
+    missing = len(study.missing(recorded(study)))
     if missing:
         return Verdict("records", None, f"{missing} of its artifacts are not here")
     verdict = _compared("records", path, publish.records_csv(study))
-    return replace(verdict, reason=verdict.reason + _of_records(study, in_order(study.recorded())))
+    return replace(verdict, reason=verdict.reason + _of_records(study, in_order(recorded(study))))
 
 
 def _compared(name: str, path: Path, made: str) -> Verdict:

@@ -39,6 +39,8 @@ EXPANSION = 100
 # Bytes that a column of a group of Parquet's rows may expand to beside that: it may be one page.
 MAX_COLUMN = 2**29
 
+# What a file's name has where a data set is in several: they are one source.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 # What JSON may escape half of a surrogate pair with.
 _SURROGATE = re.compile(r"\\u[dD]")
 
@@ -399,5 +401,5 @@ def read_file(path: Path) -> tuple[Part, Iterator[Found]]:
     kind = kind_of(path) or ""
     # A file that is JSONL, whatever its name, is read as such.
     read, separator = _READERS[".jsonl" if kind == ".json" and _is_jsonl(path) else kind]
-    source = path.name[: path.name.lower().rindex(kind)]
+    source = _SHARD.sub("", path.name[: path.name.lower().rindex(kind)])
     return Part(str(path), f"{path}{separator}", "", source), read(path)

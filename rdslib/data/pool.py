@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import NGRAM, Contamination, ExactDuplicates, NearDuplicates
-from rdslib.data.download import Archives
 from rdslib.data.sources import READERS
 from rdslib.errors import UserError
 from rdslib.params import Pool, Source

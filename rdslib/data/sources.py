@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from rdslib.data.archives import Archives
 from rdslib.data.chat import Message, Sample, user_assistant
 from rdslib.data.containers import Found, Part, parse_lines
-from rdslib.data.download import Archives
 from rdslib.data.inputs import find_input
 from rdslib.data.reader import Row, read_records, records_of, rows_of
 from rdslib.params import Source

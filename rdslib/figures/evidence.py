@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from rdslib.evaluation.bootstrap import Estimate, by_seed
 from rdslib.figures import quantiles, sources
 from rdslib.figures.base import BASELINE, RDS, evaluated, paper_flops, picked, published
 from rdslib.figures.replication import RANDOM, half_width, others
+from rdslib.pipeline import results
+from rdslib.pipeline.runs import ablation_runs, multi_task_runs, quantile_runs, runs_of, single_task_runs
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
 
@@ -120,14 +123,14 @@ def _over_models(rows: pd.DataFrame) -> Estimate:
 
 def runs(study: Study) -> list[Run]:
     """The runs whose scores claims rest on."""
-    return [*study.single_task_runs(), *study.ablation_runs(), *study.multi_task_runs()]
+    return [*single_task_runs(study), *ablation_runs(study), *multi_task_runs(study)]
 
 
 def steps(study: Study, wanted: list[Run]) -> list[Step]:
     """What claims rest on: the runs' scores and costs, and what Figures 5 and 7 count."""
     return [
         *evaluated(study, wanted),
-        *quantiles.steps(study, study.quantile_runs()),
+        *quantiles.steps(study, quantile_runs(study)),
         *picked(study, [*_runs_of("fig5", study), *_runs_of("fig7", study)]),
     ]
 
@@ -144,23 +147,23 @@ def of_a_study(study: Study) -> Evidence:
     flops: dict[tuple[float, str], float] = {}
     for pool, methods in grid.single_task.items():
         for method in methods:
-            if those := study.runs_of(method, pool, grid.single_task_budget, multi=False):
+            if those := runs_of(study, method, pool, grid.single_task_budget, multi=False):
                 place = (float(study.pool_size(pool)), method)
-                single[place] = -study.by_seed(those)
-                flops[place] = sum(map(study.measured_flops, those)) / len(those)
+                single[place] = -results.by_seed(study, those)
+                flops[place] = sum(results.measured_flops(study, run) for run in those) / len(those)
     multi = {
-        (budget, method): -study.by_seed(those)
+        (budget, method): -results.by_seed(study, those)
         for budget in grid.multi_task_budgets
         for method in grid.multi_task_methods
-        if (those := study.runs_of(method, "all", budget, multi=True))
+        if (those := runs_of(study, method, "all", budget, multi=True))
     }
     ablation = {
-        method: -study.by_seed(those)
+        method: -results.by_seed(study, those)
         for method in (RDS, *grid.ablation_methods)
-        if (those := study.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False))
+        if (those := runs_of(study, method, grid.ablation_pool, grid.single_task_budget, multi=False))
     }
     return Evidence(
-        estimate=study.over_seeds,
+        estimate=partial(results.over_seeds, study),
         unit=BITS,
         n=sum(task.test for task in study.experiment.tasks),
         whole=float(study.pool_size("all")),

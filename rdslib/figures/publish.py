@@ -17,6 +17,8 @@ from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures.base import Drawn
 from rdslib.files import write_whole
 from rdslib.models.device import device_kind
+from rdslib.pipeline import results
+from rdslib.pipeline.runs import all_runs
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Run, Study
 
@@ -75,13 +77,13 @@ def as_csv(table: pd.DataFrame) -> str:
 
 def records_csv(study: Study) -> str:
     """Write records as CSV: a row a run and task, with its score, interval, cost and artifacts."""
-    rows = [_record(study, run, task) for run in study.all_runs() for task in study.tasks_of(run)]
+    rows = [_record(study, run, task) for run in all_runs(study) for task in study.tasks_of(run)]
     return pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
-    bits = study.bits_per_byte(run, task)
-    accuracy = study.accuracy(run, task) or Estimate(np.nan, np.nan, np.nan, 0)
+    bits = results.bits_per_byte(study, run, task)
+    accuracy = results.accuracy(study, run, task) or Estimate(np.nan, np.nan, np.nan, 0)
     training = study.training(run)
     return {
         "method": run.method,
@@ -98,8 +100,8 @@ def _record(study: Study, run: Run, task: str) -> dict[str, Any]:
         "accuracy": accuracy.value,
         "accuracy_low": accuracy.low,
         "accuracy_high": accuracy.high,
-        "flops": study.measured_flops(run),
-        "formula_flops": study.formula_flops(run),
+        "flops": results.measured_flops(study, run),
+        "formula_flops": results.formula_flops(study, run),
         "trained": training.hash if training else "",
         "evaluation": study.evaluation(run, task).hash,
         # A column of studies that have more than one.

@@ -24,6 +24,8 @@ from rdslib.figures.base import (
     published,
 )
 from rdslib.figures.scores import METRIC, measured_note
+from rdslib.pipeline import results
+from rdslib.pipeline.runs import quantile_runs
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
 
@@ -47,7 +49,7 @@ def steps(study: Study, runs: list[Run]) -> list[Step]:
 def _losses(study: Study, method: str, queries: bool) -> np.ndarray:
     """Loss relative to untuned after training on each part: float64 [parts, tasks, seeds, 1 + resamples]."""
     e = study.experiment
-    runs = [run for run in study.quantile_runs() if run.method == method]
+    runs = [run for run in quantile_runs(study) if run.method == method]
     tasks, parts = (
         list(dict.fromkeys(run.targets for run in runs)),
         list(dict.fromkeys(run.part for run in runs)),
@@ -85,7 +87,7 @@ def by_method(study: Study, queries: bool = False) -> dict[str, pd.DataFrame]:
     """The rank correlation of each method that was run: a row a seed, the value, then its resamples."""
     return {
         method: pd.DataFrame(correlations(_losses(study, method, queries)))
-        for method in dict.fromkeys(run.method for run in study.quantile_runs())
+        for method in dict.fromkeys(run.method for run in quantile_runs(study))
     }
 
 
@@ -93,14 +95,14 @@ def _measured(study: Study) -> pd.DataFrame:
     """A row a method and part, with the loss; and one a method, with the rank correlation."""
     rows: list[dict[str, Any]] = []
     for side, queries in SIDES.items():
-        for method in dict.fromkeys(run.method for run in study.quantile_runs()):
+        for method in dict.fromkeys(run.method for run in quantile_runs(study)):
             losses = _losses(study, method, queries)
             of = {"method": method, "of": side, "n": losses.shape[2]}
             for part, each in enumerate(losses.mean(axis=1)):
-                found = study.over_seeds(pd.DataFrame(each))
+                found = results.over_seeds(study, pd.DataFrame(each))
                 ends = {"score": found.value, "low": found.low, "high": found.high}
                 rows.append({**of, "kind": CURVE, "part": part + 1, **ends})
-            found = study.over_seeds(pd.DataFrame(correlations(losses)))
+            found = results.over_seeds(study, pd.DataFrame(correlations(losses)))
             rows.append({**of, "kind": RANK, "score": found.value, "low": found.low, "high": found.high})
     columns = ["kind", "method", "of", "part", "score", "low", "high", "n"]
     asked = study.experiment.grid.quantiles
@@ -202,4 +204,4 @@ def key_numbers(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).astype(object).fillna("")
 
 
-FIGURES = {"quantiles": Figure("Quantiles", _published, _measured, _draw, Study.quantile_runs, steps)}
+FIGURES = {"quantiles": Figure("Quantiles", _published, _measured, _draw, quantile_runs, steps)}

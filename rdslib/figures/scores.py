@@ -15,6 +15,8 @@ import pandas as pd
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures import base
 from rdslib.figures.base import BASELINE, TASKS, Figure, evaluated, human, method_title, published, span
+from rdslib.pipeline import results
+from rdslib.pipeline.runs import multi_task_runs, runs_of, single_task_runs
 from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
@@ -28,12 +30,12 @@ METRIC = "bits per byte, relative to untuned"
 
 def bare_score(study: Study, runs: list[Run], task: str | None = None) -> dict[str, float]:
     """The same columns for bare answers: `bare`, `bare_low`, `bare_high`."""
-    return _estimated(study.relative(runs, task, bare=True), "bare")
+    return _estimated(results.relative(study, runs, task, bare=True), "bare")
 
 
 def measured_score(study: Study, runs: list[Run], task: str | None = None) -> dict[str, Any]:
     """The columns of a score: the mean of some runs, or of a task's, with its interval."""
-    found = study.relative(runs, task)
+    found = results.relative(study, runs, task)
     return {**_estimated(found, "score"), "n": found.n, "metric": METRIC, "better": "lower"}
 
 
@@ -48,12 +50,12 @@ def difference(study: Study, runs: list[Run], method: str, there: bool, column: 
     Paired by test sample; NaN for the method itself, or where it is not `there`.
     """
     found = Estimate(math.nan, math.nan, math.nan, 0)
-    theirs = study.runs_of(method, runs[0].pool, runs[0].budget, multi=False) if there else []
+    theirs = runs_of(study, method, runs[0].pool, runs[0].budget, multi=False) if there else []
     # Of a partial study one may have more seeds than the other.
     seeds = {run.seed for run in runs} & {run.seed for run in theirs}
     if seeds and runs[0].method != method:
         paired = [[run for run in those if run.seed in seeds] for those in (runs, theirs)]
-        found = study.difference(*paired)
+        found = results.difference(study, *paired)
     return _estimated(found, column)
 
 
@@ -91,7 +93,7 @@ def not_run(study: Study) -> list[dict[str, Any]]:
         }
         for pool, named in grid.single_task.items()
         for method in methods
-        if method not in named or not study.runs_of(method, pool, grid.single_task_budget, multi=False)
+        if method not in named or not runs_of(study, method, pool, grid.single_task_budget, multi=False)
     ]
 
 
@@ -102,8 +104,8 @@ def _columns(study: Study, runs: list[Run], compared: bool) -> dict[str, Any]:
     measured, `formula_flops` by the paper's formula.
     """
     return {
-        "flops": sum(study.measured_flops(run) for run in runs) / len(runs),
-        "formula_flops": sum(study.formula_flops(run) for run in runs) / len(runs),
+        "flops": sum(results.measured_flops(study, run) for run in runs) / len(runs),
+        "formula_flops": sum(results.formula_flops(study, run) for run in runs) / len(runs),
         **measured_score(study, runs),
         **difference(study, runs, BASELINE, compared, "diff_vs_random"),
         "note": measured_note(study),
@@ -131,7 +133,7 @@ def _fig1_measured(study: Study) -> pd.DataFrame:
         }
         for pool, methods in grid.single_task.items()
         for method in methods
-        if (runs := study.runs_of(method, pool, grid.single_task_budget, multi=False))
+        if (runs := runs_of(study, method, pool, grid.single_task_budget, multi=False))
     ]
     return pd.DataFrame(rows + not_run(study))
 
@@ -197,7 +199,7 @@ def _scaling_measured(study: Study) -> pd.DataFrame:
         }
         for method in grid.multi_task_methods
         for budget in grid.multi_task_budgets
-        for runs in [study.runs_of(method, "all", budget, multi=True)]
+        for runs in [runs_of(study, method, "all", budget, multi=True)]
     ]
     return pd.DataFrame(rows)
 
@@ -251,8 +253,8 @@ def _percent(value: float) -> str:
 SCALING = (_scaling_published, _scaling_measured)
 FIGURES = {
     "fig1_pareto": Figure(
-        "Figure 1", _fig1_published, _fig1_measured, _fig1_draw, Study.single_task_runs, evaluated
+        "Figure 1", _fig1_published, _fig1_measured, _fig1_draw, single_task_runs, evaluated
     ),
-    "fig3_flops": Figure("Figure 3", *SCALING, _fig3_draw, Study.multi_task_runs, evaluated),
-    "fig4_scaling": Figure("Figure 4", *SCALING, _fig4_draw, Study.multi_task_runs, evaluated),
+    "fig3_flops": Figure("Figure 3", *SCALING, _fig3_draw, multi_task_runs, evaluated),
+    "fig4_scaling": Figure("Figure 4", *SCALING, _fig4_draw, multi_task_runs, evaluated),
 }

@@ -10,6 +10,7 @@ import pandas as pd
 from rdslib.data.pool import subset
 from rdslib.figures import base
 from rdslib.figures.base import RDS, Figure, distinct, human, in_order, method_title, picked, published
+from rdslib.pipeline.runs import runs_of
 from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _fig7_runs(study: Study) -> list[Run]:
         for budget in grid.source_budgets
         for method, pool in pools.items()
         if budget <= study.offered(method, pool)
-        for run in study.runs_of(method, pool, budget, multi=True, picks=True)
+        for run in runs_of(study, method, pool, budget, multi=True, picks=True)
         if run.seed == _first_seed(study)
     ]
 

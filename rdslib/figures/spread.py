@@ -12,6 +12,8 @@ import pandas as pd
 from rdslib.figures import base
 from rdslib.figures.base import BASELINE, Figure, evaluated, human, interval, method_title, number
 from rdslib.figures.scores import METRIC, measured_note
+from rdslib.pipeline import results
+from rdslib.pipeline.runs import multi_task_runs, runs_of, single_task_runs
 from rdslib.pipeline.study import Run, Study
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ KEYS = ["setting", "pool_size", "budget", "method"]
 
 
 def _runs(study: Study) -> list[Run]:
-    return [*study.single_task_runs(), *study.multi_task_runs()]
+    return [*single_task_runs(study), *multi_task_runs(study)]
 
 
 def settings(study: Study) -> list[tuple[str, str, int, list[str]]]:
@@ -40,8 +42,8 @@ def _measured(study: Study) -> pd.DataFrame:
     """A row a difference and seed, and one of all its seeds with its interval."""
     rows: list[dict[str, Any]] = []
     for setting, pool, budget, methods in settings(study):
-        runs = {each: study.runs_of(each, pool, budget, multi=setting == MULTI) for each in methods}
-        known = {each: study.by_seed(those) for each, those in runs.items() if those}
+        runs = {each: runs_of(study, each, pool, budget, multi=setting == MULTI) for each in methods}
+        known = {each: results.by_seed(study, those) for each, those in runs.items() if those}
         for method in known if BASELINE in known else ():
             if method == BASELINE:
                 continue
@@ -49,7 +51,7 @@ def _measured(study: Study) -> pd.DataFrame:
             if gaps.empty:
                 continue
             of = {"setting": setting, "pool_size": study.pool_size(pool), "budget": budget, "method": method}
-            found = study.over_seeds(gaps)
+            found = results.over_seeds(study, gaps)
             all_of_it = {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
             rows.append({**of, "seed": ALL_SEEDS, **all_of_it})
             rows += [{**of, "seed": str(seed), "difference": gap} for seed, gap in gaps[0].items()]

@@ -27,6 +27,14 @@ from rdslib.figures.base import (
 )
 from rdslib.figures.scores import bare_score, difference, measured_note, measured_score, not_run, not_yet
 from rdslib.figures.typeset import DASH, MINUS, Cell, Part, Tables
+from rdslib.pipeline.runs import (
+    ablation_runs,
+    multi_task_runs,
+    runs_of,
+    second_pool_runs,
+    single_task_runs,
+    table_runs,
+)
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.study import Run, Study
 
@@ -88,7 +96,7 @@ def _tab1_measured(study: Study) -> pd.DataFrame:
     rows = _by_task(
         study,
         [
-            (method, study.runs_of(method, pool, grid.single_task_budget, multi=False))
+            (method, runs_of(study, method, pool, grid.single_task_budget, multi=False))
             for pool, methods in grid.single_task.items()
             for method in methods
         ],
@@ -115,7 +123,7 @@ def _tab3_measured(study: Study) -> pd.DataFrame:
 
 def _multi_task(study: Study, pool: str | None, bare: bool) -> pd.DataFrame:
     """One selection for all tasks, at one budget; no rows without a pool."""
-    rows = study.table_runs(pool) if pool is not None else {}
+    rows = table_runs(study, pool) if pool is not None else {}
     place = {"pool_size": study.pool_size(pool), "budget": study.largest_budget} if pool is not None else {}
     absent = [
         {"method": method, "task": task, **place, **not_yet(study)}
@@ -270,7 +278,7 @@ def _tab6_measured(study: Study) -> pd.DataFrame:
             **(_tab6_columns(study, runs) if runs else not_yet(study)),
         }
         for method in (RDS, *grid.ablation_methods)
-        for runs in [study.runs_of(method, grid.ablation_pool, grid.single_task_budget, multi=False)]
+        for runs in [runs_of(study, method, grid.ablation_pool, grid.single_task_budget, multi=False)]
     ]
     return pd.DataFrame(rows)
 
@@ -308,14 +316,14 @@ def _tab6_set(table: pd.DataFrame) -> Tables:
 
 FIGURES = {
     "tab1_single_task": Figure(
-        "Table 1", _tab1_published, _tab1_measured, _tasks_set, Study.single_task_runs, evaluated
+        "Table 1", _tab1_published, _tab1_measured, _tasks_set, single_task_runs, evaluated
     ),
     "tab2_multi_task": Figure(
         "Table 2",
         partial(published, "tab2"),
         _tab2_measured,
         _tab2_set,
-        Study.multi_task_runs,
+        multi_task_runs,
         _tab2_steps,
     ),
     "tab3_second_pool": Figure(
@@ -323,7 +331,7 @@ FIGURES = {
         partial(published, "tab3"),
         _tab3_measured,
         _tasks_set,
-        Study.second_pool_runs,
+        second_pool_runs,
         evaluated,
     ),
     "tab4_splits": Figure("Table 4", partial(published, "tab4"), _tab4_measured, _tab4_set, value="query"),
@@ -331,6 +339,6 @@ FIGURES = {
         "Table 5", partial(published, "tab5"), _tab5_measured, _tab5_set, value="count"
     ),
     "tab6_rds_ablation": Figure(
-        "Table 6", partial(published, "tab6"), _tab6_measured, _tab6_set, Study.ablation_runs, evaluated
+        "Table 6", partial(published, "tab6"), _tab6_measured, _tab6_set, ablation_runs, evaluated
     ),
 }

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample, format_chat, groups_of
-from rdslib.data.download import Archives
 from rdslib.errors import UserError, needs
 from rdslib.methods.base import (
     COST,

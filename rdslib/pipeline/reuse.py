@@ -17,7 +17,8 @@ from rdslib.data.chat import Sample
 from rdslib.errors import UserError
 from rdslib.files import canonical, read_manifest
 from rdslib.methods import COST, Extracted, features
-from rdslib.pipeline.store import Work, sound
+from rdslib.pipeline.artifacts import sound
+from rdslib.pipeline.store import Work
 
 # uint8 [samples, 16], beside each feature.
 DIGEST = "digest"

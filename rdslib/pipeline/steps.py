@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.download import cache_dir
 from rdslib.data.pool import PoolFile, build_pool, differences, subset, wanted_members, write_pool
 from rdslib.errors import UserError
 from rdslib.methods import COST, Extracted, Extraction, Preparation, ScoringInputs, get_extractor, get_scorer

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
-import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,12 +25,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.errors import UserError, reason_of
-from rdslib.files import CHECKPOINTS, MANIFEST, canonical, read_manifest, sha256_of, write_manifest
+from rdslib.files import CHECKPOINTS, MANIFEST, canonical, write_manifest
+from rdslib.pipeline.artifacts import (
+    SHARDS,
+    damage,
+    describe,
+    files_of,
+    journal_line,
+    manifest_of,
+    read_journal,
+    remove,
+    sound,
+    strange_files,
+    take_apart,
+)
 from rdslib.pipeline.progress import Progress
-from rdslib.pipeline.step import File, Step, artifacts_changed, hash_of, in_order, map_arguments
-
-# Of an artifact in the making: one line a shard that is whole, so that a shard costs a line, not a list.
-SHARDS = "shards.jsonl"
+from rdslib.pipeline.step import File, Step, artifacts_changed, in_order, map_arguments
 
 
 class Work:
@@ -46,9 +53,9 @@ class Work:
         self._store, self._step = store, step
         self._since = time.monotonic()
         if not path.is_dir():
-            _remove(path)
+            remove(path)
             path.mkdir()
-        written, damaged = _read_journal(path / SHARDS, step.hash)
+        written, damaged = read_journal(path / SHARDS, step.hash)
         self.shards = {
             key: shard
             for key, shard in written.items()
@@ -61,7 +68,7 @@ class Work:
         known = {SHARDS, *(name for shard in self.shards.values() for name in shard["files"])}
         for each in path.iterdir():
             if each.name != CHECKPOINTS and (each.name not in known or not each.is_file()):
-                _remove(each)
+                remove(each)
 
     def shard(self, key: str, counts: Mapping[str, Any], write: Callable[[Path], object]) -> None:
         """Keep one shard, which is then not made again: `self.shards` has it, with its counts.
@@ -72,7 +79,7 @@ class Work:
         folder = self.path / f"tmp-{key}"
         folder.mkdir()
         write(folder)
-        files = {path.name: _describe(path) for path in sorted(folder.iterdir())}
+        files = {path.name: describe(path) for path in sorted(folder.iterdir())}
         for name in files:
             os.replace(folder / name, self.path / name)
         folder.rmdir()
@@ -81,7 +88,7 @@ class Work:
         self._since = now
         self.shards[key] = shard
         with (self.path / SHARDS).open("a", encoding="utf-8") as stream:
-            stream.write(_journal_line(self._step.hash, key, shard))
+            stream.write(journal_line(self._step.hash, key, shard))
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -123,7 +130,7 @@ class Store:
             return False
         state = (path, at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
         if state not in self._read:
-            self._read[state] = _manifest_of(path) is not None
+            self._read[state] = manifest_of(path) is not None
         return self._read[state]
 
     def has_files(self, step: Step) -> bool:
@@ -132,7 +139,7 @@ class Store:
 
     def manifest(self, step: Step) -> dict[str, Any]:
         """What made an artifact that exists: key, files, counts and seconds."""
-        manifest = _manifest_of(self.path(step))
+        manifest = manifest_of(self.path(step))
         if manifest is None:
             problem = damage(self.path(step))[0]
             raise UserError(f"{self.path(step)}: {problem}; start the command again, which makes it again")
@@ -143,7 +150,7 @@ class Store:
         return File(step, name, self._checksum)
 
     def _checksum(self, step: Step, name: str) -> str | None:
-        manifest = _manifest_of(self.path(step))
+        manifest = manifest_of(self.path(step))
         return None if manifest is None else manifest["files"][name]["sha256"]
 
     def missing(self, steps: Iterable[Step]) -> list[Step]:
@@ -159,7 +166,7 @@ class Store:
 
         path, found = self.path(step), []
         for each in path.parent.glob("*"):
-            manifest = _manifest_of(each) if each != path and each.suffix != ".part" else None
+            manifest = manifest_of(each) if each != path and each.suffix != ".part" else None
             if manifest is None or manifest["dropped"]:
                 continue
             if fixed(manifest) == fixed(step.key):
@@ -171,20 +178,20 @@ class Store:
         for each in steps:
             with self._locked([each], wait=True):
                 for place in (self.path(each), self._part(each)):
-                    _remove(place)
+                    remove(place)
             self._verified.discard(each.hash)
             artifacts_changed()
 
     def drop(self, step: Step) -> None:
         """Remove an artifact's files and keep its manifest; a step that reads them has them made again."""
         with self._locked([step], wait=True):
-            manifest = _manifest_of(self.path(step))
+            manifest = manifest_of(self.path(step))
             if manifest is not None and not manifest["dropped"]:
                 dropped = {**manifest, "dropped": sorted(manifest["files"])}
                 write_manifest(self.path(step), dropped)
                 for each in self.path(step).iterdir():
                     if each.name != MANIFEST:
-                        _remove(each)
+                        remove(each)
                 self._dropped.add(step.hash)
 
     def take(
@@ -192,16 +199,16 @@ class Store:
     ) -> None:
         """Put a record of an artifact there, with these of its files alone, unless the artifact is there."""
         path = self.folder / step / digest
-        if _manifest_of(path) is not None:
+        if manifest_of(path) is not None:
             return
         part = path.with_name(f"{digest}.part")
         for each in (path, part):
-            _remove(each)
+            remove(each)
         part.mkdir(parents=True)
         files = dict(manifest["files"])
         for name, table in tables.items():
             pq.write_table(table, part / name)
-            files[name] = _describe(part / name)
+            files[name] = describe(part / name)
         dropped = sorted(files.keys() - tables.keys())
         write_manifest(part, {**manifest, "files": files, "dropped": dropped, "recorded": True})
         os.replace(part, path)
@@ -266,23 +273,23 @@ class Store:
         place = path if os.path.lexists(path) else part
         if place is part and not (part / MANIFEST).exists():
             return False
-        if (manifest := _manifest_of(place)) is not None:
+        if (manifest := manifest_of(place)) is not None:
             if manifest["dropped"] and whole:
-                _remove(place)
+                remove(place)
                 self._dropped.discard(step.hash)
                 return False
             if manifest["dropped"]:
                 self._dropped.add(step.hash)
-            for each in _strange(place, manifest):
+            for each in strange_files(place, manifest):
                 self.progress.note(f"{step.name}/{step.hash}: {each.name} is no part of it; removed")
-                _remove(each)
+                remove(each)
         problems = damage(place)
         if problems:
             self.progress.note(f"{step.name}/{step.hash}: {'; '.join(problems)}; recomputing")
             if place is path:
-                _remove(part)
+                remove(part)
                 os.replace(path, part)
-            _take_apart(part)
+            take_apart(part)
             return False
         if place is part:
             (part / SHARDS).unlink(missing_ok=True)
@@ -325,7 +332,7 @@ class Store:
     def _finish(self, step: Step, work: Work, counts: Mapping[str, Any], seconds: float) -> None:
         """Write the manifest, and give the folder its name; the journal goes only after the manifest."""
         part = work.path
-        files = {str(f.relative_to(part)): _describe(f) for f in _files(part) if f != part / SHARDS}
+        files = {str(f.relative_to(part)): describe(f) for f in files_of(part) if f != part / SHARDS}
         if changed := [
             name for name, entry in files.items() if step.known(name) not in (None, entry["sha256"])
         ]:
@@ -345,111 +352,6 @@ class Store:
     def _part(self, step: Step) -> Path:
         """Where the step's artifact is while it is being made."""
         return self.path(step).with_name(f"{step.hash}.part")
-
-
-def damage(path: Path, deep: bool = True) -> list[str]:
-    """What is wrong with an artifact, one phrase each; empty if all is as the manifest says.
-
-    Unless it is `deep`, the sizes of files are looked at alone.
-    """
-    manifest = read_manifest(path)
-    if manifest is None:
-        return [f"{MANIFEST} is missing or damaged"]
-    if not _in_its_place(path, manifest):
-        return [f"it is another artifact, {manifest.get('step')}/{hash_of(manifest)}, in this one's place"]
-    problems = []
-    for name, entry in _kept(manifest).items():
-        if not (path / name).is_file():
-            problems.append(f"{name} is missing")
-        elif not sound(path / name, entry, deep):
-            problems.append(f"{name} is damaged (its checksum differs)")
-    return problems + [f"{each.relative_to(path)} is no part of it" for each in _strange(path, manifest)]
-
-
-def _manifest_of(path: Path) -> dict[str, Any] | None:
-    """The manifest of the artifact that a path is for; None if it is missing, damaged or another's."""
-    manifest = read_manifest(path)
-    return manifest if manifest is not None and _in_its_place(path, manifest) else None
-
-
-def _in_its_place(path: Path, manifest: Mapping[str, Any]) -> bool:
-    return (path.parent.name, path.name.removesuffix(".part")) == (manifest.get("step"), hash_of(manifest))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.rglob("*") if each.is_symlink() or not each.is_dir())
-
-
-def _strange(path: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """Files that an artifact does not list, but for the journal of one in the making."""
-    listed = {MANIFEST, SHARDS, *_kept(manifest)}
-    return [each for each in _files(path) if str(each.relative_to(path)) not in listed]
-
-
-def _kept(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The files of an artifact, without those that were dropped."""
-    return {name: entry for name, entry in manifest["files"].items() if name not in manifest["dropped"]}
-
-
-def _take_apart(part: Path) -> None:
-    """Turn a damaged artifact back into work in progress that keeps its sound shards."""
-    manifest = _manifest_of(part)
-    if manifest is None:
-        _remove(part)  # without a manifest to trust, no file can be trusted
-        return
-    files = manifest["files"]
-    kept = {
-        key: {**shard, "files": {name: files[name] for name in shard["files"]}, "seconds": 0.0}
-        for key, shard in manifest["shards"].items()
-        if all(sound(part / name, files[name]) for name in shard["files"])
-    }
-    lines = [_journal_line(hash_of(manifest), key, shard) for key, shard in kept.items()]
-    (part / SHARDS).write_text("".join(lines), encoding="utf-8")
-    # Last, so that a kill before leaves it to be taken apart again.
-    (part / MANIFEST).unlink()
-
-
-def _journal_line(step_hash: str, key: str, shard: Mapping[str, Any]) -> str:
-    """A line of a journal: a checksum of it, which only the step's journal can have, and the shard."""
-    text = canonical([key, shard])
-    return f"{hashlib.sha256((step_hash + text).encode()).hexdigest()[:16]} {text}\n"
-
-
-def _read_journal(path: Path, step_hash: str) -> tuple[dict[str, Any], int]:
-    """The shards of a journal, and how many lines are damaged; a kill's half line at the end is cut off."""
-    if not path.is_file():
-        return {}, 0
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    shards: dict[str, Any] = {}
-    lines = whole.split(b"\n")[:-1]
-    for line in lines:
-        checksum, _, text = line.partition(b" ")
-        if hashlib.sha256(step_hash.encode() + text).hexdigest()[:16].encode() == checksum:
-            key, shard = json.loads(text)
-            shards[key] = shard
-    return shards, len(lines) - len(shards)
-
-
-def _remove(path: Path) -> None:
-    """Remove whatever is there, if anything."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def sound(path: Path, entry: Mapping[str, Any], deep: bool = True) -> bool:
-    """Whether a file is as the entry of a manifest says; unless it is `deep`, of that size."""
-    if not path.is_file() or path.stat().st_size != entry["bytes"]:
-        return False
-    return not deep or sha256_of(path) == entry["sha256"]
 
 
 @functools.cache

@@ -1,31 +1,28 @@
-"""A profile's study: which runs it is made of, the steps of each, and what they cost and score."""
+"""A profile's study: its data, and the steps of each of its runs, which `runs` lists."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from rdslib.data import download
 from rdslib.errors import UserError
 from rdslib.evaluation import harness
-from rdslib.evaluation.bootstrap import Estimate, by_seed, estimate_difference, estimate_mean, over_seeds
-from rdslib.methods import fits, get_scorer, load_plugins
-from rdslib.models import flops
+from rdslib.methods import get_scorer, load_plugins
 from rdslib.models.device import device_kind, share_threads, token_budget
-from rdslib.params import ROOT, Experiment, Profile, Task, load_profile, profile_path
+from rdslib.params import ROOT, Experiment, Profile, Task
 from rdslib.pipeline import costs, steps, train_steps
 from rdslib.pipeline.pipeline import ALL, Pipeline, Request, executor
 from rdslib.pipeline.progress import Progress
 from rdslib.pipeline.step import Step
 from rdslib.pipeline.store import Store
+from rdslib.profiles import load_profile, profile_path
 from rdslib.selection.round_robin import ROUND_ROBIN
 from rdslib.tasks.base import QUERIES, TEST, TaskData, read_task
 
@@ -39,7 +36,7 @@ class Run:
 
     Query-free methods have no targets: one run serves every task. The model as it is, before any
     fine-tuning, is the run with method `untuned` and budget 0. With a `part` (i, n) the samples are drawn
-    from the i-th of n equal parts of the pool in the method's order, from 1 (`Study.quantile_runs`).
+    from the i-th of n equal parts of the pool in the method's order, from 1 (`quantile_runs`).
     """
 
     method: str
@@ -177,121 +174,7 @@ class Study:
         """A task's parameters."""
         return next(task for task in self.experiment.tasks if task.name == name)
 
-    # The runs.
-
-    def single_task_runs(self) -> list[Run]:
-        """Figure 1 and Table 1: each method, from each pool, one selection a task."""
-        grid = self.experiment.grid
-        return [
-            run
-            for pool_name, methods in grid.single_task.items()
-            for run in self._runs(methods, pool_name, [grid.single_task_budget], multi=False)
-        ]
-
-    def selector_runs(self) -> list[Run]:
-        """The single-task runs of methods with queries, by each of the grid's other selectors that fits."""
-        grid = self.experiment.grid
-        return [
-            run
-            for selector in grid.selectors or ()
-            for pool_name, methods in grid.single_task.items()
-            for method in methods
-            if fits(method, selector) and get_scorer(method).needs_queries
-            for run in self.runs_of(method, pool_name, grid.single_task_budget, False, selector=selector)
-        ]
-
-    def ablation_runs(self) -> list[Run]:
-        """Table 6: RDS+ and its variants, from one pool, one selection a task; none without variants."""
-        grid = self.experiment.grid
-        methods = ("rds", *grid.ablation_methods) if grid.ablation_methods else ()
-        return self._runs(methods, grid.ablation_pool, [grid.single_task_budget], multi=False)
-
-    def multi_task_runs(self) -> list[Run]:
-        """Figures 3 and 4: each method at each budget, one selection for all tasks; and those of Table 2."""
-        grid = self.experiment.grid
-        runs = self._runs(grid.multi_task_methods, ALL, grid.multi_task_budgets, multi=True)
-        return list(dict.fromkeys([*runs, *(run for some in self.table_runs(ALL).values() for run in some)]))
-
-    def second_pool_runs(self) -> list[Run]:
-        """Table 3: what Table 2 has, from the second pool."""
-        pool = self.experiment.grid.second_pool
-        return [run for runs in self.table_runs(pool).values() for run in runs] if pool is not None else []
-
-    def table_runs(self, pool_name: str) -> dict[str, list[Run]]:
-        """Tables 2 and 3: by row, each method at their budget from a pool, one selection for all tasks.
-
-        RDS+ for a set of queries is a row of its own, such as `rds_arena_hard`.
-        """
-        grid = self.experiment.grid
-        budget = self.largest_budget
-        methods = dict.fromkeys([*grid.multi_task_methods, *grid.table_methods]) if budget else ()
-        rows = {each: self.runs_of(each, pool_name, budget, multi=True) for each in methods}
-        for name in self.query_sets if budget else ():
-            runs = [Run("rds", pool_name, budget, (name,), seed) for seed in grid.seeds]
-            rows[f"rds_{name.lower().replace(' ', '_')}"] = [run for run in runs if self.there([run])]
-        return rows
-
-    def quantile_runs(self) -> list[Run]:
-        """The quantile experiment (`params.Quantiles`); of a partial study what is there of all tasks.
-
-        Raises:
-            UserError: A method that it names takes no queries.
-        """
-        asked = self.experiment.grid.quantiles
-        if asked is None:
-            return []
-        found = []
-        for method in asked.methods:
-            if not get_scorer(method).needs_queries:
-                raise UserError(
-                    f"profile {self.profile.name}: quantiles: {method} takes no queries, and puts no sample "
-                    "nearer to them than another; leave it out"
-                )
-            for seed in self.experiment.grid.seeds:
-                runs = [
-                    Run(method, asked.pool, asked.budget, (task,), seed, (part + 1, asked.parts))
-                    for task in asked.tasks
-                    for part in range(asked.parts)
-                ]
-                found += runs if self.there(runs) else []
-        return found
-
-    def all_runs(self) -> list[Run]:
-        """Every run, each once, the model before fine-tuning first; of a partial study those there are.
-
-        Those of the quantile experiment are none of a method as the others are, and stand apart.
-        """
-        of_task = self.single_task_runs() + self.ablation_runs() + self.selector_runs()
-        of_all = self.multi_task_runs() + self.second_pool_runs()
-        return list(dict.fromkeys([self.untuned(), *of_task, *of_all]))
-
-    def _runs(self, methods: Sequence[str], pool_name: str, budgets: Sequence[int], multi: bool) -> list[Run]:
-        pairs = [(budget, method) for budget in budgets for method in methods]
-        return [run for budget, each in pairs for run in self.runs_of(each, pool_name, budget, multi)]
-
-    def runs_of(
-        self,
-        method: str,
-        pool_name: str,
-        budget: int,
-        multi: bool,
-        picks: bool = False,
-        selector: str = ROUND_ROBIN.name,
-    ) -> list[Run]:
-        """A method's runs at one budget, over targets and seeds.
-
-        Of a partial study those of seeds that are there for all targets: with their scores, or `picks` alone.
-        """
-        targets: Sequence[tuple[str, ...]] = [()]
-        if get_scorer(method).needs_queries:
-            targets = [self.task_names] if multi else [(task,) for task in self.task_names]
-        made = functools.partial(Run, method, pool_name, budget, selector=selector)
-        seeds = [
-            seed
-            for seed in self.experiment.grid.seeds
-            if self.there([made(each, seed) for each in targets], picks)
-        ]
-        return [made(each, seed) for each in targets for seed in seeds]
+    # What its runs are of.
 
     def there(self, runs: Sequence[Run], picks: bool = False) -> bool:
         """Whether figures may show runs: all that a study has, of a partial one those that are computed."""
@@ -418,36 +301,11 @@ class Study:
             step for run in runs if self.training(run) for step in costs.steps_of(self.pipeline, run.request)
         ]
 
-    def recorded(self) -> list[Step]:
-        """What a study's records are of: all evaluations, and what they cost."""
-        runs = self.all_runs()
-        parts = [step for run in self.quantile_runs() for step in self.steps_of(run)]
-        return [*self.data_steps, *self.evaluations(runs), *self.costs(runs), *parts]
-
     def whole(self) -> Study:
         """The study as if it were not partial: what `rds compute` computes of it."""
         return Study(
             self.profile.model_copy(update={"partial": False}), self.store.folder.parent, self.folder
         )
-
-    def by_worth(self) -> list[Run]:
-        """All runs in the order in which they tell most.
-
-        The methods in the profile's order, each from every pool, and `METHODS_FIRST` of them before what else
-        there is. A method is run with the next seed together with the method after it, so that what is
-        compared first soon has all its seeds.
-        """
-        grid = self.experiment.grid
-        methods = list(dict.fromkeys(name for named in grid.single_task.values() for name in named))
-        first = dict.fromkeys(sorted(self.single_task_runs(), key=lambda run: methods.index(run.method)))
-        others = dict.fromkeys([*first, *self.all_runs(), *self.quantile_runs()])
-        del others[self.untuned()]
-
-        def worth(run: Run) -> int:
-            place = methods.index(run.method) if run in first else METHODS_FIRST
-            return place + grid.seeds.index(run.seed)
-
-        return [self.untuned(), *sorted(others, key=worth)]
 
     def evaluations(self, runs: Iterable[Run], bare: bool = False) -> list[Step]:
         """Every run on the tasks it is for: a single-task run on its task, others on all."""
@@ -538,83 +396,3 @@ class Study:
     def measured(self, run: Run, task: str) -> pd.DataFrame:
         """A run on a task by the paper's protocol: id, subtask, score, prompt, responses."""
         return self.table(self.measurement(run, task), "measured.parquet")
-
-    # Costs and scores.
-
-    def measured_flops(self, run: Run) -> float:
-        """FLOPs of a run: selection and training, by the tokens that were really processed."""
-        training = self.training(run)
-        if training is None:
-            return 0.0
-        parameters = self.store.manifest(self.pipeline.model)["counts"]["non_embedding_parameters"]
-        tokens = self.store.manifest(training)["counts"]["training_tokens"]
-        return costs.measured(self.pipeline, run.request) + flops.TRAINING * parameters * tokens
-
-    def formula_flops(self, run: Run) -> float:
-        """What the paper's formula (Appendix E) gives for a run, with this model, pool and budget."""
-        if run.method == UNTUNED:
-            return 0.0
-        return costs.by_formula(self.pipeline, run.request, self.experiment.train.epochs)
-
-    def bits_per_byte(self, run: Run, task: str) -> Estimate:
-        """Bits per byte of the reference answers of a task, with its 95% interval."""
-        return estimate_mean({task: [self._bits(run, task)]}, *self._bootstrap)
-
-    def relative(self, runs: Sequence[Run], task: str | None = None, bare: bool = False) -> Estimate:
-        """Bits per byte relative to the untuned model's, mean over tasks and runs; below 1 is better.
-
-        Of the tasks that the runs are for, or of `task` alone; of `bare` answers, if they are asked for. A
-        plain mean over tasks would be that of the tasks with the shortest answers, whose bits per byte are
-        several times those of the others.
-        """
-        base = self._bits_by_task([self.untuned()], bare=bare)
-        return estimate_mean(self._bits_by_task(runs, task, bare), *self._bootstrap, base)
-
-    def difference(self, ours: Sequence[Run], theirs: Sequence[Run]) -> Estimate:
-        """`relative` of ours minus that of theirs, paired by test sample and seed."""
-        base = self._bits_by_task([self.untuned()])
-        both = self._bits_by_task(ours), self._bits_by_task(theirs)
-        return estimate_difference(*both, *self._bootstrap, base)
-
-    def by_seed(self, runs: Sequence[Run]) -> pd.DataFrame:
-        """`relative` of some runs by seed, and its resamples, for differences that are paired by both.
-
-        Returns:
-            A row a seed, by which it is named: the value, then the value of each resample.
-        """
-        base = self._bits_by_task([self.untuned()])
-        rows = by_seed(self._bits_by_task(runs), *self._bootstrap, base)
-        return pd.DataFrame(rows, index=list(dict.fromkeys(run.seed for run in runs)))
-
-    def over_seeds(self, rows: pd.DataFrame) -> Estimate:
-        """Estimate the mean over seeds of what `by_seed` returns, or of a difference of such; n is 0.
-
-        Of seeds that one side of a difference has not, the rows are NaN, and are left out.
-        """
-        return over_seeds(rows.dropna().to_numpy(), self.experiment.seed)
-
-    def accuracy(self, run: Run, task: str) -> Estimate | None:
-        """Accuracy by likelihood on a task that has choices, with its 95% interval; else None."""
-        correct = self.scores(run, task)["correct"].to_numpy()
-        if np.isnan(correct).any():
-            return None
-        return estimate_mean({task: [(correct, np.ones_like(correct))]}, *self._bootstrap)
-
-    @property
-    def _bootstrap(self) -> tuple[int, int]:
-        """How many resamples an interval takes, and the seed of them."""
-        return self.experiment.evaluate.bootstrap, self.experiment.seed
-
-    def _bits_by_task(
-        self, runs: Sequence[Run], only: str | None = None, bare: bool = False
-    ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-        """Bits and bytes by test sample, of each run of a task, for the tasks that the runs are for."""
-        return {
-            task: [self._bits(run, task, bare) for run in those]
-            for task in self.task_names
-            if only in (None, task) and (those := [run for run in runs if task in self.tasks_of(run)])
-        }
-
-    def _bits(self, run: Run, task: str, bare: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        scores = self.scores(run, task, bare)
-        return scores["bits"].to_numpy(), scores["bytes"].to_numpy()

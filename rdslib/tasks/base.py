@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample
-from rdslib.data.download import Archives
 from rdslib.data.pool import SCHEMA, from_rows, to_table
 from rdslib.errors import UserError, reason_of
 from rdslib.params import Task

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from rdslib.commands import explain as explaining
 from rdslib.commands import text as texts
-from rdslib.commands import user_data
+from rdslib.commands import user_selection
 from rdslib.commands.explain import NEIGHBOURS, SHOWN, explain, ranks_of, shown
 from rdslib.commands.outputs import record_of
 from rdslib.commands.request import SelectRequest
@@ -80,7 +80,7 @@ def folder(tmp_path_factory):
     write(folder / "sums.jsonl", QUERIES[:12])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RDSLIB_HOME", str(folder / "home"))
-        patch.setattr(user_data, "ENCODE", user_data.ENCODE.model_copy(update={"shard_size": 16}))
+        patch.setattr(user_selection, "ENCODE", user_selection.ENCODE.model_copy(update={"shard_size": 16}))
         yield folder
 
 
@@ -407,7 +407,7 @@ def test_code_that_a_record_names_is_not_run(tmp_path, tiny_model, monkeypatch):
     mine.write_text(text.replace("  seed: 7\n", "  seed: 7\n  plugins: [plugin.py]\n"))
     out = tmp_path / "out.jsonl"
     select(write(tmp_path / "pool.jsonl", POOL[:4]), tiny_model, out, method="random", profile=str(mine))
-    monkeypatch.setattr(user_data, "load_plugins", ran.extend)
+    monkeypatch.setattr(user_selection, "load_plugins", ran.extend)
     with pytest.raises(UserError, match=r"runs code \(plugin.py\); code that a file names is not run"):
         explain(out, "0")
     assert not ran

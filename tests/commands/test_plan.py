@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from rdslib import figures
-from rdslib.commands import plan, speed
+from rdslib.commands import plan, pool_sample, speed
 from rdslib.commands.plan import plan_profile, plan_request, shown
+from rdslib.commands.pool_sample import estimate_total, sample_pool
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import compute, write_selection
-from rdslib.commands.speed import DISK, FLOPS, TIME, TOKENS, estimate_total, sample_pool
+from rdslib.commands.speed import DISK, FLOPS, TIME, TOKENS
 from rdslib.commands.text import as_text
-from rdslib.commands.user_data import UserSelection
+from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import Sample, format_chat, tokenize_chat, tokenize_query, user_assistant
 from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
@@ -165,7 +166,7 @@ def test_samples_that_are_reused_cost_nothing(ask, embedding, tmp_path, method):
 
 
 def test_of_a_sampled_pool_what_is_reused_is_left_out_by_its_characters(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "SAMPLE", 12)
+    monkeypatch.setattr(pool_sample, "SAMPLE", 12)
     request = ask()
     whole = plan_request(request)
     lines = (tmp_path / "pool.jsonl").read_text().splitlines(keepends=True)
@@ -298,7 +299,7 @@ def test_the_interval_covers_the_truth_in_nine_of_ten_samples():
     for seed in range(100):
         taken = sample_pool(pool, seed)
         drawn, rows = taken.sizes, [int(sample.id) for sample in taken.samples]
-        assert len(set(rows)) == speed.SAMPLE
+        assert len(set(rows)) == pool_sample.SAMPLE
         assert drawn.tolist() == sizes[rows].tolist()
         found = tokens[rows]
         whole = found < cut
@@ -308,7 +309,7 @@ def test_the_interval_covers_the_truth_in_nine_of_ten_samples():
     assert np.mean(covered) >= 0.9
     assert np.mean([t[0] for t in totals]) == pytest.approx(tokens.sum(), rel=0.01)
     # Half of the width of an estimate that does without the characters, or less.
-    alone = 2 * 1.96 * len(pool) * tokens.std() * np.sqrt(1 / speed.SAMPLE - 1 / len(pool))
+    alone = 2 * 1.96 * len(pool) * tokens.std() * np.sqrt(1 / pool_sample.SAMPLE - 1 / len(pool))
     assert np.mean([t[2] - t[1] for t in totals]) < alone / 2
     assert all(estimate_total(tokens, sizes, sizes) == tokens.sum())
 
@@ -367,7 +368,7 @@ def test_bad_rows_stop_a_plan_or_are_counted(ask, tmp_path):
 
 
 def test_the_text_says_all_of_it(ask, monkeypatch):
-    monkeypatch.setattr(speed, "SAMPLE", 20)
+    monkeypatch.setattr(pool_sample, "SAMPLE", 20)
     found = plan_request(ask("less"))
     text = said(found)
     tokens = found.facts["pool tokens"]

@@ -22,16 +22,17 @@ import pytest
 from rdslib.commands.outputs import record_of
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import reopen, scores_at, write_selection
-from rdslib.commands.user_data import UserSelection
+from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import tokenize_chat, tokenize_query, user_assistant
 from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
 from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.encode import encode
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
-from rdslib.params import ROOT, RandomModel, find_model
+from rdslib.params import ROOT, RandomModel
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Study
+from rdslib.profiles import find_model
 from tests.command import rds, refused
 
 

@@ -10,9 +10,10 @@ from rdslib.commands.explore import explore
 from rdslib.commands.select import reopen, scores_at
 from rdslib.errors import UserError
 from rdslib.methods import features
-from rdslib.params import load_profile
 from rdslib.pipeline.pipeline import Request
+from rdslib.pipeline.runs import all_runs, selector_runs
 from rdslib.pipeline.study import Study
+from rdslib.profiles import load_profile
 from rdslib.selection import SELECTORS
 from tests.commands.test_select import POOL, QUERIES, ask, given, positions, row, write  # noqa: F401
 from tests.selection.test_selectors import BY_ONE_LIST, naive_order
@@ -113,9 +114,9 @@ def test_a_study_may_have_other_selectors(tmp_path):
         Study(profile.model_copy(update={"experiment": each}), tmp_path)
         for each in (profile.experiment, experiment)
     )
-    runs = study.selector_runs()
-    assert plain.selector_runs() == []
-    assert [run for run in study.all_runs() if run not in runs] == plain.all_runs()
+    runs = selector_runs(study)
+    assert selector_runs(plain) == []
+    assert [run for run in all_runs(study) if run not in runs] == all_runs(plain)
     assert {run.selector for run in runs} == {"max", "knn_kde"}
     assert all(SELECTORS[run.selector] and run.targets for run in runs)
     assert str(runs[0]).endswith(" by max")

@@ -12,6 +12,7 @@ from rdslib import figures
 from rdslib.commands.app import app
 from rdslib.commands.status import seconds_left
 from rdslib.params import ROOT
+from rdslib.pipeline.runs import multi_task_runs
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Study
 
@@ -56,7 +57,7 @@ def test_a_line_a_figure_and_what_is_to_be_run(study):
 
 
 def test_the_time_left_is_by_weight_and_kind(study, monkeypatch):
-    runs = study.multi_task_runs()
+    runs = multi_task_runs(study)
     here, todo = [study.selection(run) for run in runs[:2]], [study.selection(run) for run in runs[2:]]
     monkeypatch.setattr(study.store, "manifest", lambda _: {"seconds": 3.0})
     monkeypatch.setattr("rdslib.commands.status.processes", lambda *_: 2)

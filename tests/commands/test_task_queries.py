@@ -12,7 +12,7 @@ from rdslib.commands.explain import explain
 from rdslib.commands.plan import plan_request
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import reopen
-from rdslib.commands.user_data import UserSelection
+from rdslib.commands.user_selection import UserSelection
 from rdslib.errors import UserError
 from rdslib.pipeline.study import Study
 from tests.commands.test_select import POOL, ask, given, read, write  # noqa: F401

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from rdslib.data import download as fetching
-from rdslib.data.download import Archives, cache_dir, fetch, home, read_members
+from rdslib.data.archives import Archives, read_members
+from rdslib.data.download import cache_dir, fetch, home
 from rdslib.errors import UserError
 from rdslib.params import Download
 

@@ -12,9 +12,10 @@ import yaml
 from pydantic import ValidationError
 
 from rdslib.data import download as fetching
-from rdslib.data.download import Archives
+from rdslib.data.archives import Archives
 from rdslib.errors import UserError
-from rdslib.params import ROOT, Download, load_profile
+from rdslib.params import ROOT, Download
+from rdslib.profiles import load_profile
 
 CONTENT = {"a/x.txt": b"x\n", "a/y.txt": b"y\n", "b.txt": b"b\n"}
 PINS = {path: hashlib.sha256(data).hexdigest() for path, data in CONTENT.items()}

@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from rdslib.data.download import Archives
+from rdslib.data.archives import Archives
 from rdslib.data.pool import PoolFile, build_pool, differences
 from rdslib.errors import UserError
 from rdslib.figures.base import PUBLISHED
-from rdslib.params import Download, Pool, Source, load_profile
+from rdslib.params import Download, Pool, Source
 from rdslib.pipeline import steps
+from rdslib.pipeline.runs import ablation_runs, all_runs, multi_task_runs, single_task_runs, table_runs
 from rdslib.pipeline.store import Store
 from rdslib.pipeline.study import Study
+from rdslib.profiles import load_profile
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 POOLS = {"tulu2": "Tulu 2", "tulu3": "Tulu 3"}
@@ -209,19 +211,15 @@ def test_published_counts_add_up():
 def test_every_number_of_the_papers_scores_has_its_run():
     paper = {name: pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("fig1", "fig4", "tab2", "tab6")}
     study = Study.load("tulu2")
-    single = {
-        (run.method, study.pipeline.pool_size(run.pool), run.budget) for run in study.single_task_runs()
-    }
+    single = {(run.method, study.pipeline.pool_size(run.pool), run.budget) for run in single_task_runs(study)}
     rows = paper["fig1"][paper["fig1"]["score"].notna()]
     assert single == set(rows[["method", "pool_size", "budget"]].itertuples(index=False, name=None))
-    several = {
-        (run.method, run.budget, study.pipeline.pool_size(run.pool)) for run in study.multi_task_runs()
-    }
+    several = {(run.method, run.budget, study.pipeline.pool_size(run.pool)) for run in multi_task_runs(study)}
     rows = paper["fig4"][["method", "budget", "pool_size"]].itertuples(index=False, name=None)
     assert set(rows) <= several
-    table = study.table_runs("all")
+    table = table_runs(study, "all")
     assert set(table) == set(paper["tab2"]["method"]) - {"tulu2_mixture"}
-    assert {run.method for run in study.ablation_runs()} == set(paper["tab6"]["method"])
+    assert {run.method for run in ablation_runs(study)} == set(paper["tab6"]["method"])
     (run,) = table["rds_arena_hard"]
     assert (run.method, run.targets, run.budget) == ("rds", ("Arena Hard",), 326_000)
     assert study.tasks_of(run) == study.task_names
@@ -229,7 +227,7 @@ def test_every_number_of_the_papers_scores_has_its_run():
 
     study = Study.load("tulu3")
     rows = pd.read_csv(PUBLISHED / "tab3.csv")
-    assert set(study.table_runs("all")) == set(rows["method"]) - {"tulu3_sft"}
-    assert {run for runs in study.table_runs("all").values() for run in runs} == set(study.all_runs()) - {
+    assert set(table_runs(study, "all")) == set(rows["method"]) - {"tulu3_sft"}
+    assert {run for runs in table_runs(study, "all").values() for run in runs} == set(all_runs(study)) - {
         study.untuned()
     }

@@ -543,6 +543,8 @@ def test_a_folder_is_its_files_in_order(tmp_path, monkeypatch):
         "a/2.csv": b"prompt,answer\nq,r\n",
         "a/10.parquet": parquet([ONE]),
         "c.json.gz": gzip.compress(json.dumps([ONE]).encode()),
+        "d-00000-of-00002.jsonl": lines(ONE),
+        "d-00001-of-00002.jsonl": lines(ONE),
     }
     for name in (".git/x.jsonl", ".hidden.jsonl", "README.md", "a/_SUCCESS"):
         put(tmp_path / name, b"")
@@ -553,11 +555,13 @@ def test_a_folder_is_its_files_in_order(tmp_path, monkeypatch):
     files, ignored = (
         [path.relative_to(tmp_path).as_posix() for path in paths] for paths in (found.files, found.ignored)
     )
-    assert files == ["a/10.parquet", "a/2.csv", "b.jsonl", "c.json.gz"]
+    shards = ["d-00000-of-00002.jsonl", "d-00001-of-00002.jsonl"]
+    assert files == ["a/10.parquet", "a/2.csv", "b.jsonl", "c.json.gz", *shards]
     assert ignored == [".git", ".hidden.jsonl", "README.md", "a/_SUCCESS", "link"]
     rows = list(read_rows(str(tmp_path)))
-    assert [row.id for row in rows] == ["0", "1", "2", "3"]
-    assert [row.source for row in rows] == ["10", "2", "b", "c"]
+    assert [row.id for row in rows] == ["0", "1", "2", "3", "4", "5"]
+    # A data set in several files is one source.
+    assert [row.source for row in rows] == ["10", "2", "b", "c", "d", "d"]
     # A path that exists is not sought on the hub, though it could be a name there.
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "org/name/a.jsonl", lines(ONE))

@@ -17,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdslib.data import pool as pools
+from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.data.dedup import NGRAM, Contamination, text_key
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.download import cache_dir
 from rdslib.data.pool import PoolFile, rows_at, write_pool
 from rdslib.data.sources import READERS
 from rdslib.errors import UserError
-from rdslib.params import Download, Pool, Source, load_profile
+from rdslib.params import Download, Pool, Source
+from rdslib.profiles import load_profile
 from rdslib.tasks import base as tasking
 
 NOTHING = Archives({}, Path("unused"))

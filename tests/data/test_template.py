@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import write_selection
-from rdslib.commands.user_data import UserSelection
+from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import user_assistant
 from rdslib.data.template import tokenize_by_template
 from rdslib.errors import UserError

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from rdslib.data.archives import Archives
 from rdslib.data.chat import format_chat, user_assistant
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.download import cache_dir
 from rdslib.errors import UserError
 from rdslib.evaluation import harness
 from rdslib.evaluation.harness import measure
 from rdslib.models.loading import load_causal_lm, load_tokenizer
-from rdslib.params import load_profile
+from rdslib.profiles import load_profile
 from rdslib.tasks.base import TaskSample, build_task
 
 

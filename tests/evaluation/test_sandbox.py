@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.archives import Archives
+from rdslib.data.download import cache_dir
 from rdslib.errors import UserError
 from rdslib.evaluation import sandbox, sandbox_worker
 from rdslib.evaluation.metrics import check_programs
 from rdslib.evaluation.sandbox import Trial, pass_all, passes
-from rdslib.params import load_profile
+from rdslib.profiles import load_profile
 
 TEST = """
 def check(candidate):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.archives import Archives
+from rdslib.data.download import cache_dir
 from rdslib.figures.base import PUBLISHED
 from rdslib.params import Download, read_pins
 

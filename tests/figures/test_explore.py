@@ -19,6 +19,7 @@ from rdslib.figures.explore import Explorer
 from rdslib.figures.notebook import run_notebooks
 from rdslib.methods import features, get_scorer
 from rdslib.params import ROOT
+from rdslib.pipeline.runs import ablation_runs, multi_task_runs, runs_of, second_pool_runs, single_task_runs
 from rdslib.pipeline.study import Study
 
 NOTEBOOK = ROOT / "notebooks" / "explore.ipynb"
@@ -90,11 +91,11 @@ def test_a_method_of_one_pool_finds_neighbours_there(explorer, study):
 def test_selections_are_those_of_the_study(explorer, study):
     """Every run of the grid, method by method, to the last column."""
     grid = study.experiment.grid
-    runs = [*study.single_task_runs(), *study.ablation_runs(), *study.multi_task_runs()]
-    runs += study.second_pool_runs()
+    runs = [*single_task_runs(study), *ablation_runs(study), *multi_task_runs(study)]
+    runs += second_pool_runs(study)
     for method in study.methods:
         for budget in grid.source_budgets:
-            runs += study.runs_of(method, explorer.pools(method)[0], budget, multi=True)
+            runs += runs_of(study, method, explorer.pools(method)[0], budget, multi=True)
     assert {run.method for run in runs} == set(study.methods) == set(explorer.methods)
     for run in runs:
         task = run.targets[0] if len(run.targets) == 1 else None

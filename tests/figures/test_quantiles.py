@@ -13,8 +13,9 @@ from rdslib.errors import UserError
 from rdslib.figures import draw, key_numbers, table
 from rdslib.figures.base import method_title, published
 from rdslib.figures.quantiles import correlations
-from rdslib.params import load_profile
+from rdslib.pipeline.runs import quantile_runs
 from rdslib.pipeline.study import Study
+from rdslib.profiles import load_profile
 from tests.figures.made_up import made_up_quantiles
 
 
@@ -73,16 +74,16 @@ def with_quantiles(**changes):
 
 def test_a_method_without_queries_and_too_large_a_budget_are_refused():
     with pytest.raises(UserError, match="quantiles: top_ppl takes no queries"):
-        with_quantiles(methods=("top_ppl",)).quantile_runs()
+        quantile_runs(with_quantiles(methods=("top_ppl",)))
     study = with_quantiles(budget=1000)
     with pytest.raises(UserError, match=r"1000 samples of each of 3 parts of .* samples; lower the budget"):
-        study.selection(study.quantile_runs()[0])
+        study.selection(quantile_runs(study)[0])
 
 
 @pytest.mark.slow
 def test_each_part_is_drawn_from_its_own_place_in_the_order(tiny_home):
     study = Study.load("tiny", home=tiny_home)
-    runs = [run for run in study.quantile_runs() if run.method == "rds"]
+    runs = [run for run in quantile_runs(study) if run.method == "rds"]
     assert [run.part for run in runs] == [(1, 3), (2, 3), (3, 3)]
     size = study.pool_size("small")
     order = study.table(study.selection(runs[0]).arguments["order"], "selection.parquet")["position"].tolist()
@@ -97,12 +98,12 @@ def test_each_part_is_drawn_from_its_own_place_in_the_order(tiny_home):
 @pytest.mark.slow
 def test_losses_are_those_of_models_trained_on_each_part(tiny_home):
     study = Study.load("tiny", home=tiny_home)
-    assert not study.missing(study.evaluation(run, "Sums") for run in study.quantile_runs())
+    assert not study.missing(study.evaluation(run, "Sums") for run in quantile_runs(study))
     rows = table(study, "quantiles", "measured")
     assert len(rows) == 2 * 2 * (3 + 1)
     for side, queries in (("test", False), ("queries", True)):
         untuned = study.scores(study.untuned(), "Sums", queries=queries)
-        for run in study.quantile_runs():
+        for run in quantile_runs(study):
             scores = study.scores(run, "Sums", queries=queries)
             loss = (
                 scores["bits"].sum()

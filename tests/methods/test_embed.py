@@ -20,7 +20,8 @@ from rdslib.methods.base import COST, Extraction, Preparation, ScoringInputs
 from rdslib.methods.embed import EMBED_MINILM, MINILM, NV, SentenceEmbedding, unpack
 from rdslib.models.flops import FORWARD
 from rdslib.models.loading import load_tokenizer
-from rdslib.params import Download, Embedder, Settings, load_profile
+from rdslib.params import Download, Embedder, Settings
+from rdslib.profiles import load_profile
 
 CUT = 50
 INSTRUCTION = "find what is near: "

@@ -17,10 +17,11 @@ from rdslib.data.chat import Sample
 from rdslib.errors import UserError
 from rdslib.methods import Extraction, ScoringInputs, features, get_extractor, get_scorer, load_plugins
 from rdslib.models.device import threads
-from rdslib.params import Encode, Settings, load_profile
+from rdslib.params import Encode, Settings
 from rdslib.pipeline.executors import Local
 from rdslib.pipeline.store import MANIFEST
 from rdslib.pipeline.study import Run, Study
+from rdslib.profiles import load_profile
 from rdslib.selection.round_robin import choose
 from rdslib.selection.topk import over
 

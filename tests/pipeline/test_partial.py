@@ -11,6 +11,7 @@ import yaml
 from rdslib import figures
 from rdslib.params import ROOT
 from rdslib.pipeline import records
+from rdslib.pipeline.runs import by_worth, recorded
 from rdslib.pipeline.store import Store
 from rdslib.pipeline.study import Run, Study
 from tests.command import rds
@@ -34,12 +35,12 @@ def profile(tmp_path):
 def test_what_there_is_is_drawn_and_nothing_is_computed_for_it(profile, tmp_path):
     home, out = tmp_path / "home", tmp_path / "out"
     study = Study.load(str(profile), home)
-    first = [run for run in study.whole().by_worth() if run.seed in (7, study.experiment.seed)]
+    first = [run for run in by_worth(study.whole()) if run.seed in (7, study.experiment.seed)]
     done = [run for run in first if run.budget in (0, 12)]
     whole = study.whole()
     whole.compute([step for run in done for step in whole.steps_of(run)])
     out.mkdir()
-    records.write(whole.store, records.those_there(whole.store, whole.recorded()), out / records.NAME)
+    records.write(whole.store, records.those_there(whole.store, recorded(whole)), out / records.NAME)
 
     elsewhere = tmp_path / "elsewhere"
     drawn = rds("run", "--profile", profile, "--out", out, home=elsewhere)
@@ -62,7 +63,7 @@ def test_what_there_is_is_drawn_and_nothing_is_computed_for_it(profile, tmp_path
     before = (out / records.NAME).stat().st_size
     went_on = rds("compute", "--profile", profile, "--out", out, home=elsewhere)
     assert went_on.returncode == 0, went_on.stderr
-    assert f"{len(whole.by_worth())} of {len(whole.by_worth())} runs" in went_on.stdout
+    assert f"{len(by_worth(whole))} of {len(by_worth(whole))} runs" in went_on.stdout
     assert (out / records.NAME).stat().st_size > before
     there = Study.load(str(profile), elsewhere).whole()
     assert all(there.store.manifest(there.training(run)).get("recorded") for run in done[1:])
@@ -70,7 +71,9 @@ def test_what_there_is_is_drawn_and_nothing_is_computed_for_it(profile, tmp_path
 
 
 def test_what_is_compared_first_soon_has_all_its_seeds(profile, tmp_path):
-    runs = Study.load(str(profile), tmp_path).whole().by_worth()
+    runs = by_worth(
+        Study.load(str(profile), tmp_path).whole(),
+    )
     order = list(dict.fromkeys((run.method, run.seed) for run in runs if run.part is None))
     assert order[1:] == [("random_balanced", 7), ("random_balanced", 8), ("rds", 7), ("rds", 8)]
     assert [run.budget for run in runs if run.part is None][-2:] == [24, 24]
@@ -79,7 +82,7 @@ def test_what_is_compared_first_soon_has_all_its_seeds(profile, tmp_path):
 def test_no_step_begins_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
     whole.compute(whole.data_steps)
-    whole.compute([step for run in whole.by_worth() for step in whole.steps_of(run)], until=time.time() - 1)
+    whole.compute([step for run in by_worth(whole) for step in whole.steps_of(run)], until=time.time() - 1)
     assert not (tmp_path / "home" / "artifacts" / "train").exists()
 
 
@@ -102,7 +105,7 @@ def test_what_is_there_does_not_bring_forward_what_would_have_been_made_with_it(
 
 def test_a_trained_model_is_scored_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
-    _, run, *_ = whole.by_worth()
+    _, run, *_ = by_worth(whole)
     whole.store.make(whole.training(run))
     whole.compute(whole.steps_of(run), until=time.time() - 1)
     assert all(whole.store.has(step) for step in whole.evaluations([run]))

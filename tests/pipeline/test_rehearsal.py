@@ -12,10 +12,12 @@ import pytest
 from rdslib import figures
 from rdslib.commands.run import run_command
 from rdslib.errors import UserError
-from rdslib.params import ROOT, load_profile
+from rdslib.params import ROOT
 from rdslib.pipeline.pipeline import in_turn
 from rdslib.pipeline.rehearsal import FIGURES, PROFILE, rehearse, small
+from rdslib.pipeline.runs import all_runs, table_runs
 from rdslib.pipeline.study import Study
+from rdslib.profiles import load_profile
 from tests.command import rds
 
 PROFILES = ["tulu2", "tulu3"]
@@ -39,8 +41,8 @@ def test_a_rehearsal_has_all_that_the_profile_has(profile, tmp_path):
     assert made.name != given.name
     before, now = given.experiment, made.experiment
     study, rehearsed = Study(given, tmp_path / "other"), Study.load(str(path), home=tmp_path / "home")
-    assert len(rehearsed.all_runs()) == len(study.all_runs())
-    assert [run.method for run in rehearsed.all_runs()] == [run.method for run in study.all_runs()]
+    assert len(all_runs(rehearsed)) == len(all_runs(study))
+    assert [run.method for run in all_runs(rehearsed)] == [run.method for run in all_runs(study)]
     assert rehearsed.task_names == study.task_names
     assert rehearsed.query_sets == study.query_sets
     for old, new in zip(before.tasks, now.tasks, strict=True):
@@ -93,7 +95,7 @@ def test_a_rehearsal_runs_every_step_and_leaves_nothing_elsewhere(tmp_path):
     assert drawn == {name for name in figures.FIGURES if not figures.why_absent(study, name)}
     table = pd.read_csv(out / FIGURES / "tab2_multi_task.csv")
     measured = set(table.loc[table["origin"] == "measured", "method"])
-    assert measured == set(study.table_runs("all"))
+    assert measured == set(table_runs(study, "all"))
 
 
 def test_a_rehearsal_goes_into_an_empty_folder_alone(tmp_path, monkeypatch):

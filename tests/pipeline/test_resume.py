@@ -9,9 +9,10 @@ import textwrap
 
 import pytest
 
-from rdslib.params import Encode, load_profile
+from rdslib.params import Encode
 from rdslib.pipeline.store import MANIFEST
 from rdslib.pipeline.study import Run, Study
+from rdslib.profiles import load_profile
 from tests.killing import WITH_TESTS
 
 pytestmark = pytest.mark.slow

@@ -9,16 +9,16 @@ import shutil
 import numpy as np
 import pytest
 
-from rdslib.commands import user_data
+from rdslib.commands import user_selection
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import compute
-from rdslib.commands.user_data import UserSelection
+from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.errors import UserError
 from rdslib.methods import features, get_extractor
+from rdslib.pipeline.artifacts import damage
 from rdslib.pipeline.executors import Local
 from rdslib.pipeline.reuse import DIGEST, digests_of
-from rdslib.pipeline.store import damage
 
 SHARD, POOL, QUERIES = 8, 30, 3
 
@@ -38,8 +38,10 @@ def write(path, numbers, *others):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    encode = user_data.ENCODE.model_copy(update={"shard_size": SHARD, "token_budget": 256, "max_length": 64})
-    monkeypatch.setattr(user_data, "ENCODE", encode)
+    encode = user_selection.ENCODE.model_copy(
+        update={"shard_size": SHARD, "token_budget": 256, "max_length": 64}
+    )
+    monkeypatch.setattr(user_selection, "ENCODE", encode)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 
 from rdslib import files
 from rdslib.errors import UserError
+from rdslib.pipeline.artifacts import damage
 from rdslib.pipeline.step import Kind, in_order, step
-from rdslib.pipeline.store import MANIFEST, Store, damage
+from rdslib.pipeline.store import MANIFEST, Store
 
 SHARDS = 6
 
@@ -208,7 +209,7 @@ def test_a_manifest_is_read_once_until_it_changes(made, monkeypatch):
     folder, _, first, last, path = made
     reads = []
     read = files.read_manifest
-    monkeypatch.setattr("rdslib.pipeline.store.read_manifest", lambda at: reads.append(at) or read(at))
+    monkeypatch.setattr("rdslib.pipeline.artifacts.read_manifest", lambda at: reads.append(at) or read(at))
     store = Store(folder)
     for _ in range(3):
         assert store.missing([last]) == []

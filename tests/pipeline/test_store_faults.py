@@ -16,8 +16,9 @@ import pytest
 
 from rdslib.errors import UserError
 from rdslib.files import read_manifest
+from rdslib.pipeline.artifacts import SHARDS, damage
 from rdslib.pipeline.step import step
-from rdslib.pipeline.store import MANIFEST, SHARDS, Store, Work, damage
+from rdslib.pipeline.store import MANIFEST, Store, Work
 from tests.killing import WITH_TESTS, run_with_kills
 
 

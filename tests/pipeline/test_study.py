@@ -26,9 +26,11 @@ from rdslib.methods import COST, features
 from rdslib.models.device import device_kind, recorded_on
 from rdslib.models.loading import load_causal_lm, load_tokenizer
 from rdslib.params import ROOT, Download
-from rdslib.pipeline import records
+from rdslib.pipeline import records, results
+from rdslib.pipeline.artifacts import damage
+from rdslib.pipeline.runs import all_runs, quantile_runs, recorded, runs_of
 from rdslib.pipeline.steps import SELECTION, SOURCES, model_folder
-from rdslib.pipeline.store import MANIFEST, damage
+from rdslib.pipeline.store import MANIFEST
 from rdslib.pipeline.study import Run, Study
 from rdslib.pipeline.train_steps import SCORES
 from tests.command import rds
@@ -83,7 +85,7 @@ def test_provenance_names_the_artifacts_behind_a_figure(tiny_home, tiny):
 def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
     table = pd.read_csv(tiny_home / "figures" / "fig1_pareto.csv")
     table = table[table["origin"] == "measured"].set_index(["method", "pool_size"])
-    runs = tiny.runs_of("rds", "all", 12, multi=False)
+    runs = runs_of(tiny, "rds", "all", 12, multi=False)
     values = []
     for run in runs:
         task = run.targets[0]
@@ -106,8 +108,8 @@ def test_measured_rows_agree_with_the_artifacts(tiny_home, tiny):
 
 def test_models_are_dropped_and_one_run_is_exported_by_training_it_again(home, tmp_path):
     tiny = Study.load("tiny", home=home)
-    (run,) = tiny.runs_of("rds", "all", 12, multi=False)[:1]
-    folders = [tiny.store.path(step) for each in tiny.all_runs() if (step := tiny.training(each))]
+    (run,) = runs_of(tiny, "rds", "all", 12, multi=False)[:1]
+    folders = [tiny.store.path(step) for each in all_runs(tiny) if (step := tiny.training(each))]
     assert len(folders) > 10
     assert all([path.name for path in folder.iterdir()] == [MANIFEST] for folder in folders)
     asked = ("export", "--profile", "tiny", "--method", "rds", "--pool", "all", "-k", 12)
@@ -156,19 +158,19 @@ def test_records_redraw_and_verify_figures_where_nothing_was_computed(tiny_home,
 
 
 def test_records_of_several_machines_are_put_together(tiny, tmp_path):
-    runs, store = [*tiny.all_runs(), *tiny.quantile_runs()], Study.load("tiny", home=tmp_path).store
+    runs, store = [*all_runs(tiny), *quantile_runs(tiny)], Study.load("tiny", home=tmp_path).store
     ours = Study.load("tiny", home=tmp_path)
     for number, some in enumerate((runs[::2], runs[1::2])):
         path = tmp_path / f"{number}.parquet"
         records.write(tiny.store, [step for run in some for step in tiny.steps_of(run)], path)
-        assert ours.missing(ours.recorded())
+        assert ours.missing(recorded(ours))
         assert records.take(store, path) == device_kind()
-    assert not ours.missing(ours.recorded())
+    assert not ours.missing(recorded(ours))
     for run in runs[:3]:
-        assert ours.bits_per_byte(run, ours.tasks_of(run)[0]) == tiny.bits_per_byte(
-            run, ours.tasks_of(run)[0]
+        assert results.bits_per_byte(ours, run, ours.tasks_of(run)[0]) == results.bits_per_byte(
+            tiny, run, ours.tasks_of(run)[0]
         )
-        assert ours.measured_flops(run) == tiny.measured_flops(run)
+        assert results.measured_flops(ours, run) == results.measured_flops(tiny, run)
 
 
 def test_records_of_another_device_are_looked_up_and_not_gone_on_with(tiny, tmp_path):
@@ -255,7 +257,7 @@ def test_a_method_from_a_file_outside_the_package_is_in_the_figures(home, tmp_pa
 
     # In this process too, and its picks are what it says; another file under its name is another method.
     mine = Study.load(str(tmp_path / "mine.yaml"), home=home)
-    run = mine.runs_of("most_vowels", "small", 12, multi=False)[0]
+    run = runs_of(mine, "most_vowels", "small", 12, multi=False)[0]
     rows = mine.pool_table().set_index("id")
     texts = {i: "".join(m["content"] for m in row) for i, row in rows["messages"].items()}
     share = {i: sum(t.count(v) for v in "aeiou") / len(t) for i, t in texts.items()}
@@ -339,7 +341,9 @@ def test_costs_are_the_tokens_each_method_has_processed(tiny):
     for (method, pool, targets), expected in selection.items():
         run = Run(method, pool, 12, targets, 7)
         trained = tiny.store.manifest(tiny.training(run))["counts"]["training_tokens"]
-        assert tiny.measured_flops(run) == pytest.approx(expected + 6 * n * trained, rel=1e-9), method
+        assert results.measured_flops(tiny, run) == pytest.approx(expected + 6 * n * trained, rel=1e-9), (
+            method
+        )
         y = 60 if pool == "small" else 120
         one_pass = 2 * n * 2048
         formula = {
@@ -348,7 +352,9 @@ def test_costs_are_the_tokens_each_method_has_processed(tiny):
             "ifd": one_pass * 60 + 3 * one_pass * 4 * 3 + one_pass * y,
             "less": 3 * one_pass * 12 + 9 * one_pass * y,
         }[method]
-        assert tiny.formula_flops(run) == pytest.approx(3 * one_pass * 12 + formula, rel=1e-9), method
+        assert results.formula_flops(tiny, run) == pytest.approx(3 * one_pass * 12 + formula, rel=1e-9), (
+            method
+        )
 
 
 def test_records_hold_every_run_with_its_interval_and_artifacts(tiny_home, tiny):
@@ -383,8 +389,8 @@ def test_every_method_and_seed_draws_from_the_same_smaller_pool(tmp_path):
 
 
 def test_one_random_run_serves_both_settings(tiny):
-    single = tiny.runs_of("random_balanced", "all", 12, multi=False)
-    multi = tiny.runs_of("random_balanced", "all", 12, multi=True)
+    single = runs_of(tiny, "random_balanced", "all", 12, multi=False)
+    multi = runs_of(tiny, "random_balanced", "all", 12, multi=True)
     assert [tiny.training(run).hash for run in single] == [tiny.training(run).hash for run in multi]
 
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdslib.data.download import Archives
+from rdslib.data.archives import Archives
 from rdslib.errors import UserError
 from rdslib.evaluation import harness
-from rdslib.params import ROOT, Task, load_profile
+from rdslib.params import ROOT, Task
+from rdslib.profiles import load_profile
 from rdslib.tasks.base import READERS, build_task, read_task, stratified, wanted_members, write_task
 
 NOTHING = Archives({}, Path("unused"))

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from rdslib.data.download import Archives, cache_dir
+from rdslib.data.archives import Archives
+from rdslib.data.download import cache_dir
 from rdslib.errors import UserError
-from rdslib.params import Experiment, Task, load_profile
+from rdslib.params import Experiment, Task
+from rdslib.profiles import load_profile
 from rdslib.tasks.base import READERS, TaskData, TaskSample, build_task, wanted_members
 from rdslib.tasks.bbh import PARENTS
 from rdslib.tasks.codex import LEAD
