@@ -11,7 +11,7 @@ from typing import cast
 import pandas as pd
 
 from rdslib.errors import UserError, needs
-from rdslib.figures import base, claims, quantiles, replication, scores, sources, spread, tables
+from rdslib.figures import base, claims, everything, quantiles, replication, scores, sources, spread, tables
 from rdslib.figures.base import Drawn, Figure, visible
 from rdslib.params import Show
 from rdslib.pipeline.step import Step
@@ -19,13 +19,14 @@ from rdslib.pipeline.study import Run, Study
 
 __all__ = ["FIGURES", "checked", "draw", "get_figure", "key_numbers", "runs", "steps", "table", "why_absent"]
 
-_PARTS = (scores, sources, tables, claims, replication, spread, quantiles)
+_PARTS = (scores, sources, tables, claims, replication, spread, quantiles, everything)
 # Key numbers of their own, by a column that no other table has.
 _KEY_NUMBERS = {
     "claim": claims.key_numbers,
     "part": quantiles.key_numbers,
     "model": replication.key_numbers,
     "seed": spread.key_numbers,
+    "selector": everything.key_numbers,
 }
 FIGURES: dict[str, Figure] = dict(sorted(each for part in _PARTS for each in part.FIGURES.items()))
 

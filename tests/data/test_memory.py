@@ -45,7 +45,7 @@ def test_a_table_gives_the_rows_of_a_file_of_it(tmp_path, kind):
     ]
     assert [row.where for row in rows] == ["pool[0]", "pool[1]"]
     assert last == Rejected("pool[2]", rejected.reason, rejected.raw)
-    # A file of the rows as the table gives them: older releases of `datasets` sort the keys of what is nested.
+    # Of the rows as the table gives them: older releases of `datasets` sort keys of what is nested.
     given = [found.value for _, found in records_in_memory("pool", KINDS[kind](ROWS))]
     path.write_text("".join(json.dumps(row) + "\n" for row in given))
     digest = digest_of(records_in_memory("pool", KINDS[kind](ROWS)))
