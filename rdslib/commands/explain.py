@@ -24,6 +24,7 @@ from rdslib.data.reader import Rejected, Row
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
 from rdslib.methods.base import TILE
+from rdslib.methods.blocks import blocks_of
 from rdslib.selection import get_selector
 from rdslib.selection.topk import Block, Ranked, Ranking
 
@@ -196,7 +197,7 @@ def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
     one = opened.pipeline.lists(opened.asked, target) if target and opened.by_task else None
 
     def blocks() -> Iterator[Block]:
-        for start, block in opened.scorer.blocks(inputs):
+        for start, block in blocks_of(opened.scorer, inputs):
             reduce = one and one.reduce
             yield start, np.vstack([block, reduce(start, block)]) if reduce else block
 
