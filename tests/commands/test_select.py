@@ -174,6 +174,16 @@ def test_the_model_may_be_a_profiles(ask, given, tmp_path):
     assert find_model(str(tmp_path / "tiny"))[0].path == str(tmp_path / "tiny")
 
 
+@pytest.mark.parametrize(("method", "extra"), [("embed_minilm", "embed"), ("ifd", "study")])
+def test_a_package_that_is_not_there_is_said_before_the_pool_is_read(
+    given, tmp_path, monkeypatch, capsys, method, extra
+):
+    monkeypatch.setattr("rdslib.errors.find_spec", lambda name: None)
+    line = refused(capsys, *arguments(given, tmp_path / "out.jsonl", method=method), home=tmp_path / "home")
+    assert line.endswith(f"is not installed; run `pip install 'rdslib[{extra}]'`")
+    assert not (tmp_path / "home").exists()
+
+
 def test_no_model_is_asked_for_where_none_is_used(ask, given):
     for method in ("random", "random_balanced"):
         assert len(ask(model=None, queries=None, method=method)[0]) == 9
