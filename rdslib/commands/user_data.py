@@ -149,7 +149,7 @@ def sort_out(
                 yield "kept", row, ""
 
 
-@step(version=3)
+@step(version=4)
 def user_pool(
     work: Work,
     contents: Any,
