@@ -444,10 +444,17 @@ def test_bad_rows_stop_or_are_put_aside(ask, tmp_path):
     assert [each["where"] for each in read(written.left_out)] == [f"{path}:{n}" for n in (8, 9, 10)]
     assert "10 = 3 selected + 4 left + 3 rejected as bad" in str(written)
     path.write_bytes(b"{\n[]\n")
-    with pytest.raises(
-        UserError, match=r"no sample is left of its 2 rows \(2 rejected as bad\); give a larger"
-    ):
+    with pytest.raises(UserError) as error:
         ask(pool=str(path), k="1", on_error="quarantine")
+    left = f"{path}: no sample is left of its 2 rows (2 rejected as bad), first {path}:1: is not valid JSON"
+    assert str(error.value).startswith(left)
+    assert str(error.value).endswith("; write one object on each line")
+    with pytest.raises(UserError, match=r"line; --on-error quarantine leaves such rows out$"):
+        ask(pool=str(path), k="1")
+    same = write(path, [row("one two three four five six seven eight nine ten", "yes")])
+    expected = r"\(1 contaminated\), first .*words.*; give a larger pool, or leave less out$"
+    with pytest.raises(UserError, match=expected):
+        ask(pool=same, k="1", exclude=[same])
 
 
 def test_the_record_tells_when_something_has_changed(ask, tmp_path):

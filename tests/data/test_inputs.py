@@ -212,7 +212,7 @@ BAD_ROWS = {
         ":3: this sample has no id, and its row number is the id '2' of", 3, 1),
     "an id of another type": (lines({**ONE, "id": True}), "has the field id of type bool; it must be", 0, 1),
     "a source of another type": (lines({**ONE, "source": {}}), "the field source of type dict", 0, 1),
-    "other columns": ("a.parquet", parquet([{"text": "x"}, {"text": "y"}]), ": row 1: this sample has none",
+    "other columns": ("a.parquet", parquet([{"text": "x"}, {"text": "y"}]), ": row 1: this sample has no f",
         0, 2),
     "broken UTF-8 in Parquet": ("a.parquet", with_bytes("prompt", b"a", b"b", b"c", b"\xff", b"d"),
         ": row 4: cannot be read ('utf-8' codec can't decode", 4, 1),
@@ -225,7 +225,8 @@ BAD_ROWS = {
     "too few fields": ("a.csv", b"prompt,answer\n\nq\nq,r\n", ":3: has 1 fields, where the header has 2", 1,
         1),
     "fields after a long row": ("a.csv", b'prompt,answer\n"q\n\n",r\nq\n', ":5: has 1 fields", 1, 1),
-    "an empty cell": ("a.csv", b"prompt,answer\nq,\nq,r\n", ":2: this sample has no response", 1, 1),
+    "an empty cell": ("a.csv", b"prompt,answer\nq,\nq,r\n", ":2: this sample has an empty answer; fill it", 1,
+        1),
     "broken UTF-8 in CSV": ("a.csv", b'prompt,answer\nq,r\n"q\n\xe9",r\nq,\xc3\xa9\n',
         ":4: is not UTF-8 (byte 0 of the line)", 2, 1),
     "CSV in Latin-1": ("a.csv", b"prompt,answer\nq,\xe9\nq,\xe8\n", ":2: is not UTF-8 (byte 2 of", 0, 2),
@@ -472,9 +473,7 @@ def test_queries_may_be_prompts_alone_and_have_tasks(tmp_path):
     *rows, last = read_rows(path, queries=True, on_error="quarantine")
     assert [row.task for row in rows] == ["sums", None, "3"]
     assert rows[0].messages == [{"role": "user", "content": "a"}]
-    assert last.reason == (
-        "this sample has the field task of type dict; it must be text or a number; correct or remove it"
-    )
+    assert last.reason == ("this sample has the field task of type dict; it must be text or a number")
     first, *rows = read_rows(path, on_error="quarantine")
     assert isinstance(first, Rejected)
     assert [row.task for row in rows] == [None] * 3
