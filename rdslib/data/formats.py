@@ -79,6 +79,11 @@ def form_of(record: Record, cure: str = "say which with --format") -> str:
     return forms[0]
 
 
+def holders(record: Record, form: str) -> list[str]:
+    """Return which fields of a record, in one of `FORMS`, hold its prompt and its response, or its turns."""
+    return _given(record, (*FIELDS[form], *_RESPONSES.get(form, ())))
+
+
 def to_messages(
     record: Record, form: str | None = None, prompts: bool = False, check: bool = True
 ) -> list[Message]:

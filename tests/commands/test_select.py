@@ -24,6 +24,7 @@ from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import reopen, scores_at, write_selection
 from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import tokenize_chat, tokenize_query, user_assistant
+from rdslib.data.formats import form_of
 from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
 from rdslib.methods import SCORERS, get_scorer
@@ -203,6 +204,23 @@ def test_picks_of_several_forms_are_said_unless_they_become_one(ask, tmp_path, c
         ask(**{"pool": mixed, "k": "18", **options})
         text = "of the forms alpaca and messages, which trainers do not read from one file; --as messages"
         assert capsys.readouterr().err.count(text) == said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "said"),
+    [
+        ("prompt", "completion", False),
+        ("prompt", "response", True),
+        ("question", "answer", True),
+        ("instruction", "output", True),
+    ],
+)
+def test_what_trainers_do_not_read_is_said(ask, tmp_path, capsys, prompt, response, said):
+    pool = write(tmp_path / "asked.jsonl", [{prompt: f"What is {i}?", response: f"{i}"} for i in range(9)])
+    for options in ({}, {"as_": "messages"}, {"format": form_of(read(tmp_path / "asked.jsonl")[0])}):
+        ask(pool=pool, method="random", k="3", **options)
+        text = f"samples in {prompt} and {response}, which trainers such as TRL do not read; --as messages"
+        assert (text in capsys.readouterr().err) == (said and "as_" not in options)
 
 
 def test_rows_say_their_id_and_source_in_the_pool(ask, tmp_path):
