@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from rdslib import __version__
+from rdslib.errors import UserError
 
 # Of each command NAME the module that has the function NAME_command, and what the list of them says; nothing
 # of one that is not listed.
@@ -31,6 +33,22 @@ COMMANDS = {
 }
 # Plain text: panels of rich squeeze the options' names, and every word of the help, into half of 80 columns.
 OPTIONS: Any = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
+# Options that name data, of which a folder may hold several files.
+OF_DATA = ("pool", "queries")
+
+
+class Once(TyperCommand):
+    """A command that refuses an option of one value that is given twice, where the parser takes the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; raises UserError for such an option."""
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for option, count in Counter(order).items():
+            if count > 1 and isinstance(option, TyperOption) and not (option.multiple or option.is_eager):
+                many = "put the files into one folder, and give that" if option.name in OF_DATA else ""
+                name = max(option.opts, key=len)
+                raise UserError(f"{name}: is given {count} times; {many or 'give it once'}")
+        return super().parse_args(ctx, args)
 
 
 class Commands(TyperGroup):
@@ -52,7 +70,7 @@ def load(name: str) -> Any:
     """Load a command with its options."""
     module = import_module(f"rdslib.commands.{COMMANDS[name][0]}")
     alone = typer.Typer(add_completion=False, **OPTIONS)
-    alone.command(name)(getattr(module, f"{name.replace('-', '_')}_command"))
+    alone.command(name, cls=Once)(getattr(module, f"{name.replace('-', '_')}_command"))
     return typer.main.get_command(alone)
 
 

@@ -108,19 +108,23 @@ def plan_request(request: SelectRequest) -> Plan:
     pipeline = selection.pipeline
     counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
     sources: list[str] = []
+    first = ""
 
     def kept(scratch: Path) -> Iterator[Sample]:
+        nonlocal first
         given = request.format, request.on_error, request.dedup
-        for kind, row, _ in sort_out(selection.pool, selection.tests, *given, scratch):
+        for kind, row, reason in sort_out(selection.pool, selection.tests, *given, scratch):
             counts.update(["read", kind])
             if kind == "kept" and isinstance(row, Row):
                 sources.append(row.source)
                 yield row.sample
+            else:
+                first = first or f"{row.where}: {reason}"
 
     with tempfile.TemporaryDirectory(prefix="rds-plan-") as folder:
         pool = sample_pool(kept(Path(folder)), request.seed)
         reading = time.monotonic() - started
-        check_kept(selection.pool.name, counts)
+        check_kept(selection.pool.name, counts, first)
         asked = selection.asked(counts, sources)
         steps = in_order([pipeline.selection(asked)])
         samples = {

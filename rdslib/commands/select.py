@@ -28,7 +28,7 @@ from rdslib.commands.outputs import (
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
 from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS
 from rdslib.commands.user_selection import UserSelection, code_of
-from rdslib.data.formats import as_messages, form_of
+from rdslib.data.formats import as_messages, form_of, holders
 from rdslib.data.pool import rows_at
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     Data: TypeAlias = Table | str | Path
 
+# Fields that trainers read as they are.
+TRAINED = {"messages", "prompt", "completion"}
 # What is added to each picked row.
 FIELDS = ("rds_score", "rds_rank", "rds_id", "rds_source", "rds_task", "rds_query")
 
@@ -270,14 +272,15 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
     positions = [pick["position"] for pick in picks]
     records = rows_at(selection.store.path(pipeline.pool) / RECORDS, positions)
     queries = _queries_of(selection, asked, picks)
-    request, forms = selection.request, set()
+    request, forms = selection.request, dict[str, dict[str, None]]()
     for rank, (pick, kept) in enumerate(zip(picks, records, strict=True)):
         # What an earlier selection has added says nothing of this one.
         row = {name: value for name, value in json.loads(kept["record"]).items() if name not in FIELDS}
         if request.as_ == "messages":
             row = as_messages(row, request.format)
-        elif request.format is None:
-            forms.add(form_of(row))
+        else:
+            form = request.format or form_of(row)
+            forms.setdefault(form, {}).update(dict.fromkeys(holders(row, form)))
         row |= {"rds_score": round(pick["score"], 6), "rds_rank": rank}
         row |= {"rds_id": pick["id"], "rds_source": pick["source"]}
         yield row | queries.get(rank, {})
@@ -286,6 +289,12 @@ def picked_rows(selection: UserSelection, asked: Request) -> Iterator[dict[str, 
         selection.store.progress.note(
             f"the picks are of the forms {names}, which trainers do not read from one file; --as messages "
             "gives all of them one form"
+        )
+    elif any(not TRAINED.issuperset(fields) for fields in forms.values()):
+        (fields,) = forms.values()
+        selection.store.progress.note(
+            f"the picks have samples in {' and '.join(fields)}, which trainers such as TRL do not read; --as "
+            "messages gives them messages"
         )
 
 

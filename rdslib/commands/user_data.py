@@ -134,8 +134,10 @@ def sort_out(
     seen = NearDuplicates(scratch) if dedup == "near" else ExactDuplicates() if dedup == "exact" else None
     # Where the samples are that duplicates have been looked for among.
     places: list[str] = []
-    for row in pool.rows(form, on_error):
+    for row in pool.rows(form, "quarantine"):
         if isinstance(row, Rejected):
+            if on_error == "stop":
+                raise UserError(f"{row.where}: {row.reason}; --on-error quarantine leaves such rows out")
             yield "rejected", row, row.reason
         elif tests and (match := contamination.found(row.sample)):
             yield "contaminated", row, f"has words of {match.test.id}: {match.words}"
@@ -149,7 +151,7 @@ def sort_out(
                 yield "kept", row, ""
 
 
-@step(version=3)
+@step(version=4)
 def user_pool(
     work: Work,
     contents: Any,
@@ -167,6 +169,7 @@ def user_pool(
     """
     counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
     numbers = array("q")
+    first = ""
     writer = PoolWriter(work.path / POOL, work.path / RECORDS, ("record", "where"))
     with (
         (work.path / LEFT_OUT).open("w", encoding="utf-8") as left_out,
@@ -180,21 +183,22 @@ def user_pool(
                 record = json.dumps(row.record, ensure_ascii=False)
                 writer.add(row.sample, record, row.where)
             else:
+                first = first or f"{row.where}: {reason}"
                 found = row.raw if isinstance(row, Rejected) else row.record
                 about = {"where": row.where, "id": getattr(row, "id", None), "kind": kind, "reason": reason}
                 left_out.write(json.dumps({**about, "row": found}, ensure_ascii=False) + "\n")
     writer.close()
     np.save(work.path / NUMBERS, np.array(numbers, dtype=np.int64))
-    check_kept(pool.name, counts)
+    check_kept(pool.name, counts, first)
     return dict(counts)
 
 
-def check_kept(pool: str, counts: Mapping[str, int]) -> None:
-    """Raise UserError if nothing is left of a pool."""
+def check_kept(pool: str, counts: Mapping[str, int], first: str) -> None:
+    """Raise UserError if nothing is left of a pool; `first`: where its first row is, and why it is not."""
     if not counts["kept"]:
-        out = left_out(counts)
-        cure = "give a larger pool" + (", or leave less out" if out else "")
-        raise UserError(f"{pool}: no sample is left of its {counts['read']:,} rows{out}; {cure}")
+        cure = "" if counts["rejected"] else "; give a larger pool, or leave less out"
+        rows = f"{counts['read']:,} rows{left_out(counts)}"
+        raise UserError(f"{pool}: no sample is left of its {rows}, first {first}{cure}")
 
 
 def left_out(counts: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ from rdslib.data.reader import (
     Row,
 )
 from rdslib.data.streams import is_stream
-from rdslib.errors import UserError
+from rdslib.errors import UserError, needs
 from rdslib.methods import check_selector, get_extractor, get_scorer, load_plugins
 from rdslib.methods.features import split_feature
 from rdslib.params import NO_MODEL, Encode, Ifd, Less, LossDrop, Model, Settings, Train
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 from rdslib.commands.user_data import UserData, left_out, query_step, read_queries, user_pool
 
 # The paper's parameters (sections 2 and 5), where no profile gives others.
-ENCODE = Encode(max_length=2048, shard_size=1024)
+# What is stopped goes on after its last whole shard: on a processor these take a minute or so.
+ENCODE = Encode(max_length=2048, shard_size=256)
 
 
 FULL = Train(
@@ -79,7 +80,11 @@ class UserSelection:
             raise UserError(
                 f"--method {request.method}: needs --queries, samples of what the model should do"
             )
-        if any(get_extractor(each).uses_model for each in scorer.features):
+        makers = [get_extractor(each) for each in scorer.features]
+        # Before the pool is read.
+        for packages in [each.packages for each in makers if each.packages]:
+            needs(*packages)
+        if any(each.uses_model for each in makers):
             _check_model(settings.model, request.method)
 
         tasks = "queries" not in (tables or ()) and of_tasks(request.queries)

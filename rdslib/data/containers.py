@@ -239,7 +239,15 @@ def _is_jsonl(path: Path) -> bool:
         return isinstance(value, dict) and any(True for _ in filled)
 
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
+def _separator(path: Path, separators: str) -> str:
+    """The first of `separators` by which a header's first line has several fields, or else the first."""
+    with opened(path) as stream:
+        head = next((text.split("\r")[0] for _, text, _ in _lines(stream) if text and text.strip()), "")
+    several = (each for each in separators if len(next(csv.reader([head], delimiter=each), [])) > 1)
+    return next(several, separators[0])
+
+
+def _read_csv(path: Path, separators: str) -> Iterator[Found]:
     """The rows under a header; an empty cell is null. After a wrong quote nothing can be made out."""
     broken: list[tuple[int, str]] = []
     size = 0  # of the row so far
@@ -257,8 +265,9 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Found]:
             yield text
 
     csv.field_size_limit(MAX_LINE)  # by default 128 KiB, for the whole process
+    separator = _separator(path, separators)
     with opened(path) as stream:
-        rows = csv.reader(lines(stream), delimiter=delimiter, strict=True)
+        rows = csv.reader(lines(stream), delimiter=separator, strict=True)
         try:
             header = next(filter(None, rows), [])
             if broken:
@@ -378,8 +387,8 @@ _READERS: dict[str, tuple[Callable[[Path], Iterator[Found]], str]] = {
     ".json": (_read_json, ": record "),
     ".parquet": (_read_batches, ": row "),
     ".arrow": (_read_batches, ": row "),
-    ".csv": (partial(_read_csv, delimiter=","), ":"),
-    ".tsv": (partial(_read_csv, delimiter="\t"), ":"),
+    ".csv": (partial(_read_csv, separators=",;\t"), ":"),
+    ".tsv": (partial(_read_csv, separators="\t"), ":"),
 }
 KINDS = f"{', '.join(_READERS)}, also with {' or '.join(_DECOMPRESSED)}"
 

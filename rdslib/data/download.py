@@ -20,7 +20,7 @@ from typing import Any
 import filelock
 from tqdm import tqdm
 
-from rdslib.errors import UserError, needs, reason_of
+from rdslib.errors import UserError, reason_of
 from rdslib.files import sha256_of
 from rdslib.params import Download
 
@@ -270,7 +270,6 @@ def _locked(target: Path) -> Iterator[Path]:
 
 def _fetch_pip(project: str, filename: str, part: Path) -> None:
     """Find one file of a package index by its exact name, and stream it."""
-    needs("study", "unearth")
     from unearth import PackageFinder
 
     # It logs a warning for an index that cannot be reached; an error is raised below.

@@ -42,8 +42,11 @@ INPUTS, OUTPUTS, HISTORY = ("input", "context"), ("output", "response"), ("histo
 COMPLETIONS = ("completion", "response", "answer")
 SYSTEM, TOOLS = ("system", "system_prompt"), ("tools", "functions")
 REASONING = ("reasoning_content", "reasoning", "thinking")
-# What else holds the conversation.
+# Where forms with a field of its own have the response, and what else holds the conversation.
+_RESPONSES = {"alpaca": OUTPUTS, "prompt_completion": COMPLETIONS}
 _OTHERS = {"alpaca": (*INPUTS, *OUTPUTS, *HISTORY), "prompt_completion": COMPLETIONS}
+# Forms of a prompt, and of turns.
+_KINDS = (("prompt_completion", "alpaca"), ("messages", "sharegpt"))
 
 # A turn of these is a call of a tool.
 _CALLS = ("function_call", "tool_call")
@@ -65,11 +68,20 @@ def form_of(record: Record, cure: str = "say which with --format") -> str:
     """Return the form of a record, by its fields; raise ValueError for none, or (with `cure`) for two."""
     forms = [form for form, fields in FIELDS.items() if _given(record, fields)]
     if not forms:
-        known = ", ".join(field for fields in FIELDS.values() for field in fields)
-        raise ValueError(f"has none of the fields that hold a sample ({known}); rename its fields")
+        prompts, turns = ((*FIELDS[one], *FIELDS[other]) for one, other in _KINDS)
+        _fill(record, (*prompts, *turns))
+        raise ValueError(
+            f"has no field that holds a prompt or turns ({_names(record)}); rename the prompt to "
+            f"{_either(prompts)} and the response to response, or turns to {_either(turns)}"
+        )
     if len(forms) > 1:
         raise ValueError(f"has the fields of the forms {' and '.join(forms)}; {cure}")
     return forms[0]
+
+
+def holders(record: Record, form: str) -> list[str]:
+    """Return which fields of a record, in one of `FORMS`, hold its prompt and its response, or its turns."""
+    return _given(record, (*FIELDS[form], *_RESPONSES.get(form, ())))
 
 
 def to_messages(
@@ -84,13 +96,20 @@ def to_messages(
         ValueError: It is of no form, or no usable conversation; the reason completes "this sample ...".
     """
     # Of queries and test sets there is no option that says it.
-    turns = _turns(record, form or (form_of(record, "keep one of them") if prompts else form_of(record)))
+    form = form or (form_of(record, "keep one of them") if prompts else form_of(record))
+    turns = _turns(record, form)
     messages: list[Message] = [
         {"role": turn["role"], "content": _shown(turn, f"message {at}")} for at, turn in enumerate(turns)
     ]
     if all(_blank(message["content"]) for message in messages):
         raise ValueError("has only empty messages")
     if check:
+        fields = _RESPONSES.get(form, ())
+        if fields and not prompts and not _given(record, fields) and messages[-1]["role"] != "assistant":
+            _fill(record, fields)
+            raise ValueError(
+                f"has no field that holds a response ({_names(record)}); rename it to {_either(fields)}"
+            )
         _check(messages, prompts)
         if messages[0]["role"] == "system" and _blank(messages[0]["content"]):
             del messages[0]
@@ -307,6 +326,23 @@ def _parsed(value: Any) -> Any:
 
 def _given(record: Record, fields: Sequence[str]) -> list[str]:
     return [field for field in fields if record.get(field) is not None]
+
+
+def _fill(record: Record, fields: Sequence[str]) -> None:
+    """Raise ValueError for the first of the fields that is there, but null or an empty cell."""
+    for field in fields:
+        if field in record and record[field] is None:
+            raise ValueError(f"has an empty {field}; fill it")
+
+
+def _names(record: Record) -> str:
+    """What fields a record has, those of the largest in part."""
+    names = [str(name)[:24] for name, value in record.items() if value is not None]
+    return f"it has {', '.join(names[:6]) or 'none'}{', ...' if len(names) > 6 else ''}"
+
+
+def _either(fields: Sequence[str]) -> str:
+    return f"{', '.join(fields[:-1])} or {fields[-1]}"
 
 
 def _one(record: Record, fields: Sequence[str]) -> Any:

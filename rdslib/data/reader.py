@@ -296,7 +296,8 @@ def rows_of(
                 name = ids.take(_name(value, "id"), at, part, number)
                 row = Row(at, name, source, messages, value, task, where)
             except ValueError as error:
-                reason = f"this sample {error}; correct or remove it"
+                cure = "" if "; " in str(error) else "; correct or remove it"
+                reason = f"this sample {error}{cure}"
         if reason is not None and on_error == "stop":
             raise UserError(f"{where}: {reason}")
         if raw is None and row is None and value is not None:

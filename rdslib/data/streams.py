@@ -82,4 +82,4 @@ def _kind(head: bytes) -> str:
     if (kind := _begins(head, _KINDS) or _begins(text, _KINDS)) or b"\0" in head:
         return kind
     header = text.partition(b"\n")[0]
-    return ".tsv" if b"\t" in header else ".csv" if b"," in header else ".jsonl"
+    return ".tsv" if b"\t" in header else ".csv" if b"," in header or b";" in header else ".jsonl"

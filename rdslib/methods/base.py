@@ -313,6 +313,7 @@ class Extractor(ABC):
         per_task: Whether features of pool samples, and none of queries, are made for each task apart, and
             `prepare` reads its queries. They are `per_pool` too.
         uses_model: Whether features depend on the language model; without, there need be none.
+        packages: The extra, and the packages of it, without which nothing can be made.
         sees: The fields of a sample that its features depend on. They are not made again of a sample for
             which another pool, or other queries, have had them made.
     """
@@ -320,6 +321,7 @@ class Extractor(ABC):
     name: str
     version: int = 1
     uses_model: bool = True
+    packages: tuple[str, ...] = ()
     sees: tuple[str, ...] = ("id", "source", "messages")
     prepares: bool = False
     prepare_features: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ import numpy as np
 
 from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample, format_chat, groups_of
-from rdslib.errors import UserError, needs
+from rdslib.errors import UserError
 from rdslib.methods.base import (
     COST,
     Extract,
@@ -40,6 +40,7 @@ class SentenceEmbedding(Extractor):
 
     sees = ("messages",)
     uses_model = False
+    packages = ("embed", "sentence_transformers")
     prepares = True
     version = 2
 
@@ -139,7 +140,6 @@ class SentenceEmbedding(Extractor):
         The transformer's weights are read as safetensors alone; what the layers after it have in another form
         is read without running pickled code.
         """
-        needs("embed", "sentence_transformers")
         from sentence_transformers import SentenceTransformer
 
         from rdslib.models.device import compute_dtype, device, keep_freed_memory

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdslib.data.chat import Sample, Tokens, tokenize_chat
-from rdslib.errors import needs
 from rdslib.methods.base import (
     COST,
     Extract,
@@ -63,6 +62,7 @@ class PreExperienced(Extractor):
     name = "ifd"
     sees = ("messages",)
     version = 2
+    packages = ("study", "sklearn")
     per_pool = True
     prepares = True
     # The prompts to cluster: means of the base model's last hidden states, float16, of length 1.
@@ -74,7 +74,6 @@ class PreExperienced(Extractor):
 
     def prepare_pool(self, settings: Settings, pool: str) -> str | None:
         """Name one pool for all: the model is the same wherever it is used."""
-        needs("study", "sklearn")
         return _params(settings).pool
 
     def prepare(self, given: Preparation) -> Mapping[str, Any]:

@@ -14,9 +14,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from typer.core import TyperOption
 from typer.testing import CliRunner
 
-from rdslib.commands.app import COMMANDS, app
+from rdslib.commands.app import COMMANDS, app, load
 from rdslib.data.chat import user_assistant
 from rdslib.figures import FIGURES
 from rdslib.models.loading import make_random
@@ -142,6 +143,27 @@ def test_what_takes_a_second_is_not_loaded_to_list_the_commands(option):
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "typer" in loaded
     assert not loaded & {"torch", "pandas", "transformers", "pyarrow", "numpy", "pydantic", "rich"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_of_one_value_is_given_once(command, tmp_path, capsys):
+    """Whichever of its names is used, and if it is a flag."""
+    options = [each for each in load(command).params if isinstance(each, TyperOption) and not each.multiple]
+    for option in options:
+        once = [option.opts[0]] if option.is_flag else [f"{option.opts[0]}=1"]
+        again = [option.opts[-1]] if option.is_flag else [option.opts[-1], "2"]
+        line = refused(capsys, command, *once, *again, home=tmp_path)
+        cure = "put the files into one folder" if option.name in ("pool", "queries") else "give it once"
+        assert line.startswith(f"rds: {max(option.opts, key=len)}: is given 2 times; {cure}")
+    assert options
+
+
+def test_what_may_be_repeated_may_be(tmp_path, capsys):
+    tests = ("--exclude", "none.jsonl", "--exclude", "other.jsonl")
+    line = refused(
+        capsys, "select", "--pool", "x.jsonl", "-k", "1", "--out", "o.jsonl", *tests, home=tmp_path
+    )
+    assert "needs --queries" in line
 
 
 def test_a_command_that_is_not_there_is_named():

@@ -277,8 +277,8 @@ def test_what_was_left_out_has_its_reason(folder, tiny_model):
     for sample, line, state, reason, text in (
         ("2", 3, "duplicate", "repeats", "again"),
         ("leak", 5, "contaminated", "has words of", "one two"),
-        ("bad", 6, "rejected", "this sample has none of the fields", '{"id": "bad"'),
-        ("5", 6, "rejected", "this sample has none of the fields", '{"id": "bad"'),
+        ("bad", 6, "rejected", "this sample has no field that holds", '{"id": "bad"'),
+        ("5", 6, "rejected", "this sample has no field that holds", '{"id": "bad"'),
         ("7", 8, "rejected", "is not valid JSON", "{not JSON"),
     ):
         found = explain(out, sample)

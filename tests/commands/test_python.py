@@ -226,7 +226,7 @@ CIRCLE.append(CIRCLE)
 REFUSED = {
     "no response": ({"pool": [*POOL, BAD[0]]}, r"pool\[12\]: this sample has no response"),
     "id taken": ({"pool": [*POOL, POOL[2]]}, r"pool\[12\]: this sample has the id 's2' of pool\[2\]"),
-    "bad query": ({"queries": [*QUERIES, {"x": 1}]}, r"queries\[3\]: this sample has none of the fields"),
+    "bad query": ({"queries": [*QUERIES, {"x": 1}]}, r"queries\[3\]: this sample has no field that holds"),
     "no rows": ({"pool": []}, r"^pool: holds no samples"),
     "text": ({"pool": ["What is 1 + 1?"]}, r"pool\[0\]: is of type str; give rows as dicts"),
     "a number": ({"queries": 3}, "queries: is of type int; give a DataFrame"),

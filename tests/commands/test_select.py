@@ -24,6 +24,7 @@ from rdslib.commands.request import SelectRequest
 from rdslib.commands.select import reopen, scores_at, write_selection
 from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import tokenize_chat, tokenize_query, user_assistant
+from rdslib.data.formats import form_of
 from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
 from rdslib.methods import SCORERS, get_scorer
@@ -174,6 +175,16 @@ def test_the_model_may_be_a_profiles(ask, given, tmp_path):
     assert find_model(str(tmp_path / "tiny"))[0].path == str(tmp_path / "tiny")
 
 
+@pytest.mark.parametrize(("method", "extra"), [("embed_minilm", "embed"), ("ifd", "study")])
+def test_a_package_that_is_not_there_is_said_before_the_pool_is_read(
+    given, tmp_path, monkeypatch, capsys, method, extra
+):
+    monkeypatch.setattr("rdslib.errors.find_spec", lambda name: None)
+    line = refused(capsys, *arguments(given, tmp_path / "out.jsonl", method=method), home=tmp_path / "home")
+    assert line.endswith(f"is not installed; run `pip install 'rdslib[{extra}]'`")
+    assert not (tmp_path / "home").exists()
+
+
 def test_no_model_is_asked_for_where_none_is_used(ask, given):
     for method in ("random", "random_balanced"):
         assert len(ask(model=None, queries=None, method=method)[0]) == 9
@@ -193,6 +204,23 @@ def test_picks_of_several_forms_are_said_unless_they_become_one(ask, tmp_path, c
         ask(**{"pool": mixed, "k": "18", **options})
         text = "of the forms alpaca and messages, which trainers do not read from one file; --as messages"
         assert capsys.readouterr().err.count(text) == said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "said"),
+    [
+        ("prompt", "completion", False),
+        ("prompt", "response", True),
+        ("question", "answer", True),
+        ("instruction", "output", True),
+    ],
+)
+def test_what_trainers_do_not_read_is_said(ask, tmp_path, capsys, prompt, response, said):
+    pool = write(tmp_path / "asked.jsonl", [{prompt: f"What is {i}?", response: f"{i}"} for i in range(9)])
+    for options in ({}, {"as_": "messages"}, {"format": form_of(read(tmp_path / "asked.jsonl")[0])}):
+        ask(pool=pool, method="random", k="3", **options)
+        text = f"samples in {prompt} and {response}, which trainers such as TRL do not read; --as messages"
+        assert (text in capsys.readouterr().err) == (said and "as_" not in options)
 
 
 def test_rows_say_their_id_and_source_in_the_pool(ask, tmp_path):
@@ -434,10 +462,17 @@ def test_bad_rows_stop_or_are_put_aside(ask, tmp_path):
     assert [each["where"] for each in read(written.left_out)] == [f"{path}:{n}" for n in (8, 9, 10)]
     assert "10 = 3 selected + 4 left + 3 rejected as bad" in str(written)
     path.write_bytes(b"{\n[]\n")
-    with pytest.raises(
-        UserError, match=r"no sample is left of its 2 rows \(2 rejected as bad\); give a larger"
-    ):
+    with pytest.raises(UserError) as error:
         ask(pool=str(path), k="1", on_error="quarantine")
+    left = f"{path}: no sample is left of its 2 rows (2 rejected as bad), first {path}:1: is not valid JSON"
+    assert str(error.value).startswith(left)
+    assert str(error.value).endswith("; write one object on each line")
+    with pytest.raises(UserError, match=r"line; --on-error quarantine leaves such rows out$"):
+        ask(pool=str(path), k="1")
+    same = write(path, [row("one two three four five six seven eight nine ten", "yes")])
+    expected = r"\(1 contaminated\), first .*words.*; give a larger pool, or leave less out$"
+    with pytest.raises(UserError, match=expected):
+        ask(pool=same, k="1", exclude=[same])
 
 
 def test_the_record_tells_when_something_has_changed(ask, tmp_path):

@@ -331,7 +331,7 @@ def test_an_archive_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         reads.append(patterns)
         return read_members(archive, patterns)
 
-    monkeypatch.setattr(fetching, "read_members", counted)
+    monkeypatch.setattr("rdslib.data.archives.read_members", counted)
     archives = Archives({"x": Download(uri=f"file:{path}", sha256=pin)}, tmp_path / "cache")
     archives.prepare([("x", "*/a/*"), ("x", "*.txt"), ("x", "*/a/*")])
     assert list(archives.members("x", ["*.txt", "*/a/*"])) == ["top/c/other.txt", "top/a/task.json"]

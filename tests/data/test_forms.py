@@ -249,8 +249,31 @@ PROMPTS = [
 @pytest.mark.parametrize(("record", "expected"), PROMPTS)
 def test_a_prompt_alone_is_a_query_but_no_sample_of_a_pool(record, expected):
     assert to_messages(record, prompts=True) == expected
-    with pytest.raises(ValueError, match="has no response; end it with an assistant turn"):
+    with pytest.raises(ValueError, match=r"has no .*response|has an empty answer; fill it"):
         to_messages(record)
+
+
+def test_what_is_missing_is_named_with_what_is_there_instead():
+    """As people have columns: with other names, empty, and by the dozen."""
+    columns = {"ticket": 1, "Frage": "q", "Antwort": "r", "note": None}
+    with pytest.raises(
+        ValueError, match=r"prompt or turns \(it has ticket, Frage, Antwort\); rename the prompt"
+    ):
+        to_messages(columns)
+    with pytest.raises(
+        ValueError, match=r"a response \(it has question, reply\); rename it to completion, resp"
+    ):
+        to_messages({"question": "q", "reply": "r"})
+    with pytest.raises(ValueError, match=r"rename it to output or response$"):
+        to_messages({"instruction": "q", "answer": "r"})
+    for record, field in (({"prompt": "q", "answer": None}, "answer"), ({"prompt": None}, "prompt")):
+        with pytest.raises(ValueError, match=f"^has an empty {field}; fill it$"):
+            to_messages(record)
+    with pytest.raises(ValueError, match=r"has no response; end it with an assistant turn"):
+        to_messages({"prompt": "q", "completion": turns("a", "b", "c")})
+    with pytest.raises(ValueError, match=r"^has no field") as error:
+        to_messages({f"{'x' * 5000}{number}": "x" for number in range(99)})
+    assert len(str(error.value)) < 400
 
 
 def talk(content, role="user"):
@@ -260,7 +283,8 @@ def talk(content, role="user"):
 
 # fmt: off
 BAD = {
-    "no known field": ({"text": "x"}, "has none of the fields that hold a sample (messages, conversations,"),
+    "no known field": ({"text": "x"},
+        "has no field that holds a prompt or turns (it has text); rename the prompt to prompt,"),
     "two forms": ({"messages": ONE, "prompt": "q"},
         "messages and prompt_completion; say which with --format"),
     "two prompts": ({"prompt": "q", "question": "p", "answer": "r"}, "has both prompt and question"),

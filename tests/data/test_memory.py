@@ -89,7 +89,7 @@ REFUSED = {
         "pool[0]: cannot be written as JSON (nested too deeply); correct"),
     "keys": ([ROWS[0], {"x": {(1, 2): 3}}], "pool[1]: cannot be written as JSON (keys must be"),
     "half a surrogate pair": ([{"prompt": "\ud800"}], "pool[0]: escapes half of a surrogate pair"),
-    "no response": ([ROWS[0], {"prompt": "q"}], "pool[1]: this sample has no response"),
+    "no response": ([ROWS[0], {"prompt": "q"}], "pool[1]: this sample has no field that holds a resp"),
     "an id twice": ([*ROWS[:2], ROWS[0]], "pool[2]: this sample has the id 'a' of pool[0]; ids must"),
     "nothing": ([], "pool: holds no samples; fill or remove it"),
 }

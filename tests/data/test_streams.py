@@ -63,6 +63,7 @@ HOLDING = {
     "arrow": ipc(pa.ipc.new_file),
     "a stream of arrow": ipc(pa.ipc.new_stream),
     "csv": separated(","),
+    "csv with semicolons": separated(";"),
     "tsv": separated("\t"),
     "gz": gzip.compress(LINES),
     "zst": zstd(LINES),
