@@ -276,7 +276,8 @@ def _set(table: pd.DataFrame, heads: Sequence[str] = (), made: str = "") -> str:
         {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
         {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
     ]
-    return cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
+    table = cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
+    return f'<div class="sortable">{table}</div>'
 
 
 def _html(tag: str, text: object, css: str = "") -> str:

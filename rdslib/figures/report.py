@@ -227,4 +227,4 @@ def _listed(column: pd.Series) -> str:
 
 def _table(rows: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):
-        return f'<div class="scroll">{rows.to_html(index=False, border=0)}</div>'
+        return f'<div class="scroll sortable">{rows.to_html(index=False, border=0)}</div>'

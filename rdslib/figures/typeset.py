@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -27,6 +28,8 @@ CSS = """<style>
 .rds small{display:block;font-size:.72rem;font-weight:normal}
 .rds-notes{font-size:.8rem;margin:.5rem 0 0}
 </style>"""
+# Makes tables sortable; it can stand on a page more than once.
+SORT = f"<script>{Path(__file__).with_name('sort.js').read_text(encoding='utf-8')}</script>"
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", DASH: "--", MINUS: "$-$",
@@ -78,7 +81,7 @@ class Tables:
     def _repr_html_(self) -> str:
         tables = "".join(map(_styled, self.parts))
         small = "".join(f'<p class="rds-notes">{html.escape(note)}</p>' for note in self._lines)
-        return f'{CSS}<div class="rds mathjax_ignore tex2jax_ignore">{tables}</div>{small}'
+        return f'{CSS}<div class="rds mathjax_ignore tex2jax_ignore">{tables}</div>{small}{SORT}'
 
     def markdown(self) -> str:
         """The tables as Markdown, one after another."""

@@ -204,6 +204,17 @@ def complaints(driver: WebDriver) -> list[str]:
     return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
 
 
+def head(table: WebElement, column: int) -> WebElement:
+    """What is clicked on to sort a table by a column."""
+    return table.find_elements(By.CSS_SELECTOR, "thead th > button")[column]
+
+
+def column(table: WebElement, number: int) -> list[str]:
+    """The words of a column of a table, without its head."""
+    cells = table.find_elements(By.CSS_SELECTOR, f"tbody td:nth-child({number + 1})")
+    return [each.text.split("\n")[0] for each in cells]
+
+
 def sizes(pictures: list[WebElement]) -> list[tuple[int, int]]:
     """The natural widths and heights of pictures; 0 for one that is broken."""
     for each in pictures:

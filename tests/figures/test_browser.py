@@ -8,9 +8,12 @@ from pathlib import Path
 
 import papermill
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from rdslib.figures.notebook import run_notebooks
 from rdslib.figures.report import write_report
+from rdslib.figures.typeset import Cell, Part, Tables
 from tests.figures import browser
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -100,6 +103,13 @@ def test_a_table_appears(open_notebook, lab, tmp_path):
     assert len(cells) == 2 * 3
     assert all(re.fullmatch(r"[\d.]+\n[\d.]+ to [\d.]+", cell) for cell in cells)
     assert numbers[0][1:4] == ["origin", "pool", "selected"]
+    # A table of a notebook that was just run can be sorted.
+    (table, *_) = notebook.all(".jp-OutputArea-output table")
+    before = browser.column(table, 0)
+    browser.head(table, 2).click()
+    notebook.wait(lambda: browser.column(table, 0) != before, "the rows stay")
+    scores = [float(cell) for cell in browser.column(table, 2) if cell != "\N{EN DASH}"]
+    assert scores == sorted(scores)
 
 
 def test_widgets_answer(open_notebook, lab, driver):
@@ -169,7 +179,7 @@ def test_the_report_opens_from_disk(report, driver, screen):
     assert levels.count(1) == 1
     assert all(below - above <= 1 for above, below in pairwise(levels))
     assert levels.count(2) == len(IN_REPORT) + 1
-    assert not driver.find_elements("tag name", "script")
+    assert all(not each.get_attribute("src") for each in driver.find_elements("tag name", "script"))
 
     pictures = driver.find_elements("tag name", "img")
     assert pictures
@@ -203,6 +213,60 @@ def test_the_report_begins_with_what_was_found_who_and_where(report, driver, scr
     assert "Ivison" in texts[2]
     links = [each.get_attribute("href") for each in driver.find_elements("xpath", f"{above}//a")]
     assert [link.split("/")[2] for link in links] == ["arxiv.org", "github.com", "huggingface.co"]
+
+
+RUDE = "<img src=x onerror='document.title=1'>"
+SCORES = {
+    RUDE: "0.9", "Ten": "10", "Minus": "\N{MINUS SIGN}3.5", "None": "\N{EN DASH}", "Empty": "", "Large": "1,234",
+    "Small": "12.5 to 20", "k": "2k",
+}  # fmt: skip
+
+
+def test_tables_are_sorted_by_click_and_by_key(home, driver):
+    rows = [[Cell(name), Cell(score, "9 to 10")] for name, score in SCORES.items()]
+    groups = [[Cell("First", bold=True), Cell("")], *rows, [Cell("Second", bold=True), Cell("")]]
+    groups += [[Cell("b"), Cell("2")], [Cell("a"), Cell("1")], [Cell("Total"), Cell("3")]]
+    page = home.folder / "sorted.html"
+    tables = Tables([Part(RUDE, [], [Cell(RUDE), Cell("Score", "n = 8")], groups)], [])
+    page.write_text(f"<title>0</title>{tables._repr_html_() * 2}", encoding="utf-8")
+    browser.requests(driver), browser.complaints(driver)
+    driver.get(page.as_uri())
+    first, second = driver.find_elements("tag name", "table")
+
+    def shown():
+        return [cell.split("\n")[0] for cell in browser.column(first, 0)]
+
+    before = shown()
+    up = ["Minus", RUDE, "Ten", "Small", "Large", "k"]
+    missing = ["None", "Empty"]
+    rest = ["Second", "a", "b", "Total"]
+    browser.head(first, 1).click()
+    assert shown() == ["First", *up, *missing, *rest]
+    assert browser.head(first, 1).find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+    browser.head(first, 1).send_keys(Keys.ENTER)
+    assert shown() == ["First", *up[::-1], *missing, "Second", "b", "a", "Total"]
+    browser.head(first, 1).send_keys(Keys.SPACE)
+    assert shown() == before
+    # By name, and the other table stays.
+    browser.head(first, 0).click()
+    assert shown() == ["First", *sorted(SCORES, key=str.casefold), *rest]
+    assert browser.column(second, 0) == before
+    # By keys alone.
+    driver.execute_script("document.activeElement.blur()")
+    ActionChains(driver).send_keys(Keys.TAB).perform()
+    assert "rds-sort" in driver.switch_to.active_element.get_attribute("class")
+    assert driver.title == "0"
+    assert not driver.find_elements("tag name", "img")
+    assert {url.partition(":")[0] for url in browser.requests(driver)} == {"file"}
+    assert browser.complaints(driver) == []
+
+
+def test_tables_of_the_report_are_sorted(report, driver):
+    driver.get(report.as_uri())
+    table = driver.find_elements("css selector", "section[aria-labelledby=tab5_pool_sources] table")[0]
+    before = browser.column(table, 0)
+    browser.head(table, 0).click()
+    assert browser.column(table, 0) == [*sorted(before[:-1], key=str.casefold), "Total"]
 
 
 def test_both_panels_of_the_report_are_seen(report, driver, screen):
