@@ -5,7 +5,6 @@ A sample's text is anyone's: what is shown as HTML is escaped.
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -72,6 +71,11 @@ def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
     keys.append(ring)
     keys.append(key(marker="x", color="black", markersize=4, label=f"query of {task or 'any task'}"))
     axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    asked = {query.id: query.messages for name in explorer.tasks for query in explorer.queries(name)}
+    for _, row in pd.concat([pool[~pool["selected"]].head(NAMED), picked, queries]).iterrows():
+        messages = asked[row["id"]] if row["kind"] == "query" else explorer.messages(row["id"])
+        words = f"{row['source']}, {row['id']}\n{shortened(messages)}"
+        figure.named.append(style.Named(axes, row["x"], row["y"], words))
     return figure
 
 
@@ -113,51 +117,18 @@ def pool_map(explorer: Explorer) -> widgets.VBox:
 
     Points say on hover what they are: the picks, the queries, and the first `NAMED` others.
     """
-    return _drawn(explorer, map_figure, _names, always=True)
+    return _drawn(explorer, map_figure, always=True)
 
 
-def _drawn(
-    explorer: Explorer,
-    draw: Callable[..., style.Drawing],
-    over: Callable[..., str] = lambda *_: "",
-    always: bool = False,
-) -> widgets.VBox:
-    """A figure of a method, a budget and a task, and what lies over it; `always`: whatever the method."""
+def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing], always: bool = False) -> widgets.VBox:
+    """A figure of a method, a budget and a task; `always`: one of a task, whatever the method."""
 
     def show(method: str, task: str, budget: int) -> str:
-        chosen = explorer, method, budget, task or None
-        figure = draw(*chosen)
+        figure = draw(explorer, method, budget, task or None)
         style.settle(figure)
-        data = base64.b64encode(style.png(figure)).decode("ascii")
-        alt = html.escape(explorer.title(method, budget, task or None))
-        # A CSS inch has 96 pixels: the picture's are finer.
-        box = f"position: relative; width: {96 * figure.get_figwidth():.0f}px; max-width: 100%"
-        picture = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="width: 100%; display: block">'
-        return f'<div style="{box}">{picture}{over(figure, *chosen)}</div>'
+        return figure.html(explorer.title(method, budget, task or None))
 
     return _with_budget(explorer, show, always, method=_choice(explorer))
-
-
-def _names(figure: style.Drawing, explorer: Explorer, *chosen: Any) -> str:
-    """Over a map, circles that are not seen, and name what is under them."""
-    table = explorer.map(*chosen)
-    asked = table["kind"] == "query"
-    table = pd.concat(
-        [table[~asked & ~table["selected"]].head(NAMED), table[table["selected"]], table[asked]]
-    )
-    width, height = figure.bbox.size
-    places = figure.axes[0].transData.transform(table[["x", "y"]])
-    texts = {
-        query.id: shortened(query.messages) for task in explorer.tasks for query in explorer.queries(task)
-    }
-    circles = []
-    for (x, y), kind, sample, source in zip(places, table["kind"], table["id"], table["source"], strict=True):
-        text = texts[sample] if kind == "query" else shortened(explorer.messages(sample))
-        name = html.escape(f"{source}, {sample}\n{text}")
-        circles.append(f'<circle cx="{x:.1f}" cy="{height - y:.1f}" r="5"><title>{name}</title></circle>')
-    box = "position: absolute; inset: 0; width: 100%; height: 100%"
-    view = f'viewBox="0 0 {width:.0f} {height:.0f}"'
-    return f'<svg {view} style="{box}" fill="transparent">{"".join(circles)}</svg>'
 
 
 def comparison(explorer: Explorer) -> widgets.VBox:
@@ -276,8 +247,8 @@ def _set(table: pd.DataFrame, heads: Sequence[str] = (), made: str = "") -> str:
         {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
         {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
     ]
-    table = cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
-    return f'<div class="sortable">{table}</div>'
+    whole = cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
+    return f'<div class="sortable">{whole}</div>'
 
 
 def _html(tag: str, text: object, css: str = "") -> str:

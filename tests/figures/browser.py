@@ -215,6 +215,13 @@ def column(table: WebElement, number: int) -> list[str]:
     return [each.text.split("\n")[0] for each in cells]
 
 
+def words_at(point: WebElement) -> str:
+    """What a point of a picture shows beside itself; nothing while it is not met."""
+    words = """const shown = getComputedStyle(arguments[0], "::after");
+        return shown.display === "none" || shown.content === "none" ? "" : arguments[0].ariaLabel;"""
+    return point.parent.execute_script(words, point)
+
+
 def sizes(pictures: list[WebElement]) -> list[tuple[int, int]]:
     """The natural widths and heights of pictures; 0 for one that is broken."""
     for each in pictures:
@@ -414,7 +421,7 @@ class Part:
 
     def marks(self) -> list[WebElement]:
         """What lies over the picture and says on hover what it is; the topmost first."""
-        return self._all("circle")[::-1]
+        return self._all(".rds-point")[::-1]
 
     def another_picture(self, before: str) -> str:
         """The picture, once it is another one than before."""

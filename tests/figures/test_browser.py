@@ -11,6 +11,8 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from rdslib.figures import FIGURES, draw
+from rdslib.figures.base import human
 from rdslib.figures.notebook import run_notebooks
 from rdslib.figures.report import write_report
 from rdslib.figures.typeset import Cell, Part, Tables
@@ -145,8 +147,9 @@ def test_widgets_answer(open_notebook, lab, driver):
 
     # The mouse meets, over the map, the names of points.
     mark = notebook.part("4.").marks()[0]
-    assert mark.find_element("tag name", "title").get_property("textContent").count(", ") >= 1
-    assert under_mouse(driver, mark) == mark
+    assert browser.words_at(mark) == ""
+    ActionChains(driver).move_to_element(mark).perform()
+    assert ", " in browser.words_at(mark)
 
     compared = notebook.part("3.")
     rows = compared.rows()
@@ -217,8 +220,8 @@ def test_the_report_begins_with_what_was_found_who_and_where(report, driver, scr
 
 RUDE = "<img src=x onerror='document.title=1'>"
 SCORES = {
-    RUDE: "0.9", "Ten": "10", "Minus": "\N{MINUS SIGN}3.5", "None": "\N{EN DASH}", "Empty": "", "Large": "1,234",
-    "Small": "12.5 to 20", "k": "2k",
+    RUDE: "0.9", "Ten": "10", "Minus": "\N{MINUS SIGN}3.5", "None": "\N{EN DASH}", "Empty": "",
+    "Large": "1,234", "Small": "12.5 to 20", "k": "2k",
 }  # fmt: skip
 
 
@@ -269,6 +272,42 @@ def test_tables_of_the_report_are_sorted(report, driver):
     assert browser.column(table, 0) == [*sorted(before[:-1], key=str.casefold), "Total"]
 
 
+@pytest.mark.parametrize("name", ["fig1_pareto", "fig3_flops", "fig4_scaling"])
+def test_points_name_themselves(name, home, driver, screen):
+    rows = FIGURES[name].published()
+    rows = rows.assign(method=rows["method"].replace("rds", RUDE)).dropna(subset="score")
+    page = home.folder / "figure.html"
+    page.write_text(f"<title>0</title>{draw(name, rows)._repr_html_()}", encoding="utf-8")
+    browser.requests(driver), browser.complaints(driver)
+    driver.get(page.as_uri())
+    points = driver.find_elements("css selector", ".rds-point")
+    assert len(points) == len(rows)
+    assert not any(map(browser.words_at, points))
+    ActionChains(driver).move_to_element(points[-1]).perform()
+    assert browser.words_at(points[-1]) == points[-1].get_attribute("aria-label")
+    # By keys: one at a time, each with all that is known of it.
+    ActionChains(driver).move_to_element_with_offset(points[0], 0, 60).perform()
+    words = []
+    for point in points:
+        ActionChains(driver).send_keys(Keys.TAB).perform()
+        assert driver.switch_to.active_element == point
+        words.append(browser.words_at(point).split("\n"))
+    assert {first for first, *_ in words} >= {RUDE, "Random (bal.)"}
+    budgets = {
+        f"{human(row.budget)} samples selected from {human(row.pool_size)}" for row in rows.itertuples()
+    }
+    assert {second for _, second, *_ in words} == budgets
+    scores = {f"mean score of 7 tasks: {score:.1f}" for score in rows["score"]}
+    assert {third for _, _, third, _ in words} == scores
+    assert all(
+        re.fullmatch(r"[\d.]+\N{MULTIPLICATION SIGN}10[⁰¹²³⁴⁵⁶⁷⁸⁹]+ FLOPs", fourth) for *_, fourth in words
+    )
+    assert driver.title == "0"
+    assert len(driver.find_elements("tag name", "img")) == 1
+    assert {url.partition(":")[0] for url in browser.requests(driver)} == {"file", "data"}
+    assert browser.complaints(driver) == []
+
+
 def test_both_panels_of_the_report_are_seen(report, driver, screen):
     width, _ = screen
     driver.get(report.as_uri())
@@ -293,14 +332,3 @@ def test_the_report_has_a_dark_theme(report, driver):
                 colours[name, part] = [browser.brightness(each) for each in (ink, paper)]
     assert all((ink < paper) == (theme == "light") for (theme, _), (ink, paper) in colours.items())
     assert all(abs(ink - paper) > 250 for ink, paper in colours.values())
-
-
-def under_mouse(driver, element):
-    """What the mouse meets at the middle of an element."""
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-    return driver.execute_script(
-        """
-        const box = arguments[0].getBoundingClientRect();
-        return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);""",
-        element,
-    )

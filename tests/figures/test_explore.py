@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html.parser
-from xml.etree import ElementTree
 
 import matplotlib.text
 import numpy as np
@@ -218,13 +217,16 @@ class Text(html.parser.HTMLParser):
 
     def __init__(self, value):
         super().__init__()
-        self.tags, self.text, self.style = set(), "", False
+        self.tags, self.points, self.text, self.style = set(), [], "", False
         self.feed(value)
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         self.style = tag == "style"
-        assert {name for name, _ in attributes} <= {"dir", "style", "id", "class", "type"}
+        if tag == "i":
+            self.points.append(dict(attributes))
+        elif tag != "img":
+            assert {name for name, _ in attributes} <= {"dir", "style", "id", "class", "type"}
 
     def handle_data(self, data):
         if not self.style:
@@ -295,20 +297,16 @@ def test_what_has_no_effect_is_disabled(explorer):
 def test_points_of_the_map_are_named_where_they_lie(explorer):
     part = controls.pool_map(explorer)
     chosen_of(part)["Budget"].value = 7
-    root = ElementTree.fromstring(shown(part)[shown(part).index("<svg") : -len("</div>")])
-    circles = list(root)
+    points = Text(shown(part)).points
     table = explorer.map("rds", 7)
-    assert len(circles) == len(table) == 120 + 8
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    assert len(points) == len(table) == 120 + 8
     figure = controls.map_figure(explorer, "rds", 7)
     style.settle(figure)
-    assert (width, height) == pytest.approx(tuple(figure.bbox.size), abs=1)
     drawn = figure.axes[0].collections[0]
-    places = figure.axes[0].transData.transform(drawn.get_offsets())
-    by_name = {each[0].text.split("\n")[0].split(", ")[1]: each.attrib for each in circles}
+    places = figure.axes[0].transData.transform(drawn.get_offsets()) / figure.bbox.size
+    by_name = {each["aria-label"].split("\n")[0].split(", ")[1]: each["style"] for each in points}
     for (x, y), sample in zip(places, table["id"][:120], strict=True):
-        assert float(by_name[sample]["cx"]) == pytest.approx(x, abs=0.1)
-        assert float(by_name[sample]["cy"]) == pytest.approx(height - y, abs=0.1)
+        assert by_name[sample] == f"left:{100 * x:.2f}%;top:{100 - 100 * y:.2f}%"
         assert explorer.samples.set_index("id")["source"][sample]
 
 
