@@ -6,19 +6,26 @@ A sample's text is anyone's: what is shown as HTML is escaped.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
 from matplotlib.lines import Line2D
+from traitlets import TraitError
 
 from rdslib.data.chat import shortened, text_of
 from rdslib.errors import UserError
 from rdslib.figures import style
-from rdslib.figures.base import method_title, styled
+from rdslib.figures.base import human, method_title, styled
 from rdslib.figures.explore import Explorer
+from rdslib.figures.publish import csv_link
+from rdslib.figures.typeset import Cell, Part, Tables
+from rdslib.files import write_json
 
 # A dropdown whose value is None has nothing chosen, so all tasks together are another value.
 ALL = ""
@@ -27,6 +34,8 @@ LABEL, SHOWN = 90, 5
 # Points of the pool's map that say on hover what they are, besides picks and queries.
 NAMED = 3_000
 BOLD = "font-weight: bold"
+# What is shown is no wider than its place: pictures shrink, and tables scroll.
+NARROW = "<style>.rds-shown > .widget-html-content {min-width: 0; overflow-x: auto}</style>"
 # Each line in the direction of its first letter, and none wider than its place.
 WHOLE = "margin: .5em 0; padding-left: 1em; border-left: 2px solid; max-height: 24em; overflow: auto"
 READABLE = "white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; line-height: 1.45"
@@ -82,11 +91,27 @@ def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
 # Controls, for a notebook.
 
 
+def overview(explorer: Explorer) -> Tables:
+    """Say what there is to look at: the pool, the tasks, and the methods with the pools that they have."""
+    queries = [f"{len(explorer.queries(task))} queries of {task}" for task in explorer.tasks]
+    pool = f"{len(explorer.samples):,} samples of {len(explorer.sources)} sources; {', '.join(queries)}"
+    rows = [
+        [
+            Cell(method_title(method)),
+            Cell("yes" if explorer.needs_queries(method) else "no"),
+            Cell(human(explorer.pool_size(explorer.pools(method)[0]))),
+        ]
+        for method in explorer.methods
+    ]
+    heads = [Cell("Method"), Cell("Looks at queries"), Cell("Selects from up to")]
+    return Tables([Part("What there is to look at", [pool], heads, rows)], [])
+
+
 def neighbours(explorer: Explorer) -> widgets.VBox:
     """Show a query in full, and the samples of the pool that a method finds nearest to it."""
     first, number = explorer.clearest()
     task = widgets.Dropdown(options=explorer.tasks, value=first)
-    query = widgets.Dropdown(layout=widgets.Layout(width="640px", max_width="100%"))
+    query = widgets.Dropdown(layout=widgets.Layout(width="640px"))
 
     def list_queries(_: object = None) -> None:
         firsts = [" ".join(each.messages[0]["content"].split()) for each in explorer.queries(task.value)]
@@ -104,7 +129,8 @@ def neighbours(explorer: Explorer) -> widgets.VBox:
     list_queries()
     query.index = number
     task.observe(list_queries, "value")
-    return _part(show, task=task, query=query, method=_choice(explorer, with_queries=True))
+    methods = _choice(explorer, with_queries=True)
+    return _part(explorer, "neighbours", show, task=task, query=query, method=methods)
 
 
 def mix(explorer: Explorer) -> widgets.VBox:
@@ -121,14 +147,20 @@ def pool_map(explorer: Explorer) -> widgets.VBox:
 
 
 def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing], always: bool = False) -> widgets.VBox:
-    """A figure of a method, a budget and a task; `always`: one of a task, whatever the method."""
+    """A figure of a method, a budget and a task, and its picks; `always`: one of a task, whatever the method.
+
+    What is chosen is kept by the figure's name.
+    """
 
     def show(method: str, task: str, budget: int) -> str:
-        figure = draw(explorer, method, budget, task or None)
+        chosen = method, budget, task or None
+        figure = draw(explorer, *chosen)
         style.settle(figure)
-        return figure.html(explorer.title(method, budget, task or None))
+        name = "-".join(filter(None, ["picks", method, str(budget), task]))
+        link = csv_link(explorer.selection(*chosen), name, f"These {budget:,} picks, as CSV")
+        return f"{figure.html(explorer.title(*chosen))}<p>{link}</p>"
 
-    return _with_budget(explorer, show, always, method=_choice(explorer))
+    return _with_budget(explorer, draw.__name__, show, always, method=_choice(explorer))
 
 
 def comparison(explorer: Explorer) -> widgets.VBox:
@@ -148,15 +180,17 @@ def comparison(explorer: Explorer) -> widgets.VBox:
             if len(samples := found[found["taken"] == name].head(SHOWN)):
                 samples = samples.assign(whole=samples["id"].map(explorer.text))
                 parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
-        return "".join(parts)
+        name = "-".join(filter(None, ["picks", first, second, str(budget), task]))
+        link = csv_link(found.drop(columns="text"), name, f"All {len(found):,} picks, as CSV")
+        return "".join([*parts, f"<p>{link}</p>"])
 
     second = _choice(explorer)
     second.value = explorer.methods[0]
-    return _with_budget(explorer, show, first=_choice(explorer), second=second)
+    return _with_budget(explorer, "comparison", show, first=_choice(explorer), second=second)
 
 
 def _with_budget(
-    explorer: Explorer, show: Callable[..., Any], always: bool = False, **methods: Any
+    explorer: Explorer, name: str, show: Callable[..., Any], always: bool = False, **methods: Any
 ) -> widgets.VBox:
     """Controls of methods, of a task and of a budget, which ends where one of the methods has no more.
 
@@ -169,7 +203,7 @@ def _with_budget(
         max=explorer.budget,
         value=explorer.budget,
         continuous_update=False,
-        layout=widgets.Layout(width="560px", max_width="100%"),
+        layout=widgets.Layout(width="560px"),
     )
 
     def limit(_: object = None) -> None:
@@ -184,27 +218,60 @@ def _with_budget(
     limit()
     for control in (*methods.values(), task):
         control.observe(limit, "value")
-    return _part(show, **methods, task=task, budget=budget)
+    return _part(explorer, name, show, **methods, task=task, budget=budget)
 
 
-def _part(show: Callable[..., str], **controls: Any) -> widgets.VBox:
-    """Controls over the HTML that `show` makes of their values; an error is one line of it."""
+def _part(explorer: Explorer, name: str, show: Callable[..., str], **controls: Any) -> widgets.VBox:
+    """Controls over the HTML that `show` makes of their values; an error is one line of it.
+
+    They begin with what was chosen in the part `name` of this pool last, and while `show` works, a line says
+    for what.
+    """
     # Not ipywidgets.interactive: its Output makes papermill's client send while it waits, and hang at times.
-    shown = widgets.HTML()
+    shown, busy = widgets.HTML(), widgets.HTML(layout=widgets.Layout(height="1.5em", margin="0 0 0 5em"))
+    shown.add_class("rds-shown")
 
     def update(_: object = None) -> None:
+        chosen = [getattr(control, "label", control.value) for control in controls.values()]
+        busy.value = _html("em", f"Working on {', '.join(map(str, chosen))} \N{HORIZONTAL ELLIPSIS}")
+        values = {name: control.value for name, control in controls.items()}
         try:
-            shown.value = show(**{name: control.value for name, control in controls.items()})
+            shown.value = NARROW + show(**values)
+            _remember(explorer, name, values)
         except Exception as problem:  # a traceback would end in a log that nobody sees
             kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
             shown.value = _html("div", f"{kind}{problem}", READABLE)
+        busy.value = ""
 
-    for name, control in controls.items():
-        control.description = name.capitalize()
+    for label, value in _remembered(explorer).get(name, {}).items():
+        with suppress(KeyError, TraitError):  # no longer to be had
+            controls[label].value = value
+    for label, control in controls.items():
+        control.description = label.capitalize()
+        control.layout.max_width = "98%"
         control.observe(update, "value")
     update()
     row = widgets.HBox([*controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
-    return widgets.VBox([row, shown])
+    return widgets.VBox([row, busy, shown])
+
+
+def _remembered(explorer: Explorer) -> dict[str, dict[str, Any]]:
+    """What was chosen last in each part, of this pool."""
+    try:
+        return dict(json.loads(_choices(explorer).read_bytes()))
+    except (OSError, ValueError, TypeError):  # nothing yet; or it is damaged, and no result hangs on it
+        return {}
+
+
+def _remember(explorer: Explorer, part: str, values: Mapping[str, Any]) -> None:
+    path = _choices(explorer)
+    with suppress(OSError):  # a home that others may only read
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {**_remembered(explorer), part: values})
+
+
+def _choices(explorer: Explorer) -> Path:
+    return explorer.pipeline.store.folder.parent / "explore" / f"{explorer.pipeline.pool.hash}.json"
 
 
 def _choice(explorer: Explorer, with_queries: bool = False) -> widgets.Dropdown:
@@ -243,8 +310,13 @@ def _set(table: pd.DataFrame, heads: Sequence[str] = (), made: str = "") -> str:
         .format_index(name, axis="columns")
     )
     look: list[Any] = [
-        {"selector": "td", "props": "vertical-align: top; text-align: start"},
-        {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
+        {"selector": "th, td", "props": "vertical-align: top; text-align: start; padding: .15em .6em"},
+        {"selector": ".number", "props": "text-align: right; white-space: nowrap; line-height: 1.45"},
+        *(
+            {"selector": f"th.col{at}", "props": "text-align: right"}
+            for at, each in enumerate(numbers)
+            if each
+        ),
         {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
     ]
     whole = cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()

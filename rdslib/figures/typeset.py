@@ -21,7 +21,8 @@ CSS = """<style>
 .rds{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start;overflow-x:auto}
 .rds table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;font-size:.9rem;margin:0}
 .rds caption{text-align:left;padding-bottom:.5rem;white-space:pre-line;position:sticky;left:0;max-width:85vw}
-.rds th,.rds td{padding:.2rem .6rem;text-align:left;vertical-align:top;background:none;border:0}
+.rds th,.rds td{padding:.2rem .6rem;vertical-align:top;background:none;border:0}
+.rds table :is(th,td):not(.n){text-align:left}
 .rds td{max-width:22rem}
 .rds thead th{border-bottom:1px solid}
 .rds .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}

@@ -318,7 +318,9 @@ class Notebook:
     def replace(self, old: str, new: str) -> None:
         """Double-click a word of a code cell, and type another."""
         path = f"//div[contains(@class, 'jp-CodeCell')]//*[contains(@class, 'cm-line')]//span[text()='{old}']"
-        word = self.driver.find_element(By.XPATH, path)
+        # A first click makes the cell one that is edited, which draws its words anew.
+        self.driver.find_element(By.XPATH, path).click()
+        word = self.wait(lambda: self.driver.find_element(By.XPATH, path), f"{old} is gone")
         ActionChains(self.driver).double_click(word).send_keys(new).perform()
 
     def run_all(self) -> None:
@@ -330,6 +332,13 @@ class Notebook:
         self.driver.find_element(By.CSS_SELECTOR, item).click()
         self.wait(self._has_run, "the notebook does not end", RUN_PATIENCE)
         self.assert_no_error()
+
+    def use_theme(self, name: str) -> None:
+        """Choose a theme, as in the menu Settings."""
+        choose = "return window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]})"
+        self.driver.execute_script(choose, name)
+        chosen = "return document.body.dataset.jpThemeName"
+        self.wait(lambda: self.driver.execute_script(chosen) == name, "the theme stays")
 
     def outputs(self) -> str:
         """The words of all outputs."""

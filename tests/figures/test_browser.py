@@ -114,7 +114,7 @@ def test_a_table_appears(open_notebook, lab, tmp_path):
     assert scores == sorted(scores)
 
 
-def test_widgets_answer(open_notebook, lab, driver):
+def test_widgets_answer(open_notebook, lab, driver, home):
     """In each part another choice shows something else, and nothing is fetched from elsewhere."""
     set_parameters(lab, "explore.ipynb", profile="tiny")
     browser.requests(driver)
@@ -161,6 +161,24 @@ def test_widgets_answer(open_notebook, lab, driver):
     compared.type_number("Budget", 7)
     notebook.wait(lambda: "Of 7 samples each" in compared.text(), "the budget stays")
     assert compared.rows() != rows
+
+    saved = home.folder / "saved"
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(saved)})
+    notebook.all("a[download]")[0].click()
+    notebook.wait(lambda: len([*saved.glob("picks-*-5.csv")]) == 1, "the picks are not saved")
+
+    # In a dark theme words stand out, and in a narrow window nothing is cut off.
+    notebook.use_theme("JupyterLab Dark")
+    paper = notebook.all(".jp-OutputArea-output")[0].value_of_css_property("background-color")
+    for part in ("table th", "table td", ".widget-label", ".widget-html-content p", "a[download]", "select"):
+        ink = notebook.all(f".jp-OutputArea-output {part}")[0].value_of_css_property("color")
+        assert browser.brightness(ink) - browser.brightness(paper) > 250, part
+    with browser.screen(driver, 700, 900):
+        wide = (
+            "return [...document.querySelectorAll(arguments[0])].filter(e => e.scrollWidth > e.clientWidth)"
+        )
+        for part in (".widget-hbox", ".widget-vbox", ".rds-shown"):
+            assert driver.execute_script(wide, f".jp-OutputArea-output {part}") == [], part
 
     asked = browser.requests(driver)
     assert asked
