@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rdslib.commands.run import STUDY, ProfileOption, folder_beside, look_up, processes
+from rdslib.commands.text import hint
 from rdslib.errors import UserError, needs
 from rdslib.pipeline.runs import by_worth
 
@@ -74,6 +76,9 @@ def compute_command(
     runs = by_worth(study)
     done = sum(all(study.store.has(step) for step in study.steps_of(run)) for run in runs)
     typer.echo(f"{done} of {len(runs)} runs are in {path}")
+    go_on = "the same command again goes on; " if done < len(runs) else ""
+    place = "" if out is None else f" --out {quote(str(out))}"
+    hint(f"{go_on}`rds run --profile {quote(profile)}{place}` draws what is there")
 
 
 def help_compute_command(

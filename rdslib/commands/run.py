@@ -7,12 +7,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rdslib.commands.outputs import check_apart
-from rdslib.commands.text import as_text, line
+from rdslib.commands.text import as_text, hint, line
 from rdslib.errors import UserError, needs
 from rdslib.params import ROOT
 from rdslib.pipeline.runs import recorded
@@ -111,14 +112,19 @@ def run_command(
     arguments = ["help", "--profile", profile, "--show", show, "--engine", study.profile.engine]
     with helpers([*arguments, *(part for name in names for part in ("--only", name))], workers - 1):
         study.compute(steps)
-    for number, (name, seconds) in enumerate(run_notebooks(names, profile, show, out), 1):
-        typer.echo(f"[{number}/{len(names)}] drew {name} in {seconds:.1f} s", err=True)
+    with study.store.progress.bar("drawing", len(names), "figure") as bar:
+        for _ in run_notebooks(names, profile, show, out):
+            bar.update()
     whole = only is None and show != "published" and study.profile.experiment is not None
     if whole and study.there([study.untuned()]):
         write_whole(out / "records.csv", publish.records_csv(study).encode())
         if not study.profile.partial:  # `rds compute` writes them
             records.write(study.store, [*recorded(study), *steps], out / records.NAME)
-    typer.echo(f"figures are in {out}")
+    what = "1 figure or table is" if len(names) == 1 else f"{len(names)} figures and tables are"
+    typer.echo(f"{what} in {out}, with the numbers as CSV")
+    place = "" if out == publish.folder_of(study.profile.name) else f" --figures {quote(str(out))}"
+    todo = f"; `rds status --profile {quote(profile)}` says what is left" if study.profile.partial else ""
+    hint(f"`rds report --profile {quote(profile)}{place}` makes one page of all{todo}")
 
 
 def folder_beside(profile: str, name: str) -> Path:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ from rdslib.commands.outputs import (
     write,
 )
 from rdslib.commands.request import SelectRequest, use_device, with_keywords, with_options
+from rdslib.commands.text import hint
 from rdslib.commands.user_data import LEFT_OUT, NUMBERS, RECORDS
 from rdslib.commands.user_selection import UserSelection, code_of
 from rdslib.data.formats import as_messages, form_of, holders
@@ -61,7 +63,15 @@ def select_command(
     stopped goes on, and another K of the same pool costs nothing.
     """
     use_device(options["device"])
-    typer.echo(write_selection(SelectRequest.of(options), out))
+    request = SelectRequest.of(options)
+    typer.echo(write_selection(request, out))
+    file = quote(str(out))
+    why = (
+        f"`rds explain {file} --sample=#0` says why the first was picked; "
+        if get_scorer(request.method).needs_queries
+        else ""
+    )
+    hint(f"{why}`rds compare {file} OTHER` sets another selection beside it")
 
 
 @with_keywords

@@ -55,6 +55,11 @@ def as_text(parts: Iterable[RenderableType], width: int | None = None) -> str:
     return "\n".join(each.rstrip() for each in capture.get().splitlines())
 
 
+def hint(text: str) -> None:
+    """Tell a person what to do next, apart from what a command prints as its result."""
+    typer.echo(plain(f"next: {text}"), err=True)
+
+
 def show(parts: Iterable[RenderableType]) -> None:
     """Print parts."""
     typer.echo(as_text(parts))

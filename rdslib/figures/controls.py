@@ -5,21 +5,27 @@ A sample's text is anyone's: what is shown as HTML is escaped.
 
 from __future__ import annotations
 
-import base64
 import html
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
 from matplotlib.lines import Line2D
+from traitlets import TraitError
 
 from rdslib.data.chat import shortened, text_of
 from rdslib.errors import UserError
 from rdslib.figures import style
-from rdslib.figures.base import method_title, styled
+from rdslib.figures.base import human, method_title, styled
 from rdslib.figures.explore import Explorer
+from rdslib.figures.publish import csv_link
+from rdslib.figures.typeset import Cell, Part, Tables
+from rdslib.files import write_json
 
 # A dropdown whose value is None has nothing chosen, so all tasks together are another value.
 ALL = ""
@@ -28,6 +34,8 @@ LABEL, SHOWN = 90, 5
 # Points of the pool's map that say on hover what they are, besides picks and queries.
 NAMED = 3_000
 BOLD = "font-weight: bold"
+# What is shown is no wider than its place: pictures shrink, and tables scroll.
+NARROW = "<style>.rds-shown > .widget-html-content {min-width: 0; overflow-x: auto}</style>"
 # Each line in the direction of its first letter, and none wider than its place.
 WHOLE = "margin: .5em 0; padding-left: 1em; border-left: 2px solid; max-height: 24em; overflow: auto"
 READABLE = "white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; line-height: 1.45"
@@ -72,17 +80,38 @@ def map_figure(explorer: Explorer, method: str, budget: int, task: str | None = 
     keys.append(ring)
     keys.append(key(marker="x", color="black", markersize=4, label=f"query of {task or 'any task'}"))
     axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    asked = {query.id: query.messages for name in explorer.tasks for query in explorer.queries(name)}
+    for _, row in pd.concat([pool[~pool["selected"]].head(NAMED), picked, queries]).iterrows():
+        messages = asked[row["id"]] if row["kind"] == "query" else explorer.messages(row["id"])
+        words = f"{row['source']}, {row['id']}\n{shortened(messages)}"
+        figure.named.append(style.Named(axes, row["x"], row["y"], words))
     return figure
 
 
 # Controls, for a notebook.
 
 
+def overview(explorer: Explorer) -> Tables:
+    """Say what there is to look at: the pool, the tasks, and the methods with the pools that they have."""
+    queries = [f"{len(explorer.queries(task))} queries of {task}" for task in explorer.tasks]
+    pool = f"{len(explorer.samples):,} samples of {len(explorer.sources)} sources; {', '.join(queries)}"
+    rows = [
+        [
+            Cell(method_title(method)),
+            Cell("yes" if explorer.needs_queries(method) else "no"),
+            Cell(human(explorer.pool_size(explorer.pools(method)[0]))),
+        ]
+        for method in explorer.methods
+    ]
+    heads = [Cell("Method"), Cell("Looks at queries"), Cell("Selects from up to")]
+    return Tables([Part("What there is to look at", [pool], heads, rows)], [])
+
+
 def neighbours(explorer: Explorer) -> widgets.VBox:
     """Show a query in full, and the samples of the pool that a method finds nearest to it."""
     first, number = explorer.clearest()
     task = widgets.Dropdown(options=explorer.tasks, value=first)
-    query = widgets.Dropdown(layout=widgets.Layout(width="640px", max_width="100%"))
+    query = widgets.Dropdown(layout=widgets.Layout(width="640px"))
 
     def list_queries(_: object = None) -> None:
         firsts = [" ".join(each.messages[0]["content"].split()) for each in explorer.queries(task.value)]
@@ -100,7 +129,8 @@ def neighbours(explorer: Explorer) -> widgets.VBox:
     list_queries()
     query.index = number
     task.observe(list_queries, "value")
-    return _part(show, task=task, query=query, method=_choice(explorer, with_queries=True))
+    methods = _choice(explorer, with_queries=True)
+    return _part(explorer, "neighbours", show, task=task, query=query, method=methods)
 
 
 def mix(explorer: Explorer) -> widgets.VBox:
@@ -113,51 +143,24 @@ def pool_map(explorer: Explorer) -> widgets.VBox:
 
     Points say on hover what they are: the picks, the queries, and the first `NAMED` others.
     """
-    return _drawn(explorer, map_figure, _names, always=True)
+    return _drawn(explorer, map_figure, always=True)
 
 
-def _drawn(
-    explorer: Explorer,
-    draw: Callable[..., style.Drawing],
-    over: Callable[..., str] = lambda *_: "",
-    always: bool = False,
-) -> widgets.VBox:
-    """A figure of a method, a budget and a task, and what lies over it; `always`: whatever the method."""
+def _drawn(explorer: Explorer, draw: Callable[..., style.Drawing], always: bool = False) -> widgets.VBox:
+    """A figure of a method, a budget and a task, and its picks; `always`: one of a task, whatever the method.
+
+    What is chosen is kept by the figure's name.
+    """
 
     def show(method: str, task: str, budget: int) -> str:
-        chosen = explorer, method, budget, task or None
-        figure = draw(*chosen)
+        chosen = method, budget, task or None
+        figure = draw(explorer, *chosen)
         style.settle(figure)
-        data = base64.b64encode(style.png(figure)).decode("ascii")
-        alt = html.escape(explorer.title(method, budget, task or None))
-        # A CSS inch has 96 pixels: the picture's are finer.
-        box = f"position: relative; width: {96 * figure.get_figwidth():.0f}px; max-width: 100%"
-        picture = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="width: 100%; display: block">'
-        return f'<div style="{box}">{picture}{over(figure, *chosen)}</div>'
+        name = "-".join(filter(None, ["picks", method, str(budget), task]))
+        link = csv_link(explorer.selection(*chosen), name, f"These {budget:,} picks, as CSV")
+        return f"{figure.html(explorer.title(*chosen))}<p>{link}</p>"
 
-    return _with_budget(explorer, show, always, method=_choice(explorer))
-
-
-def _names(figure: style.Drawing, explorer: Explorer, *chosen: Any) -> str:
-    """Over a map, circles that are not seen, and name what is under them."""
-    table = explorer.map(*chosen)
-    asked = table["kind"] == "query"
-    table = pd.concat(
-        [table[~asked & ~table["selected"]].head(NAMED), table[table["selected"]], table[asked]]
-    )
-    width, height = figure.bbox.size
-    places = figure.axes[0].transData.transform(table[["x", "y"]])
-    texts = {
-        query.id: shortened(query.messages) for task in explorer.tasks for query in explorer.queries(task)
-    }
-    circles = []
-    for (x, y), kind, sample, source in zip(places, table["kind"], table["id"], table["source"], strict=True):
-        text = texts[sample] if kind == "query" else shortened(explorer.messages(sample))
-        name = html.escape(f"{source}, {sample}\n{text}")
-        circles.append(f'<circle cx="{x:.1f}" cy="{height - y:.1f}" r="5"><title>{name}</title></circle>')
-    box = "position: absolute; inset: 0; width: 100%; height: 100%"
-    view = f'viewBox="0 0 {width:.0f} {height:.0f}"'
-    return f'<svg {view} style="{box}" fill="transparent">{"".join(circles)}</svg>'
+    return _with_budget(explorer, draw.__name__, show, always, method=_choice(explorer))
 
 
 def comparison(explorer: Explorer) -> widgets.VBox:
@@ -177,15 +180,17 @@ def comparison(explorer: Explorer) -> widgets.VBox:
             if len(samples := found[found["taken"] == name].head(SHOWN)):
                 samples = samples.assign(whole=samples["id"].map(explorer.text))
                 parts += [_html("p", f"The first that only {title} took", BOLD), _samples(samples)]
-        return "".join(parts)
+        name = "-".join(filter(None, ["picks", first, second, str(budget), task]))
+        link = csv_link(found.drop(columns="text"), name, f"All {len(found):,} picks, as CSV")
+        return "".join([*parts, f"<p>{link}</p>"])
 
     second = _choice(explorer)
     second.value = explorer.methods[0]
-    return _with_budget(explorer, show, first=_choice(explorer), second=second)
+    return _with_budget(explorer, "comparison", show, first=_choice(explorer), second=second)
 
 
 def _with_budget(
-    explorer: Explorer, show: Callable[..., Any], always: bool = False, **methods: Any
+    explorer: Explorer, name: str, show: Callable[..., Any], always: bool = False, **methods: Any
 ) -> widgets.VBox:
     """Controls of methods, of a task and of a budget, which ends where one of the methods has no more.
 
@@ -198,7 +203,7 @@ def _with_budget(
         max=explorer.budget,
         value=explorer.budget,
         continuous_update=False,
-        layout=widgets.Layout(width="560px", max_width="100%"),
+        layout=widgets.Layout(width="560px"),
     )
 
     def limit(_: object = None) -> None:
@@ -213,27 +218,60 @@ def _with_budget(
     limit()
     for control in (*methods.values(), task):
         control.observe(limit, "value")
-    return _part(show, **methods, task=task, budget=budget)
+    return _part(explorer, name, show, **methods, task=task, budget=budget)
 
 
-def _part(show: Callable[..., str], **controls: Any) -> widgets.VBox:
-    """Controls over the HTML that `show` makes of their values; an error is one line of it."""
+def _part(explorer: Explorer, name: str, show: Callable[..., str], **controls: Any) -> widgets.VBox:
+    """Controls over the HTML that `show` makes of their values; an error is one line of it.
+
+    They begin with what was chosen in the part `name` of this pool last, and while `show` works, a line says
+    for what.
+    """
     # Not ipywidgets.interactive: its Output makes papermill's client send while it waits, and hang at times.
-    shown = widgets.HTML()
+    shown, busy = widgets.HTML(), widgets.HTML(layout=widgets.Layout(height="1.5em", margin="0 0 0 5em"))
+    shown.add_class("rds-shown")
 
     def update(_: object = None) -> None:
+        chosen = [getattr(control, "label", control.value) for control in controls.values()]
+        busy.value = _html("em", f"Working on {', '.join(map(str, chosen))} \N{HORIZONTAL ELLIPSIS}")
+        values = {name: control.value for name, control in controls.items()}
         try:
-            shown.value = show(**{name: control.value for name, control in controls.items()})
+            shown.value = NARROW + show(**values)
+            _remember(explorer, name, values)
         except Exception as problem:  # a traceback would end in a log that nobody sees
             kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
             shown.value = _html("div", f"{kind}{problem}", READABLE)
+        busy.value = ""
 
-    for name, control in controls.items():
-        control.description = name.capitalize()
+    for label, value in _remembered(explorer).get(name, {}).items():
+        with suppress(KeyError, TraitError):  # no longer to be had
+            controls[label].value = value
+    for label, control in controls.items():
+        control.description = label.capitalize()
+        control.layout.max_width = "98%"
         control.observe(update, "value")
     update()
     row = widgets.HBox([*controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
-    return widgets.VBox([row, shown])
+    return widgets.VBox([row, busy, shown])
+
+
+def _remembered(explorer: Explorer) -> dict[str, dict[str, Any]]:
+    """What was chosen last in each part, of this pool."""
+    try:
+        return dict(json.loads(_choices(explorer).read_bytes()))
+    except (OSError, ValueError, TypeError):  # nothing yet; or it is damaged, and no result hangs on it
+        return {}
+
+
+def _remember(explorer: Explorer, part: str, values: Mapping[str, Any]) -> None:
+    path = _choices(explorer)
+    with suppress(OSError):  # a home that others may only read
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {**_remembered(explorer), part: values})
+
+
+def _choices(explorer: Explorer) -> Path:
+    return explorer.pipeline.store.folder.parent / "explore" / f"{explorer.pipeline.pool.hash}.json"
 
 
 def _choice(explorer: Explorer, with_queries: bool = False) -> widgets.Dropdown:
@@ -272,11 +310,17 @@ def _set(table: pd.DataFrame, heads: Sequence[str] = (), made: str = "") -> str:
         .format_index(name, axis="columns")
     )
     look: list[Any] = [
-        {"selector": "td", "props": "vertical-align: top; text-align: start"},
-        {"selector": ".number", "props": "text-align: right; white-space: nowrap"},
+        {"selector": "th, td", "props": "vertical-align: top; text-align: start; padding: .15em .6em"},
+        {"selector": ".number", "props": "text-align: right; white-space: nowrap; line-height: 1.45"},
+        *(
+            {"selector": f"th.col{at}", "props": "text-align: right"}
+            for at, each in enumerate(numbers)
+            if each
+        ),
         {"selector": ".text", "props": f"min-width: 10em; {READABLE}"},
     ]
-    return cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
+    whole = cells.set_td_classes(classes).set_table_styles(look).hide(axis="index").to_html()
+    return f'<div class="sortable">{whole}</div>'
 
 
 def _html(tag: str, text: object, css: str = "") -> str:

@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from sklearn.isotonic import isotonic_regression
 
 from rdslib.figures import style
-from rdslib.figures.base import method_title, one_metric, span
+from rdslib.figures.base import digits, human, interval, method_title, number, one_metric, span
 
 RED = "#D7263D"
 # From the smallest pool to the largest: marker, and whether it is filled.
@@ -148,6 +148,22 @@ def label(
         for a, b in pairwise(each[[x, "score"]].to_numpy(dtype=float))
     ]
     place_labels(axes, [*names, *more], points, np.array([*segments, *keep], dtype=float).reshape(-1, 2, 2))
+
+
+def names(axes: Axes, rows: pd.DataFrame, x: str) -> list[style.Named]:
+    """What points say on hover: method, budget and pool, score with its interval, and cost."""
+    places = digits(rows["score"])
+    found = []
+    for _, row in rows.iterrows():
+        ends = interval(row["low"], row["high"], places)
+        words = [
+            method_title(row["method"]),
+            f"{human(row['budget'])} samples selected from {human(row['pool_size'])}",
+            f"{row['metric']}: {number(row['score'], places)}{f' ({ends})' if ends else ''}",
+            f"{style.flops(row['flops'])} FLOPs",
+        ]
+        found.append(style.Named(axes, row[x], row["score"], "\n".join(words)))
+    return found
 
 
 def ink_of(row: pd.Series) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import platform
+import re
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +18,16 @@ import pandas as pd
 from rdslib import figures
 from rdslib.evaluation.bootstrap import Estimate
 from rdslib.figures.base import Drawn
+from rdslib.figures.typeset import MINUS, Cell, Part, Tables
 from rdslib.files import write_whole
 from rdslib.models.device import device_kind
 from rdslib.pipeline import results
 from rdslib.pipeline.runs import all_runs
 from rdslib.pipeline.step import in_order
 from rdslib.pipeline.study import Run, Study
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 
 def folder_of(profile: str) -> Path:
@@ -73,6 +80,30 @@ def as_csv(table: pd.DataFrame) -> str:
     text = table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
     # A name that comes from a file's may not be UTF-8.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def csv_link(table: pd.DataFrame, name: str, words: str) -> str:
+    """A link of a page that holds a table, and saves it as the file `<name>.csv`."""
+    data = base64.b64encode(as_csv(table).encode()).decode("ascii")
+    file = html.escape(f"{name}.csv")
+    where = f'href="data:text/csv;charset=utf-8;base64,{data}" download="{file}"'
+    # Pages of notebooks do not show of everything that it is a link.
+    return f'<a style="text-decoration: underline" {where}>{html.escape(words)}</a>'
+
+
+def summary(name: str, table: pd.DataFrame) -> HTML:
+    """What stands under a figure: its key numbers, and all of its table as a file to save."""
+    from IPython.display import HTML
+
+    found = figures.key_numbers(table)
+    rows = [[Cell(_shown(value)) for value in row] for row in found.itertuples(index=False, name=None)]
+    numbers = Tables([Part("Key numbers", [], [*map(Cell, found.columns)], rows)], [])
+    return HTML(f"{numbers._repr_html_()}<p>{csv_link(table, name, 'All numbers behind it, as CSV')}</p>")
+
+
+def _shown(value: Any) -> str:
+    text = "" if pd.isna(value) else f"{value:,}" if isinstance(value, int) else str(value)
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, text)
 
 
 def records_csv(study: Study) -> str:

@@ -7,7 +7,7 @@ import html
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import nbformat
 import pandas as pd
@@ -29,11 +29,14 @@ from rdslib.figures.base import (
 )
 from rdslib.files import write_whole
 
+if TYPE_CHECKING:
+    from rdslib.figures.style import Drawing
+
 PAPER = "https://arxiv.org/abs/2503.01807"
 CODE = "https://github.com/hamishivi/automated-instruction-selection"
 DATA = "https://huggingface.co/collections/hamishivi/large-scale-data-selection-for-instruction-tuning"
-# Pictures wider than this many pixels scroll on a phone, where their words would be too small.
-WIDE = 640
+# Pictures wider than this many inches scroll on a phone, where their words would be too small.
+WIDE = 6.67
 _CSS = """
 :root{color-scheme:light dark;--ink:#222;--page:#fff;--soft:#f6f6f6;--line:#ccc;--link:#0b5394;--dim:#595959}
 @media (prefers-color-scheme:dark){
@@ -47,7 +50,7 @@ h1,h2,h3{line-height:1.25}h2{margin-top:3rem;border-top:1px solid var(--line);pa
 a{color:var(--link)}p,li{max-width:46rem}code,pre{font-size:.85rem;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:1rem 0}.scroll:focus-visible{outline:2px solid var(--link)}
 .panels{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-.panels img{max-width:100%;background:#fff;border-radius:.3rem}
+.panels>div{max-width:100%}.panels img{border-radius:.3rem}
 pre{white-space:pre-wrap;background:var(--soft);padding:.7rem}
 .dataframe{border-collapse:collapse;font-size:.85rem;border:0}
 .dataframe :is(th,td){text-align:left!important;padding:.15rem .8rem .15rem 0;border:0;white-space:nowrap}
@@ -141,13 +144,9 @@ def _panels(name: str, folder: Path, heading: str) -> str:
     if "others" in set(table["origin"]):
         parts = [(ORIGINS["others"], table)]
     for title, rows in parts:
-        data, size = draw(name, rows)._repr_png_()  # type: ignore[attr-defined]
-        source = base64.b64encode(data).decode("ascii")
-        wide = ' class="wide"' if size["width"] > WIDE else ""
-        alt = f"{heading} {title}."
-        pictures.append(
-            f'<img{wide} width="{size["width"]}" alt="{alt}" src="data:image/png;base64,{source}">'
-        )
+        figure = cast("Drawing", draw(name, rows))
+        wide = ' class="wide"' if figure.get_figwidth() > WIDE else ""
+        pictures.append(f"<div{wide}>{figure.html(f'{html.unescape(heading)} {title}.')}</div>")
     return f'<div class="panels">{"".join(pictures)}</div>'
 
 
@@ -227,4 +226,4 @@ def _listed(column: pd.Series) -> str:
 
 def _table(rows: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):
-        return f'<div class="scroll">{rows.to_html(index=False, border=0)}</div>'
+        return f'<div class="scroll sortable">{rows.to_html(index=False, border=0)}</div>'

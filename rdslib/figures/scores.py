@@ -172,6 +172,7 @@ def _fig1_draw(table: pd.DataFrame) -> Drawing:
         # The label goes to the end where a method used most, which is where lines part.
         ends = rows.sort_values(["x", "pool_size"]).groupby("method", sort=False).tail(1)
         points.label(axes, rows, "x", ends, keep=beyond)
+        figure.named += points.names(axes, rows, "x")
     return figure
 
 
@@ -243,6 +244,7 @@ def _scaling_draw(table: pd.DataFrame, x: str) -> Drawing:
             for _, row in rows.iterrows()
         ]
         points.label(axes, rows, x, near, percents if x == "flops" else ())
+        figure.named += points.names(axes, rows, x)
     return figure
 
 

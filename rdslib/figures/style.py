@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
 import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,19 @@ from rdslib.figures.base import styled as styled
 PAGE, PANEL, SMALL = 9.5, 4.75, 7.5
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GREY = "#666666"
+# Points of a picture, and the words of the one that is met.
+CSS = """<style>
+.rds-picture{position:relative;max-width:100%}
+.rds-picture img{display:block;width:100%;background:#fff}
+.rds-point{position:absolute;width:1rem;height:1rem;margin:-.5rem;border-radius:50%}
+.rds-point:is(:hover,:focus){outline:2px solid #222;z-index:1}
+.rds-point:is(:hover,:focus)::after{content:attr(aria-label);position:absolute;left:120%;top:120%;z-index:1;
+width:max-content;max-width:min(20rem,45vw);padding:.3rem .5rem;border:1px solid #888;border-radius:.3rem;
+background:#fff;color:#222;font:normal .8rem/1.4 system-ui,sans-serif;white-space:pre-line;
+unicode-bidi:plaintext;overflow-wrap:anywhere;pointer-events:none}
+.rds-point.rds-left::after{left:auto!important;right:120%}
+.rds-point.rds-up::after{top:auto!important;bottom:120%}
+</style>"""
 # Small sources of a pool, together.
 OTHERS = "#DDDDDD"
 # A dark and a light step of each hue in turn, so that neighbours in a stack differ in lightness
@@ -47,11 +62,53 @@ _KNOWN_SOURCES = (
 # The look, and saving.
 
 
+class Named(NamedTuple):
+    """A point (x, y) of a panel, in data coordinates, and the words that it shows when it is met."""
+
+    axes: Axes
+    x: float
+    y: float
+    words: str
+
+
 class Drawing(Figure):
-    """A figure outside pyplot's state that a notebook still shows, once, as a PNG, of its size in inches."""
+    """A figure outside pyplot's state that a notebook still shows, once, of its size in inches.
+
+    Attributes:
+        named: Points that name themselves on a page, where mouse, finger or Tab key meet them. The layout
+            must be final (`settle`).
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.named: list[Named] = []
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         return png(self), {"width": round(96 * self.get_figwidth())}
+
+    def _repr_html_(self) -> str | None:
+        titles = distinct(axes.get_title(loc="left") for axes in self.axes)
+        return self.html("; ".join(titles)) if self.named else None
+
+    def html(self, alt: str) -> str:
+        """The figure as HTML: a PNG, under points that say on hover what they are."""
+        data = base64.b64encode(png(self)).decode("ascii")
+        # A CSS inch has 96 pixels: the picture's are finer.
+        width = f"width: {96 * self.get_figwidth():.0f}px"
+        image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
+        # So many can be gone through by keys; of more, a page would have no end.
+        key = ' tabindex="0"' if len(self.named) <= 200 else ""
+        points = []
+        for axes, x, y, words in self.named:
+            right, up = axes.transData.transform((x, y)) / self.bbox.size
+            # Words go towards the middle, where there is room for them.
+            to = f"{'rds-up' if up < 0.5 else ''} {'rds-left' if right > 0.5 else ''}"
+            place = f"left:{100 * right:.2f}%;top:{100 - 100 * up:.2f}%"
+            points.append(
+                f'<i class="rds-point {to}" role="img"{key} style="{place}" '
+                f'aria-label="{html.escape(words)}"></i>'
+            )
+        return f'{CSS}<div class="rds-picture" style="{width}">{image}{"".join(points)}</div>'
 
     def files(self) -> dict[str, bytes]:
         """The figure as PNG (200 dpi) and SVG; the same figure gives the same bytes."""
@@ -206,6 +263,11 @@ def flops_axis(axes: Axes, values: Iterable[float]) -> None:
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=tuple(float(sub) for sub in subs)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(_power))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def flops(value: float) -> str:
+    """A number of FLOPs, to two digits."""
+    return _power(float(f"{value:.2g}"))
 
 
 def _power(value: float, _: int | None = None) -> str:

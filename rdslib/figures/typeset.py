@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -20,13 +21,16 @@ CSS = """<style>
 .rds{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start;overflow-x:auto}
 .rds table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;font-size:.9rem;margin:0}
 .rds caption{text-align:left;padding-bottom:.5rem;white-space:pre-line;position:sticky;left:0;max-width:85vw}
-.rds th,.rds td{padding:.2rem .6rem;text-align:left;vertical-align:top;background:none;border:0}
+.rds th,.rds td{padding:.2rem .6rem;vertical-align:top;background:none;border:0}
+.rds table :is(th,td):not(.n){text-align:left}
 .rds td{max-width:22rem}
 .rds thead th{border-bottom:1px solid}
 .rds .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .rds small{display:block;font-size:.72rem;font-weight:normal}
 .rds-notes{font-size:.8rem;margin:.5rem 0 0}
 </style>"""
+# Makes tables sortable; it can stand on a page more than once.
+SORT = f"<script>{Path(__file__).with_name('sort.js').read_text(encoding='utf-8')}</script>"
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", DASH: "--", MINUS: "$-$",
@@ -78,7 +82,7 @@ class Tables:
     def _repr_html_(self) -> str:
         tables = "".join(map(_styled, self.parts))
         small = "".join(f'<p class="rds-notes">{html.escape(note)}</p>' for note in self._lines)
-        return f'{CSS}<div class="rds mathjax_ignore tex2jax_ignore">{tables}</div>{small}'
+        return f'{CSS}<div class="rds mathjax_ignore tex2jax_ignore">{tables}</div>{small}{SORT}'
 
     def markdown(self) -> str:
         """The tables as Markdown, one after another."""

@@ -248,7 +248,9 @@ class Pipeline:
         while passes:
             before, passes = len(passes), [group for group in passes if not made(group)]
             if len(passes) == before:
+                self.store.progress.wait(passes[0])
                 time.sleep(0.2)
+        self.store.progress.clear()
 
     # Reading.
 

@@ -44,7 +44,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print one line that stays."""
-        self._clear()
+        self.clear()
         print(plain(text), file=sys.stderr)
 
     def plan(self, steps: Sequence[Step], has: Callable[[Step], bool]) -> None:
@@ -55,6 +55,19 @@ class Progress:
     def drop(self, step: Step) -> None:
         """Tell that a step is there, made by another process."""
         self._todo.pop(step.hash, None)
+
+    def wait(self, steps: Sequence[Step]) -> None:
+        """Show that what is left is being made by other processes, these steps first."""
+        self._now = steps
+        self._todo = {key: each for key, each in self._todo.items() if not self._has(each)}
+        self._show(Bar(self._show, f"{steps[0].label or steps[0].name}, by another process", 0, ""))
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._columns:
+            sys.stderr.write("\r" + " " * self._columns + "\r")
+            sys.stderr.flush()
+            self._columns = 0
 
     @contextmanager
     def step(self, steps: Sequence[Step]) -> Iterator[None]:
@@ -77,7 +90,7 @@ class Progress:
         try:
             yield bar
         finally:
-            self._clear()
+            self.clear()
 
     def _show(self, bar: Bar) -> None:
         if time.monotonic() - self._written >= (OVER if _over_itself() else UNDER):
@@ -94,12 +107,6 @@ class Progress:
             sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
         self._written = time.monotonic()
-
-    def _clear(self) -> None:
-        if self._columns:
-            sys.stderr.write("\r" + " " * self._columns + "\r")
-            sys.stderr.flush()
-            self._columns = 0
 
     def _line(self, bar: Bar) -> str:
         """The line; the step's name is cut where all of it does not fit the terminal."""

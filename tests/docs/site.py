@@ -62,6 +62,7 @@ def gather(pages: Path, reports: Mapping[str, Path]) -> None:
                 if "://" not in link:
                     _copy((path.parent / link).resolve(), pages)
     docs = pages / "docs"
+    shutil.copy(ROOT / "rdslib" / "figures" / "sort.js", docs)
     listed = ""
     for profile, page in reports.items():
         shutil.copy(page, docs / f"report-{profile}.html")

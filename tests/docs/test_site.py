@@ -65,6 +65,14 @@ def test_every_page_fits_and_asks_for_nothing_from_elsewhere(built, address, dri
     assert browser.complaints(driver) == []
 
 
+def test_tables_of_guides_are_sorted(address, driver):
+    driver.get(f"{address}/docs/reproduce.html")
+    table = driver.find_element("css selector", "article table")
+    names = browser.column(table, 0)
+    browser.head(table, 0).click()
+    assert browser.column(table, 0) == sorted(names) != names
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_site_goes_by_the_theme_that_a_reader_prefers(address, driver, theme):
     with browser.theme(driver, theme):

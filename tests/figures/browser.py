@@ -204,6 +204,24 @@ def complaints(driver: WebDriver) -> list[str]:
     return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
 
 
+def head(table: WebElement, column: int) -> WebElement:
+    """What is clicked on to sort a table by a column."""
+    return table.find_elements(By.CSS_SELECTOR, "thead th > button")[column]
+
+
+def column(table: WebElement, number: int) -> list[str]:
+    """The words of a column of a table, without its head."""
+    cells = table.find_elements(By.CSS_SELECTOR, f"tbody td:nth-child({number + 1})")
+    return [each.text.split("\n")[0] for each in cells]
+
+
+def words_at(point: WebElement) -> str:
+    """What a point of a picture shows beside itself; nothing while it is not met."""
+    words = """const shown = getComputedStyle(arguments[0], "::after");
+        return shown.display === "none" || shown.content === "none" ? "" : arguments[0].ariaLabel;"""
+    return point.parent.execute_script(words, point)
+
+
 def sizes(pictures: list[WebElement]) -> list[tuple[int, int]]:
     """The natural widths and heights of pictures; 0 for one that is broken."""
     for each in pictures:
@@ -300,7 +318,9 @@ class Notebook:
     def replace(self, old: str, new: str) -> None:
         """Double-click a word of a code cell, and type another."""
         path = f"//div[contains(@class, 'jp-CodeCell')]//*[contains(@class, 'cm-line')]//span[text()='{old}']"
-        word = self.driver.find_element(By.XPATH, path)
+        # A first click makes the cell one that is edited, which draws its words anew.
+        self.driver.find_element(By.XPATH, path).click()
+        word = self.wait(lambda: self.driver.find_element(By.XPATH, path), f"{old} is gone")
         ActionChains(self.driver).double_click(word).send_keys(new).perform()
 
     def run_all(self) -> None:
@@ -312,6 +332,13 @@ class Notebook:
         self.driver.find_element(By.CSS_SELECTOR, item).click()
         self.wait(self._has_run, "the notebook does not end", RUN_PATIENCE)
         self.assert_no_error()
+
+    def use_theme(self, name: str) -> None:
+        """Choose a theme, as in the menu Settings."""
+        choose = "return window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]})"
+        self.driver.execute_script(choose, name)
+        chosen = "return document.body.dataset.jpThemeName"
+        self.wait(lambda: self.driver.execute_script(chosen) == name, "the theme stays")
 
     def outputs(self) -> str:
         """The words of all outputs."""
@@ -403,7 +430,7 @@ class Part:
 
     def marks(self) -> list[WebElement]:
         """What lies over the picture and says on hover what it is; the topmost first."""
-        return self._all("circle")[::-1]
+        return self._all(".rds-point")[::-1]
 
     def another_picture(self, before: str) -> str:
         """The picture, once it is another one than before."""

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import papermill
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
+from rdslib.figures import FIGURES, draw
+from rdslib.figures.base import human
 from rdslib.figures.notebook import run_notebooks
 from rdslib.figures.report import write_report
+from rdslib.figures.typeset import Cell, Part, Tables
 from tests.figures import browser
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -100,9 +105,16 @@ def test_a_table_appears(open_notebook, lab, tmp_path):
     assert len(cells) == 2 * 3
     assert all(re.fullmatch(r"[\d.]+\n[\d.]+ to [\d.]+", cell) for cell in cells)
     assert numbers[0][1:4] == ["origin", "pool", "selected"]
+    # A table of a notebook that was just run can be sorted.
+    (table, *_) = notebook.all(".jp-OutputArea-output table")
+    before = browser.column(table, 0)
+    browser.head(table, 2).click()
+    notebook.wait(lambda: browser.column(table, 0) != before, "the rows stay")
+    scores = [float(cell) for cell in browser.column(table, 2) if cell != "\N{EN DASH}"]
+    assert scores == sorted(scores)
 
 
-def test_widgets_answer(open_notebook, lab, driver):
+def test_widgets_answer(open_notebook, lab, driver, home):
     """In each part another choice shows something else, and nothing is fetched from elsewhere."""
     set_parameters(lab, "explore.ipynb", profile="tiny")
     browser.requests(driver)
@@ -135,8 +147,9 @@ def test_widgets_answer(open_notebook, lab, driver):
 
     # The mouse meets, over the map, the names of points.
     mark = notebook.part("4.").marks()[0]
-    assert mark.find_element("tag name", "title").get_property("textContent").count(", ") >= 1
-    assert under_mouse(driver, mark) == mark
+    assert browser.words_at(mark) == ""
+    ActionChains(driver).move_to_element(mark).perform()
+    assert ", " in browser.words_at(mark)
 
     compared = notebook.part("3.")
     rows = compared.rows()
@@ -148,6 +161,24 @@ def test_widgets_answer(open_notebook, lab, driver):
     compared.type_number("Budget", 7)
     notebook.wait(lambda: "Of 7 samples each" in compared.text(), "the budget stays")
     assert compared.rows() != rows
+
+    saved = home.folder / "saved"
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(saved)})
+    notebook.all("a[download]")[0].click()
+    notebook.wait(lambda: len([*saved.glob("picks-*-5.csv")]) == 1, "the picks are not saved")
+
+    # In a dark theme words stand out, and in a narrow window nothing is cut off.
+    notebook.use_theme("JupyterLab Dark")
+    paper = notebook.all(".jp-OutputArea-output")[0].value_of_css_property("background-color")
+    for part in ("table th", "table td", ".widget-label", ".widget-html-content p", "a[download]", "select"):
+        ink = notebook.all(f".jp-OutputArea-output {part}")[0].value_of_css_property("color")
+        assert browser.brightness(ink) - browser.brightness(paper) > 250, part
+    with browser.screen(driver, 700, 900):
+        wide = (
+            "return [...document.querySelectorAll(arguments[0])].filter(e => e.scrollWidth > e.clientWidth)"
+        )
+        for part in (".widget-hbox", ".widget-vbox", ".rds-shown"):
+            assert driver.execute_script(wide, f".jp-OutputArea-output {part}") == [], part
 
     asked = browser.requests(driver)
     assert asked
@@ -169,7 +200,7 @@ def test_the_report_opens_from_disk(report, driver, screen):
     assert levels.count(1) == 1
     assert all(below - above <= 1 for above, below in pairwise(levels))
     assert levels.count(2) == len(IN_REPORT) + 1
-    assert not driver.find_elements("tag name", "script")
+    assert all(not each.get_attribute("src") for each in driver.find_elements("tag name", "script"))
 
     pictures = driver.find_elements("tag name", "img")
     assert pictures
@@ -205,6 +236,96 @@ def test_the_report_begins_with_what_was_found_who_and_where(report, driver, scr
     assert [link.split("/")[2] for link in links] == ["arxiv.org", "github.com", "huggingface.co"]
 
 
+RUDE = "<img src=x onerror='document.title=1'>"
+SCORES = {
+    RUDE: "0.9", "Ten": "10", "Minus": "\N{MINUS SIGN}3.5", "None": "\N{EN DASH}", "Empty": "",
+    "Large": "1,234", "Small": "12.5 to 20", "k": "2k",
+}  # fmt: skip
+
+
+def test_tables_are_sorted_by_click_and_by_key(home, driver):
+    rows = [[Cell(name), Cell(score, "9 to 10")] for name, score in SCORES.items()]
+    groups = [[Cell("First", bold=True), Cell("")], *rows, [Cell("Second", bold=True), Cell("")]]
+    groups += [[Cell("b"), Cell("2")], [Cell("a"), Cell("1")], [Cell("Total"), Cell("3")]]
+    page = home.folder / "sorted.html"
+    tables = Tables([Part(RUDE, [], [Cell(RUDE), Cell("Score", "n = 8")], groups)], [])
+    page.write_text(f"<title>0</title>{tables._repr_html_() * 2}", encoding="utf-8")
+    browser.requests(driver), browser.complaints(driver)
+    driver.get(page.as_uri())
+    first, second = driver.find_elements("tag name", "table")
+
+    def shown():
+        return [cell.split("\n")[0] for cell in browser.column(first, 0)]
+
+    before = shown()
+    up = ["Minus", RUDE, "Ten", "Small", "Large", "k"]
+    missing = ["None", "Empty"]
+    rest = ["Second", "a", "b", "Total"]
+    browser.head(first, 1).click()
+    assert shown() == ["First", *up, *missing, *rest]
+    assert browser.head(first, 1).find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+    browser.head(first, 1).send_keys(Keys.ENTER)
+    assert shown() == ["First", *up[::-1], *missing, "Second", "b", "a", "Total"]
+    browser.head(first, 1).send_keys(Keys.SPACE)
+    assert shown() == before
+    # By name, and the other table stays.
+    browser.head(first, 0).click()
+    assert shown() == ["First", *sorted(SCORES, key=str.casefold), *rest]
+    assert browser.column(second, 0) == before
+    # By keys alone.
+    driver.execute_script("document.activeElement.blur()")
+    ActionChains(driver).send_keys(Keys.TAB).perform()
+    assert "rds-sort" in driver.switch_to.active_element.get_attribute("class")
+    assert driver.title == "0"
+    assert not driver.find_elements("tag name", "img")
+    assert {url.partition(":")[0] for url in browser.requests(driver)} == {"file"}
+    assert browser.complaints(driver) == []
+
+
+def test_tables_of_the_report_are_sorted(report, driver):
+    driver.get(report.as_uri())
+    table = driver.find_elements("css selector", "section[aria-labelledby=tab5_pool_sources] table")[0]
+    before = browser.column(table, 0)
+    browser.head(table, 0).click()
+    assert browser.column(table, 0) == [*sorted(before[:-1], key=str.casefold), "Total"]
+
+
+@pytest.mark.parametrize("name", ["fig1_pareto", "fig3_flops", "fig4_scaling"])
+def test_points_name_themselves(name, home, driver, screen):
+    rows = FIGURES[name].published()
+    rows = rows.assign(method=rows["method"].replace("rds", RUDE)).dropna(subset="score")
+    page = home.folder / "figure.html"
+    page.write_text(f"<title>0</title>{draw(name, rows)._repr_html_()}", encoding="utf-8")
+    browser.requests(driver), browser.complaints(driver)
+    driver.get(page.as_uri())
+    points = driver.find_elements("css selector", ".rds-point")
+    assert len(points) == len(rows)
+    assert not any(map(browser.words_at, points))
+    ActionChains(driver).move_to_element(points[-1]).perform()
+    assert browser.words_at(points[-1]) == points[-1].get_attribute("aria-label")
+    # By keys: one at a time, each with all that is known of it.
+    ActionChains(driver).move_to_element_with_offset(points[0], 0, 60).perform()
+    words = []
+    for point in points:
+        ActionChains(driver).send_keys(Keys.TAB).perform()
+        assert driver.switch_to.active_element == point
+        words.append(browser.words_at(point).split("\n"))
+    assert {first for first, *_ in words} >= {RUDE, "Random (bal.)"}
+    budgets = {
+        f"{human(row.budget)} samples selected from {human(row.pool_size)}" for row in rows.itertuples()
+    }
+    assert {second for _, second, *_ in words} == budgets
+    scores = {f"mean score of 7 tasks: {score:.1f}" for score in rows["score"]}
+    assert {third for _, _, third, _ in words} == scores
+    assert all(
+        re.fullmatch(r"[\d.]+\N{MULTIPLICATION SIGN}10[⁰¹²³⁴⁵⁶⁷⁸⁹]+ FLOPs", fourth) for *_, fourth in words
+    )
+    assert driver.title == "0"
+    assert len(driver.find_elements("tag name", "img")) == 1
+    assert {url.partition(":")[0] for url in browser.requests(driver)} == {"file", "data"}
+    assert browser.complaints(driver) == []
+
+
 def test_both_panels_of_the_report_are_seen(report, driver, screen):
     width, _ = screen
     driver.get(report.as_uri())
@@ -229,14 +350,3 @@ def test_the_report_has_a_dark_theme(report, driver):
                 colours[name, part] = [browser.brightness(each) for each in (ink, paper)]
     assert all((ink < paper) == (theme == "light") for (theme, _), (ink, paper) in colours.items())
     assert all(abs(ink - paper) > 250 for ink, paper in colours.values())
-
-
-def under_mouse(driver, element):
-    """What the mouse meets at the middle of an element."""
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-    return driver.execute_script(
-        """
-        const box = arguments[0].getBoundingClientRect();
-        return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);""",
-        element,
-    )

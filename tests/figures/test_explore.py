@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
-from xml.etree import ElementTree
+import io
+import json
+import shutil
 
 import matplotlib.text
 import numpy as np
@@ -214,18 +217,28 @@ def test_texts_are_whole_or_shortened():
 # Controls.
 
 
+@pytest.fixture(autouse=True)
+def _nothing_chosen_before(home):
+    shutil.rmtree(home / "explore", ignore_errors=True)
+
+
 class Text(html.parser.HTMLParser):
     """The tags and the text of HTML, as a browser takes it."""
 
     def __init__(self, value):
         super().__init__()
-        self.tags, self.text, self.style = set(), "", False
+        self.tags, self.points, self.text, self.style = set(), [], "", False
         self.feed(value)
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         self.style = tag == "style"
-        assert {name for name, _ in attributes} <= {"dir", "style", "id", "class", "type"}
+        if tag == "a":
+            self.link = dict(attributes)
+        elif tag == "i":
+            self.points.append(dict(attributes))
+        elif tag != "img":
+            assert {name for name, _ in attributes} <= {"dir", "style", "id", "class", "type"}
 
     def handle_data(self, data):
         if not self.style:
@@ -296,21 +309,79 @@ def test_what_has_no_effect_is_disabled(explorer):
 def test_points_of_the_map_are_named_where_they_lie(explorer):
     part = controls.pool_map(explorer)
     chosen_of(part)["Budget"].value = 7
-    root = ElementTree.fromstring(shown(part)[shown(part).index("<svg") : -len("</div>")])
-    circles = list(root)
+    points = Text(shown(part)).points
     table = explorer.map("rds", 7)
-    assert len(circles) == len(table) == 120 + 8
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    assert len(points) == len(table) == 120 + 8
     figure = controls.map_figure(explorer, "rds", 7)
     style.settle(figure)
-    assert (width, height) == pytest.approx(tuple(figure.bbox.size), abs=1)
     drawn = figure.axes[0].collections[0]
-    places = figure.axes[0].transData.transform(drawn.get_offsets())
-    by_name = {each[0].text.split("\n")[0].split(", ")[1]: each.attrib for each in circles}
+    places = figure.axes[0].transData.transform(drawn.get_offsets()) / figure.bbox.size
+    by_name = {each["aria-label"].split("\n")[0].split(", ")[1]: each["style"] for each in points}
     for (x, y), sample in zip(places, table["id"][:120], strict=True):
-        assert float(by_name[sample]["cx"]) == pytest.approx(x, abs=0.1)
-        assert float(by_name[sample]["cy"]) == pytest.approx(height - y, abs=0.1)
+        assert by_name[sample] == f"left:{100 * x:.2f}%;top:{100 - 100 * y:.2f}%"
         assert explorer.samples.set_index("id")["source"][sample]
+
+
+def test_what_was_chosen_is_chosen_again(explorer, home):
+    chosen = {"Method": "less", "Task": "Sums", "Budget": 7}
+    for build in (controls.mix, controls.pool_map):
+        for name, value in chosen.items():
+            chosen_of(build(explorer))[name].value = value
+    chosen_of(controls.neighbours(explorer))["Query"].value = 2
+    again = Explorer.of(Study.load("tiny", home=home))
+    for build in (controls.mix, controls.pool_map):
+        part = build(again)
+        assert {name: control.value for name, control in chosen_of(part).items()} == chosen
+        assert "LESS: 7 samples selected" in shown(part)
+    assert chosen_of(controls.neighbours(again))["Query"].value == 2
+    # What there is no longer is passed over, and so is a file that is not whole.
+    (path,) = (home / "explore").iterdir()
+    kept = json.loads(path.read_bytes())
+    kept["mix_figure"] |= {"method": "gone", "colour": "red"}
+    path.write_text(json.dumps(kept))
+    values = {name: control.value for name, control in chosen_of(controls.mix(again)).items()}
+    assert values == {"Method": "rds", "Task": "Sums", "Budget": 7}
+    path.write_text("{")
+    assert chosen_of(controls.mix(again))["Budget"].value == 48
+
+
+def test_it_says_what_it_works_on(explorer, monkeypatch):
+    part = controls.comparison(explorer)
+    working, compare = [], explorer.compare
+
+    def compared(*asked):
+        working.append(Text(part.children[1].value).text.strip())
+        return compare(*asked)
+
+    monkeypatch.setattr(explorer, "compare", compared)
+    chosen_of(part)["Budget"].value = 9
+    assert working == ["Working on RDS+, Random (unbal.), all tasks, 9 …"]
+    assert part.children[1].value == ""
+
+
+def test_picks_can_be_saved(explorer):
+    part = controls.mix(explorer)
+    chosen_of(part)["Task"].value = "Sums"
+    chosen_of(part)["Budget"].value = 5
+    link = Text(shown(part)).link
+    assert link["download"] == "picks-rds-5-Sums.csv"
+    data = base64.b64decode(link["href"].removeprefix("data:text/csv;charset=utf-8;base64,"))
+    expected = explorer.selection("rds", 5, "Sums")
+    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(data), dtype=expected.dtypes.to_dict()), expected)
+    link = Text(shown(controls.comparison(explorer))).link
+    data = base64.b64decode(link["href"].removeprefix("data:text/csv;charset=utf-8;base64,"))
+    found = pd.read_csv(io.BytesIO(data))
+    assert found["id"].tolist() == explorer.compare("rds", "random", 48)["id"].tolist()
+
+
+def test_the_overview_has_every_method(explorer):
+    (part,) = controls.overview(explorer).parts
+    assert part.details == ["120 samples of 3 sources; 4 queries of Sums, 4 queries of Reverse"]
+    cells = {row[0].text: [cell.text for cell in row[1:]] for row in part.rows}
+    assert len(cells) == len(explorer.methods)
+    assert cells["RDS+"] == ["yes", "120"]
+    assert cells["LESS"] == ["yes", "60"]
+    assert cells["Random (bal.)"] == ["no", "120"]
 
 
 @pytest.mark.parametrize("build", [controls.mix, controls.pool_map])
@@ -365,6 +436,7 @@ def test_a_sample_cannot_bring_its_html(rude):
             "td",
             "details",
             "summary",
+            "a",
         }
         assert RUDE in read.text
         assert "<img" not in shown(part)

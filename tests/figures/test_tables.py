@@ -37,8 +37,8 @@ class Cells(HTMLParser):
         self.rows, self.bold, self.inside, self.small = [], [], False, False
 
     def handle_starttag(self, tag, attributes):
-        assert tag in ("style", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "strong",
-                       "small", "p"), tag  # fmt: skip
+        assert tag in ("style", "script", "div", "table", "caption", "thead", "tbody", "tr", "th", "td",
+                       "strong", "small", "p"), tag  # fmt: skip
         if tag == "tr":
             self.rows.append([])
         if tag in ("th", "td"):

@@ -127,6 +127,22 @@ def test_what_another_process_has_made_is_counted():
     assert [line[:5] for line in lines if line.startswith("[")] == ["[1/9]", "[5/9]"]
 
 
+def test_what_is_left_to_another_process_is_said():
+    with terminal(80) as text:
+        shown, steps, there = Progress(), steps_of("a step", 3), set()
+        shown.plan(steps, lambda step: step.hash in there)
+        with shown.step(steps[:1]):
+            pass
+        shown.wait(steps[1:2])
+        there.add(steps[1].hash)
+        shown.wait(steps[2:])
+        shown.clear()
+    left, lines = screen(text[0])
+    assert left == []
+    waits = [re.sub(": all about .*", "", line) for line in lines if "another" in line]
+    assert waits == ["[2/3] a step, by another process", "[3/3] a step, by another process"]
+
+
 def test_the_time_left_for_all_is_known_from_the_first_step_on_and_shared(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
@@ -159,7 +175,10 @@ def test_two_processes_show_one_line(tmp_path):
     text = everything(reader)
     assert run.wait() == 0, text
     left, lines = screen(text, 80 + len(str(tmp_path)))
-    assert [line.split(" ")[0] for line in left] == ["[1/1]", "figures"]
+    made, todo = left[0], " ".join(left[1:])
+    assert made == f"1 figure or table is in {tmp_path}, with the numbers as CSV"
+    assert todo == f"next: `rds report --profile tiny --figures {tmp_path}` makes one page of all"
+    assert "drawing" in lines
     of_steps = [line for line in lines if re.match(r"\[\d+/\d\d\]", line)]
     assert all(cell_len(line) < 80 for line in of_steps)
     numbers = [int(line[1:].split("/")[0]) for line in of_steps]
@@ -167,4 +186,6 @@ def test_two_processes_show_one_line(tmp_path):
     piped = rds(*arguments, home=tmp_path / "other")
     assert piped.returncode == 0
     assert "\r" not in piped.stderr
-    assert all(re.match(r"\[\d+/\d+\] .|the pool|task", line) for line in piped.stderr.splitlines())
+    assert all(
+        re.match(r"\[\d+/\d+\] .|the pool|task|drawing|next: ", line) for line in piped.stderr.splitlines()
+    )
