@@ -42,7 +42,7 @@ bench: setup
 	for each in less encode reference scale train; do $(BIN)/python -m tests.bench.bench_$$each || exit 1; done
 
 lab: setup
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --preferred-dir notebooks
 
 # The site, in build/site: guides, API, and the notebooks of lab and paper, drawn from records and published numbers.
 site: setup

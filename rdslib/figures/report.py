@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -124,12 +124,10 @@ def _section(name: str, folder: Path, described: dict[str, Any]) -> tuple[str, s
             # What is wider than a phone scrolls in its place, by keys as well.
             region = f'<div class="scroll" tabindex="0" role="region" aria-label="{heading}">'
             parts.append(f"{region}{shown}</div>")
-    csv = base64.b64encode((folder / f"{name}.csv").read_bytes()).decode("ascii")
-    link = f'<a href="data:text/csv;charset=utf-8;base64,{csv}" download="{name}.csv">The numbers, as CSV</a>'
     origins = html.escape(", ".join(described["origins"]))
     records, artifacts = len(described["records"]), pd.DataFrame(described["artifacts"])
     behind = f"Where it came from: {origins}; {records} records, {len(artifacts)} artifacts"
-    parts.append(f"<p>{link}</p><details><summary>{behind}</summary>{_table(artifacts)}</details>")
+    parts.append(f"<details><summary>{behind}</summary>{_table(artifacts)}</details>")
     return name, heading, f'<section aria-labelledby="{name}">{"".join(parts)}</section>'
 
 
@@ -184,7 +182,9 @@ def _found(folder: Path) -> str:
 
 def _html(cell: nbformat.NotebookNode) -> str:
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    return str(_EXPORTER.from_notebook_node(notebook)[0])
+    page = str(_EXPORTER.from_notebook_node(notebook)[0])
+    # The guides stand beside the notebooks, and not beside the page.
+    return re.sub(r'<a href="\.\./docs/[^"]*">(.*?)</a>', r"\1", page)
 
 
 def _page(sections: list[tuple[str, str, str]], described: dict[str, Any], folder: Path) -> str:

@@ -53,16 +53,16 @@
     }
   };
 
-  /* A head's words go into a button, which keys and screen readers know. */
+  /* A head's words, but for its small print, go into a button, which keys and screen readers know. */
   const prepare = () => {
     for (const head of document.querySelectorAll(`:is(${TABLES}) > thead > tr:first-child > th`)) {
       if (head.querySelector(".rds-sort") || !head.textContent.trim() || head.colSpan > 1) continue;
       const button = document.createElement("button");
       button.type = "button";
       button.className = "rds-sort";
-      button.append(...head.childNodes);
+      button.append(...[...head.childNodes].filter(node => node.nodeName !== "SMALL"));
       button.addEventListener("click", () => sort(head));
-      head.append(button);
+      head.prepend(button);
     }
   };
   /* Tables that come later, as those of widgets do, are met before they can be clicked on. */

@@ -35,7 +35,7 @@ CSS = """<style>
 .rds-point{position:absolute;width:1rem;height:1rem;margin:-.5rem;border-radius:50%}
 .rds-point:is(:hover,:focus){outline:2px solid #222;z-index:1}
 .rds-point:is(:hover,:focus)::after{content:attr(aria-label);position:absolute;left:120%;top:120%;z-index:1;
-width:max-content;max-width:min(20rem,45vw);padding:.3rem .5rem;border:1px solid #888;border-radius:.3rem;
+width:max-content;max-width:min(20rem,40vw);padding:.3rem .5rem;border:1px solid #888;border-radius:.3rem;
 background:#fff;color:#222;font:normal .8rem/1.4 system-ui,sans-serif;white-space:pre-line;
 unicode-bidi:plaintext;overflow-wrap:anywhere;pointer-events:none}
 .rds-point.rds-left::after{left:auto!important;right:120%}

@@ -43,7 +43,7 @@ EXEMPT = {
     "make figures PROFILE=lab": "draws from committed records, as tests/commands/test_verify.py does",
     ".venv/bin/rds compute --profile lab --minutes 60": "takes an hour; see tests/pipeline/test_partial.py",
     "make test": "runs all tests, these among them",
-    ".venv/bin/jupyter lab notebooks": "serves a browser until it is stopped",
+    ".venv/bin/jupyter lab --preferred-dir notebooks": "serves a browser until it is stopped",
     ".venv/bin/rds evaluate --profile tasks --model MODEL --task GSM8k --limit 100": "downloads test sets",
     ".venv/bin/rds run --records figures/mini/records.parquet --only fig4_scaling --out redrawn": (
         "is of another model than mini's here; tests/commands/test_verify.py goes by these records"

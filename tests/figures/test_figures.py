@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
@@ -398,5 +399,18 @@ def test_notebooks_hold_no_outputs_and_take_parameters(name):
         assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code", "code", "markdown", "code"]
         assert f'draw("{name}", numbers)' in code[1].source
         assert code[1].source.splitlines()[-1] == "figure"
-        assert code[2].source == "key_numbers(numbers)"
+        assert code[2].source == f'summary("{name}", numbers)'
         assert FIGURES[name].title in notebook.cells[0].source
+    # How to read it takes three sentences at most; the rest says how it was made, and where there is more.
+    _, _, how = notebook.cells[0].source.partition("\n\n**How to read it.** ")
+    assert 1 <= len(re.findall(r"[.?!](?= [A-Z*]|$)", how)) <= 3
+    made = next(cell for cell in notebook.cells if cell.id == "reading").source
+    guides = re.findall(r"\]\((\.\./docs/\w+\.md)#?([\w-]*)\)", made.splitlines()[-1])
+    assert guides
+    for guide, heading in guides:
+        page = (NOTEBOOKS / guide).read_text(encoding="utf-8")
+        headings = {
+            re.sub(r"[^\w-]", "", each.lower().replace(" ", "-"))
+            for each in re.findall("^#+ (.*)", page, re.M)
+        }
+        assert not heading or heading in headings

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from rdslib.figures import FIGURES, key_numbers
 from rdslib.figures.base import human, interval, method_title
+from rdslib.figures.publish import as_csv, summary
 from tests.figures.made_up import METHODS, both, made_up_ablation, made_up_histogram, made_up_scores
 
 MINI = Path(__file__).resolve().parents[2] / "figures" / "mini"
@@ -89,3 +93,19 @@ def test_intervals_are_written_only_where_they_say_something():
     assert interval(float("nan"), float("nan"), 3) == ""
     # Of a difference of a model from itself.
     assert interval(0.0, 0.0, 3) == "0.000 to 0.000"
+
+
+def test_under_a_figure_stand_its_key_numbers_and_all_of_them_as_a_file():
+    table = FIGURES["tab5_pool_sources"].published().replace("Dolly", "<b>-1</b>")
+    page = summary("tab5_pool_sources", table).data
+    assert "Key numbers" in page
+    assert "5,817,792" in page
+    link = re.search(
+        'href="data:text/csv;charset=utf-8;base64,([^"]*)" download="tab5_pool_sources.csv"', page
+    )
+    assert base64.b64decode(link[1]).decode() == as_csv(table)
+    # What is missing is nothing, and a number below 0 has its sign.
+    rows = table.assign(source="-0.5", count=[1.0, *[math.nan] * (len(table) - 1)])
+    shown = summary("tab5_pool_sources", rows).data
+    assert ">nan<" not in shown
+    assert "\N{MINUS SIGN}0.5" in shown
