@@ -79,7 +79,9 @@ def test_what_is_compared_first_soon_has_all_its_seeds(profile, tmp_path):
 def test_no_step_begins_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
     whole.compute(whole.data_steps)
-    whole.compute([step for run in whole.by_worth() for step in whole.steps_of(run)], until=time.time() - 1)
+    whole.compute(
+        [step for run in whole.by_worth() for step in whole.steps_of(run)], until=time.monotonic() - 1
+    )
     assert not (tmp_path / "home" / "artifacts" / "train").exists()
 
 
@@ -96,7 +98,7 @@ def test_what_is_there_does_not_bring_forward_what_would_have_been_made_with_it(
     real = Store.try_make
     monkeypatch.setattr(Store, "try_make", lambda store, steps: turns.append(steps) or real(store, steps))
     between = whole.training(Run("random_balanced", "all", 12, (), 7))
-    whole.compute([rds, between, uniform], until=time.time() + 600)
+    whole.compute([rds, between, uniform], until=time.monotonic() + 600)
     assert turns.index([between]) < next(at for at, group in enumerate(turns) if later in group)
 
 
@@ -104,7 +106,7 @@ def test_a_trained_model_is_scored_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
     _, run, *_ = whole.by_worth()
     whole.store.make(whole.training(run))
-    whole.compute(whole.steps_of(run), until=time.time() - 1)
+    whole.compute(whole.steps_of(run), until=time.monotonic() - 1)
     assert all(whole.store.has(step) for step in whole.evaluations([run]))
 
 
