@@ -12,8 +12,8 @@ from rdslib.errors import UserError, plain, reason_of
 
 # A full disk or a folder without rights, wherever it was met; other errors of the system are faults of ours.
 OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
-# What libraries say, in errors of their own, of a full disk (the last two numpy and torch, of a file that they
-# could not write to its end), and where memory ends.
+# What libraries say, in errors of their own, of a full disk (the last two numpy and torch, of a file that was
+# not written to its end), and where memory ends.
 FULL = (*(os.strerror(number) for number in OF_THE_USER), "requested and", "unexpected pos")
 MEMORY = (os.strerror(errno.ENOMEM), "out of memory", "bad_alloc", "can't start new thread")
 PLACES = "RDSLIB_HOME or the output's folder"
