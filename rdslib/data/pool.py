@@ -28,7 +28,10 @@ MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("messages", MESSAGES)])
 
 # What readers of sources raise at data of another kind.
-MALFORMED = (ValueError, LookupError, TypeError, AttributeError, EOFError, gzip.BadGzipFile, zlib.error)
+MALFORMED = (
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    *(EOFError, gzip.BadGzipFile, zlib.error),
+)
 # Samples of a row group, the least that can be read, and the characters after which it is written earlier.
 GROUP, GROUP_CHARS = 4096, 2**25
 

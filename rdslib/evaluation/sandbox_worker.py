@@ -153,9 +153,9 @@ def _seccomp(libc: ctypes.CDLL) -> None:
             for value in values:
                 filters += [(test, 0, 1, value), (end, 0, 0, refuse)]
             filters += [(load, 0, 0, 0)]
-    for numbers, at, values in ALLOWED_WITH.values():
-        filters += [(equal, 0, len(values) + 3, numbers[column]), (load, 0, 0, 16 + 8 * at)]
-        filters += [(equal, len(values) - at_value, 0, value) for at_value, value in enumerate(values)]
+    for numbers, at, allowed in ALLOWED_WITH.values():
+        filters += [(equal, 0, len(allowed) + 3, numbers[column]), (load, 0, 0, 16 + 8 * at)]
+        filters += [(equal, len(allowed) - place, 0, value) for place, value in enumerate(allowed)]
         filters += [(end, 0, 0, refuse), (end, 0, 0, allow)]
     filters += [(equal, 0, 1, CLONE3[column]), (end, 0, 0, 0x00050000 | ENOSYS)]  # libc then takes clone
     # Threads may be started, processes not; limits may be read, not set.

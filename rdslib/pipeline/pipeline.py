@@ -243,6 +243,9 @@ class Pipeline:
                     readers[read.hash].discard(each.hash)
                     if read.transient and not readers[read.hash]:
                         self.store.drop(read)
+                # Made after all that read it, which were there, such as by another process.
+                if each.transient and readers.get(each.hash) == set():
+                    self.store.drop(each)
             return True
 
         passes, since, told = list(groups.values()), time.monotonic(), ""

@@ -116,3 +116,25 @@ def test_a_study_with_nothing_to_draw_says_so(profile, tmp_path):
     assert done.returncode == 2
     assert done.stderr.endswith("nothing was computed in that time; give it more --minutes\n")
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_comes_after_its_scores_is_not_kept(profile, tmp_path, monkeypatch):
+    """As where another process was at it, and was killed."""
+    whole = Study.load(str(profile), tmp_path / "home").whole()
+    _, run, *_ = whole.by_worth()
+    whole.compute(whole.steps_of(run))
+    trained, real, late = whole.training(run), Store.try_make, []
+    whole.store.forget(trained)
+
+    def busy(store, steps):
+        if [each.hash for each in steps] == [trained.hash] and not late:
+            late.append(1)
+            return False
+        return real(store, steps)
+
+    monkeypatch.setattr(Store, "try_make", busy)
+    again = Study.load(str(profile), tmp_path / "home").whole()
+    again.compute(again.steps_of(run))
+    assert late
+    assert again.store.manifest(trained)["dropped"]
