@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup figures test test-all lint lowest bench lab site lock clean
+.PHONY: setup figures test test-all lint lowest bench faults fuzz lab site lock clean
 
 setup: .venv/ready
 
@@ -40,6 +40,13 @@ lowest:
 # Ratios of speed, as tables; nothing here can fail for being slow.
 bench: setup
 	for each in less encode reference scale train; do $(BIN)/python -m tests.bench.bench_$$each || exit 1; done
+
+# Faults on purpose at every stage, which takes hours, and readers given a million nearly right inputs; tables.
+faults: setup
+	$(BIN)/python -m tests.faults
+
+fuzz: setup
+	$(BIN)/python -m tests.faults.fuzz
 
 lab: setup
 	$(BIN)/jupyter lab --preferred-dir notebooks

@@ -6,6 +6,7 @@ downloads, model, pool, tasks, encoding, training, evaluation, and the grid of r
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -51,6 +52,15 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
+def _in_full(value: str | None, info: ValidationInfo) -> str | None:
+    """What a profile names, from the profile's folder, else from the working folder; a hub name as it is."""
+    if value and info.context and not Path(value).expanduser().is_absolute():
+        for folder in (info.context["folder"], Path()):
+            if (folder / value).exists():
+                return os.path.abspath(folder / value)
+    return value
+
+
 class Download(Strict):
     """A file and where it comes from: `file:PATH`, or one of `rdslib.data.download.SHAPES`.
 
@@ -64,6 +74,13 @@ class Download(Strict):
     uri: str
     sha256: Sha256 | None = None
     files: dict[str, Sha256] | None = None
+
+    @field_validator("uri")
+    @classmethod
+    def _file_in_full(cls, value: str, info: ValidationInfo) -> str:
+        scheme, _, path = value.partition(":")
+        slash = "/" if path.endswith("/") else ""
+        return f"file:{(_in_full(path, info) or '').rstrip('/')}{slash}" if scheme == "file" else value
 
     @field_validator("files", mode="before")
     @classmethod
@@ -113,6 +130,8 @@ class Model(Strict):
     )
     # Round the weights to 8 bits (bitsandbytes) where features are made of the model as it is.
     load_in_8bit: bool = False
+
+    _path_in_full = field_validator("path")(_in_full)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Model:
@@ -249,6 +268,8 @@ class Embedder(Strict):
     trust_remote_code: bool = False
     max_length: int = Field(gt=0)
     batch_size: int = Field(gt=0)
+
+    _path_in_full = field_validator("path")(_in_full)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Embedder:

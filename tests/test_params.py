@@ -93,3 +93,30 @@ def test_lock_environment_and_pyproject_agree():
         wanted = re.search(r"[=>]=([\d.]+)", requirement).group(1)
         have = versions[name_of(requirement)]
         assert [int(x) for x in have.split(".")[:2]] >= [int(x) for x in wanted.split(".")[:2]], requirement
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("model", "{0}/profiles/model"), ("../work/other", "{0}/work/other"), ("other", "{0}/work/other"),
+        ("{0}/absolute", "{0}/absolute"), ("~/mine", "~/mine"), ("owner/name", "owner/name"),
+    ],
+)  # fmt: skip
+def test_a_path_means_the_same_from_any_folder(given, expected, tmp_path, monkeypatch):
+    """That of a model, an embedder or a file; of the profile's folder, else of the working folder."""
+    for name in ("profiles/model", "work/other"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    given, expected = (each.format(tmp_path) for each in (given, expected))
+
+    def change(raw):
+        raw["experiment"]["model"] = {"title": "mine", "path": given}
+        raw["experiment"]["embedders"] = {"mine": {"path": given, "max_length": 8, "batch_size": 1}}
+        raw["experiment"]["downloads"] = {"a": {"uri": f"file:{given}", "sha256": "0" * 64}}
+
+    e = load_profile(str(changed(tmp_path / "profiles", change))).experiment
+    assert (e.model.path, e.embedders["mine"].path, e.downloads["a"].uri) == (
+        expected,
+        expected,
+        f"file:{expected}",
+    )

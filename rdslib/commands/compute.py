@@ -60,7 +60,7 @@ def compute_command(
                 "another folder as --out"
             )
         study = Study.load(profile).whole()
-    until = math.inf if minutes is None else time.time() + MINUTE * minutes
+    until = math.inf if minutes is None else time.monotonic() + MINUTE * minutes
     count = processes(study, len(by_worth(study)), workers)
     study.store.progress.workers = count
     try:
@@ -69,10 +69,11 @@ def compute_command(
                 _compute(study, until)
     finally:
         there = records.those_there(study.store, [*study.data_steps, *_wanted(study)])
-        if not there:
-            raise UserError("nothing was computed in that time; give it more --minutes")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        records.write(study.store, there, path)
+        if there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            records.write(study.store, there, path)
+    if not there:
+        raise UserError("nothing was computed in that time; give it more --minutes")
     runs = by_worth(study)
     done = sum(all(study.store.has(step) for step in study.steps_of(run)) for run in runs)
     typer.echo(f"{done} of {len(runs)} runs are in {path}")

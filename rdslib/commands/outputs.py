@@ -183,7 +183,7 @@ def read_record(out: Path, checked: bool = True) -> dict[str, Any]:
         wanted = record["output_sha256"]
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; `rds select` writes it beside {out.name}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: is not what `rds select` writes; select anew") from error
     if checked and (not out.is_file() or sha256_of(out) != wanted):
         raise UserError(f"{out}: is not the file that {path.name} was written with; select anew")

@@ -118,7 +118,7 @@ def _described(path: Path) -> dict[str, Any]:
         figures.get_figure(described["figure"])
         figures.checked(described["show"])
         return {**described, "profile": Profile.model_validate_json(json.dumps(described["profile"]))}
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{path}: does not describe a figure ({reason}); draw it anew with `rds run`"

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from rdslib.errors import UserError, reason_of
 from rdslib.files import sha256_of
 from rdslib.params import Download
+from rdslib.processes import acquire
 
 # Opens the answer to a request of a URL with some headers.
 Ask = Callable[[str, Mapping[str, str]], AbstractContextManager[Any]]
@@ -44,7 +45,11 @@ MAY_PASS = (None, 408, 429, 500, 502, 503, 504)
 
 
 def home() -> Path:
-    """Return the folder for artifacts and downloads: RDSLIB_HOME, or the user's cache folder."""
+    """Return the folder for artifacts and downloads: RDSLIB_HOME, or the user's cache folder.
+
+    Raises:
+        UserError: It is, or is to be in, something else than a folder.
+    """
     given = os.environ.get("RDSLIB_HOME")
     if not given:
         import platformdirs
@@ -56,8 +61,14 @@ def home() -> Path:
             f"there is no home folder for {path}; set RDSLIB_HOME to a folder that you may write to"
         )
     # In full from now on: this process, or one that it starts, may go to another folder.
-    os.environ["RDSLIB_HOME"] = os.path.abspath(path)
-    return Path(os.environ["RDSLIB_HOME"])
+    os.environ["RDSLIB_HOME"] = path = os.path.abspath(path)
+    for each in (Path(path), *Path(path).parents):
+        if os.path.lexists(each) and not each.is_dir():
+            what = "a link to nothing" if not each.exists() else "a file"
+            raise UserError(
+                f"RDSLIB_HOME={path}: {each} is {what}; set it to a folder, or to where one can be"
+            )
+    return Path(path)
 
 
 def cache_dir() -> Path:
@@ -254,7 +265,7 @@ def _locked(target: Path) -> Iterator[Path]:
     lock = filelock.FileLock(target.with_name(f"{target.name}.lock"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        acquire(lock, lambda text: print(text, file=sys.stderr))
         part.touch()
     except OSError as error:
         raise UserError(

@@ -146,7 +146,7 @@ def _about(folder: Path, names: list[str]) -> tuple[tuple[str, ...], set[str] | 
     try:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         return (*_ABOUT, _STATE), {each["filename"] for each in state["_data_files"]}
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         where = folder / _STATE
         raise UserError(f"{where}: is not what `save_to_disk` writes; save the data set anew") from error
 

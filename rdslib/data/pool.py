@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import gzip
 import itertools
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +20,18 @@ from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample
 from rdslib.data.dedup import NGRAM, Contamination, ExactDuplicates, NearDuplicates
 from rdslib.data.sources import READERS
-from rdslib.errors import UserError
+from rdslib.errors import UserError, reason_of
 from rdslib.params import Pool, Source
 from rdslib.seeds import generator
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("messages", MESSAGES)])
 
+# What readers of sources raise at data of another kind.
+MALFORMED = (
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    *(EOFError, gzip.BadGzipFile, zlib.error),
+)
 # Samples of a row group, the least that can be read, and the characters after which it is written earlier.
 GROUP, GROUP_CHARS = 4096, 2**25
 
@@ -82,8 +89,17 @@ def _draw(
     if source.download is None and not source.reader.startswith("made_up"):
         raise UserError(f"pool source {source.name!r}: the reader {source.reader} needs a download; name one")
 
+    def read() -> Iterator[Sample]:
+        try:
+            yield from reader(archives, source)
+        except MALFORMED as error:
+            raise UserError(
+                f"pool source {source.name!r}: {source.download} is not what {source.reader} reads "
+                f"({reason_of(error)}); name its reader, or correct the download"
+            ) from error
+
     def short() -> Iterator[Sample]:
-        for row in reader(archives, source):
+        for row in read():
             counts["read"] += 1
             if max_chars is None or sum(len(message["content"]) for message in row.messages) <= max_chars:
                 yield row

@@ -54,6 +54,11 @@ REFUSED = {
     "utime": (132, -1), "utimes": (235, -1), "futimesat": (261, -1), "utimensat": (280, 88),
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "getxattr": (191, 8), "lgetxattr": (192, 9), "fgetxattr": (193, 10), "getxattrat": (464, 464),
+    "listxattr": (194, 11), "llistxattr": (195, 12), "flistxattr": (196, 13), "listxattrat": (465, 465),
+    "file_getattr": (468, 468), "file_setattr": (469, 469), "open_tree_attr": (467, 467),
+    "sync": (162, 81), "syncfs": (306, 267), "quotactl_fd": (443, 443), "flock": (73, 32),
+    "inotify_init": (253, -1), "removexattrat": (466, 466),
     "truncate": (76, 45), "memfd_create": (319, 279), "memfd_secret": (447, 447),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "msgget": (68, 186), "msgsnd": (69, 189), "msgctl": (71, 187),
@@ -66,11 +71,16 @@ REFUSED = {
 }  # fmt: skip
 # Refused where an argument, by its place, is one of the values.
 REFUSED_WITH = {
-    # Who gets a signal when a file is ready, and which: SETOWN, SETOWN_EX, SETSIG, and the same by ioctl.
-    "fcntl": ((72, 25), 1, (8, 15, 10)),
-    "ioctl": ((16, 29), 1, (0x8901, 0x8902, 0x5452)),
     # To outlive the parent.
     "prctl": ((157, 167), 0, (1,)),
+}
+# Refused but where it is one of these: others change a file that may be read, watch or lease it, or have
+# signals sent when it is ready.
+ALLOWED_WITH = {
+    # Copies of a descriptor, and its flags: DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC.
+    "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),
+    # Whether it is a terminal, and its flags: TCGETS, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
+    "ioctl": ((16, 29), 1, (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)),
 }
 # To open for more than reading: Landlock before version 3 lets a file that may be read be cut.
 OPENS = {"open": ((2, -1), 1), "openat": ((257, 56), 2)}
@@ -143,6 +153,10 @@ def _seccomp(libc: ctypes.CDLL) -> None:
             for value in values:
                 filters += [(test, 0, 1, value), (end, 0, 0, refuse)]
             filters += [(load, 0, 0, 0)]
+    for numbers, at, allowed in ALLOWED_WITH.values():
+        filters += [(equal, 0, len(allowed) + 3, numbers[column]), (load, 0, 0, 16 + 8 * at)]
+        filters += [(equal, len(allowed) - place, 0, value) for place, value in enumerate(allowed)]
+        filters += [(end, 0, 0, refuse), (end, 0, 0, allow)]
     filters += [(equal, 0, 1, CLONE3[column]), (end, 0, 0, 0x00050000 | ENOSYS)]  # libc then takes clone
     # Threads may be started, processes not; limits may be read, not set.
     filters += [(equal, 0, 4, CLONE[column]), (load, 0, 0, 16), (some, 0, 1, CLONE_THREAD)]

@@ -39,7 +39,7 @@ def read_shards(
         path = folder / shard_name(feature, start)
         try:
             yield start, np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever numpy's reader of headers raises
             raise UserError(
                 f"{path}: cannot be read any more ({reason_of(error)}); start the command again, which makes "
                 "it again"

@@ -22,6 +22,7 @@ from rdslib.pipeline.executors import Executor, Local
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import POOL, Draw
 from rdslib.pipeline.store import Store
+from rdslib.processes import PATIENCE
 from rdslib.selection import get_selector
 from rdslib.selection.base import Lists
 from rdslib.selection.round_robin import ROUND_ROBIN
@@ -213,9 +214,9 @@ class Pipeline:
         """Make every step and all they rest on; what is there is checked, byte for byte, and kept.
 
         Other processes may be at the same steps (`executors.helpers`): what one of them is making is left to
-        it, and taken up once it is done, or once that process has ended. With `until`, a time in seconds
-        since the epoch, steps are made in the order in which they are wanted, and none is begun after it but
-        what reads files that are not kept, such as the scores of a model.
+        it, and taken up once it is done, or once that process has ended. With `until`, a time of
+        `time.monotonic`, which all processes share, steps are made in the order in which they are wanted, and
+        none is begun after it but what reads files that are not kept, such as the scores of a model.
         """
         laid_out = list(wanted)
         # Others have a name only once these are made.
@@ -232,7 +233,7 @@ class Pipeline:
                 readers.setdefault(read.hash, set()).add(each.hash)
 
         def made(group: list[Step]) -> bool:
-            over = until is not None and time.time() > until
+            over = until is not None and time.monotonic() > until
             if over and not any(each.transient and self.store.has_files(each) for each in group[0].inputs):
                 return True
             if not self.store.try_make(group):
@@ -242,14 +243,25 @@ class Pipeline:
                     readers[read.hash].discard(each.hash)
                     if read.transient and not readers[read.hash]:
                         self.store.drop(read)
+                # Made after all that read it, which were there, such as by another process.
+                if each.transient and readers.get(each.hash) == set():
+                    self.store.drop(each)
             return True
 
-        passes = list(groups.values())
+        passes, since, told = list(groups.values()), time.monotonic(), ""
         while passes:
             before, passes = len(passes), [group for group in passes if not made(group)]
-            if len(passes) == before:
-                self.store.progress.wait(passes[0])
-                time.sleep(0.2)
+            if len(passes) < before:
+                since = time.monotonic()
+                continue
+            self.store.progress.wait(passes[0])
+            time.sleep(0.2)
+            if (
+                time.monotonic() - since > PATIENCE
+                and (text := self.store.waits_for(passes[0], since)) != told
+            ):
+                self.store.progress.note(text)
+                told = text
         self.store.progress.clear()
 
     # Reading.

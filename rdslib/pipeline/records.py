@@ -110,7 +110,7 @@ def take(store: Store, path: Path) -> str:
                 if FILE.fullmatch(name) and table[name][row].is_valid:
                     files[name] = pa.Table.from_struct_array(table[name][row].values)
             store.take(step, digest, manifest, files)
-    except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: is no file of records ({reason_of(error)}); give one that a run has written"
         ) from error

@@ -196,7 +196,7 @@ class _Places:
             path = folder.path / features.shard_name(name, shard)
             try:
                 rows = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever numpy's reader of headers raises
                 raise UserError(f"{path}: was removed while it was read; start the command again") from error
             if found is None:
                 found = np.empty((len(positions), *rows.shape[1:]), dtype=rows.dtype)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib.metadata
 import os
@@ -41,6 +42,10 @@ from rdslib.pipeline.artifacts import (
 )
 from rdslib.pipeline.progress import Progress
 from rdslib.pipeline.step import File, Step, artifacts_changed, in_order, map_arguments
+from rdslib.processes import acquire, waits_for
+
+# How the system says that a folder can only be read.
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Work:
@@ -183,8 +188,11 @@ class Store:
             artifacts_changed()
 
     def drop(self, step: Step) -> None:
-        """Remove an artifact's files and keep its manifest; a step that reads them has them made again."""
-        with self._locked([step], wait=True):
+        """Remove an artifact's files and keep its manifest; a step that reads them has them made again.
+
+        They stay where the home can only be read.
+        """
+        with contextlib.suppress(UserError), self._locked([step], wait=True):
             manifest = manifest_of(self.path(step))
             if manifest is not None and not manifest["dropped"]:
                 dropped = {**manifest, "dropped": sorted(manifest["files"])}
@@ -231,6 +239,10 @@ class Store:
             return False
         return True
 
+    def waits_for(self, steps: Sequence[Step], since: float) -> str:
+        """Say for whom the steps of one group are waited for, since a time of `time.monotonic`."""
+        return waits_for([self.path(each).with_name(f"{each.hash}.lock") for each in steps], since)
+
     def _make(self, steps: Sequence[Step], wait: bool, whole: bool) -> None:
         """Make what is missing; unless it must be `whole`, an artifact whose files were dropped is there."""
         for each in steps[0].unsettled:
@@ -239,15 +251,26 @@ class Store:
         left = [each for each in steps if each.hash not in known]
         if not left:
             return
-        with self._locked(left, wait):
-            broken = [each for each in left if not self._is_there(each, whole)]
-            if broken:
-                for each in broken[0].inputs:
-                    self._make([each], wait, whole=True)
-                with self.progress.step(broken):
-                    self._call(broken)
+        with contextlib.ExitStack() as locks:
+            try:
+                locks.enter_context(self._locked(left, wait))
+            except UserError:
+                # Of a home that can only be read, what is whole can be.
+                if not all(self._is_readable(each, whole) for each in left):
+                    raise
+            else:
+                self._make_missing(left, wait, whole)
         self._verified |= {each.hash for each in left}
         artifacts_changed()
+
+    def _make_missing(self, steps: Sequence[Step], wait: bool, whole: bool) -> None:
+        """Make those steps that are not there; they are locked."""
+        broken = [each for each in steps if not self._is_there(each, whole)]
+        if broken:
+            for each in broken[0].inputs:
+                self._make([each], wait, whole=True)
+            with self.progress.step(broken):
+                self._call(broken)
 
     @contextlib.contextmanager
     def _locked(self, steps: Sequence[Step], wait: bool) -> Iterator[None]:
@@ -257,14 +280,25 @@ class Store:
             for path in sorted(self.path(each) for each in steps):
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    lock = filelock.FileLock(f"{path}.lock", blocking=wait, mode=0o666 & ~_umask())
-                    locks.enter_context(lock)
-                except PermissionError as error:
+                    lock = filelock.FileLock(f"{path}.lock", mode=0o666 & ~_umask())
+                    if wait:
+                        acquire(lock, self.progress.note)
+                    else:
+                        lock.acquire(blocking=False)
+                    locks.callback(lock.release)
+                except OSError as error:
+                    if error.errno not in READ_ONLY:
+                        raise
                     raise UserError(
                         f"{path.parent}: cannot be written to ({reason_of(error)}); make it writable, or set "
                         "RDSLIB_HOME to a folder of yours"
                     ) from error
             yield
+
+    def _is_readable(self, step: Step, whole: bool) -> bool:
+        """Whether a step's artifact is whole, or, unless it must be, but for files that were dropped."""
+        manifest = manifest_of(self.path(step))
+        return manifest is not None and not (whole and manifest["dropped"]) and not damage(self.path(step))
 
     def _is_there(self, step: Step, whole: bool) -> bool:
         """Whether a step's artifact is whole; what is wrong with it is named, and it is taken apart."""

@@ -265,3 +265,9 @@ def test_what_is_not_read_may_be_beside_it(used, capsys):
     shutil.copy("pool.jsonl", figure.parent)
     compare_command(figure.parent, used / "queries.jsonl", figure)
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_record_that_is_nested_without_end_is_one_line(folder):
+    record_of(folder / "best.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is not what `rds select` writes; select anew"):
+        read_record(folder / "best.jsonl")

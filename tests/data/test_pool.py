@@ -289,3 +289,20 @@ def test_length_ids_and_sources_need_no_messages(tmp_path: Path, monkeypatch: py
     pool = PoolFile(tmp_path / "pool.parquet")
     assert len(pool) == len(pool.ids) == len(pool.sources) == len(samples)
     assert read == ["id", "source"]
+
+
+NOT_ITS_OWN = ["no JSON", "[1, 2]", '{"a": 1}', "null", "a\tb", ""]
+
+
+@pytest.mark.parametrize("reader", sorted(name for name in READERS if not name.startswith("made_up")))
+@pytest.mark.parametrize("text", NOT_ITS_OWN)
+def test_a_download_that_is_not_what_the_reader_reads_is_one_line(reader, text, tmp_path):
+    if reader == "tulu_hub":
+        return  # a folder
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    download = Download(uri=f"file:{path}", sha256=hashlib.sha256(text.encode()).hexdigest())
+    source = Source(name="mine", reader=reader, samples=1, download="data")
+    with pytest.raises(UserError) as error:
+        build(pool_of(source), Archives({"data": download}, tmp_path), 7, [])
+    assert re.search("mine|data.json", str(error.value))

@@ -87,7 +87,9 @@ def test_what_is_compared_first_soon_has_all_its_seeds(profile, tmp_path):
 def test_no_step_begins_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
     whole.compute(whole.data_steps)
-    whole.compute([step for run in by_worth(whole) for step in whole.steps_of(run)], until=time.time() - 1)
+    whole.compute(
+        [step for run in by_worth(whole) for step in whole.steps_of(run)], until=time.monotonic() - 1
+    )
     assert not (tmp_path / "home" / "artifacts" / "train").exists()
 
 
@@ -104,7 +106,7 @@ def test_what_is_there_does_not_bring_forward_what_would_have_been_made_with_it(
     real = Store.try_make
     monkeypatch.setattr(Store, "try_make", lambda store, steps: turns.append(steps) or real(store, steps))
     between = whole.training(Run("random_balanced", "all", 12, (), 7))
-    whole.compute([rds, between, uniform], until=time.time() + 600)
+    whole.compute([rds, between, uniform], until=time.monotonic() + 600)
     assert turns.index([between]) < next(at for at, group in enumerate(turns) if later in group)
 
 
@@ -112,7 +114,7 @@ def test_a_trained_model_is_scored_after_the_time_is_over(profile, tmp_path):
     whole = Study.load(str(profile), tmp_path / "home").whole()
     _, run, *_ = by_worth(whole)
     whole.store.make(whole.training(run))
-    whole.compute(whole.steps_of(run), until=time.time() - 1)
+    whole.compute(whole.steps_of(run), until=time.monotonic() - 1)
     assert all(whole.store.has(step) for step in whole.evaluations([run]))
 
 
@@ -122,3 +124,25 @@ def test_a_study_with_nothing_to_draw_says_so(profile, tmp_path):
     assert done.returncode == 2
     assert done.stderr.endswith("nothing was computed in that time; give it more --minutes\n")
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_comes_after_its_scores_is_not_kept(profile, tmp_path, monkeypatch):
+    """As where another process was at it, and was killed."""
+    whole = Study.load(str(profile), tmp_path / "home").whole()
+    _, run, *_ = by_worth(whole)
+    whole.compute(whole.steps_of(run))
+    trained, real, late = whole.training(run), Store.try_make, []
+    whole.store.forget(trained)
+
+    def busy(store, steps):
+        if [each.hash for each in steps] == [trained.hash] and not late:
+            late.append(1)
+            return False
+        return real(store, steps)
+
+    monkeypatch.setattr(Store, "try_make", busy)
+    again = Study.load(str(profile), tmp_path / "home").whole()
+    again.compute(again.steps_of(run))
+    assert late
+    assert again.store.manifest(trained)["dropped"]
