@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,6 +215,8 @@ def _plan(
     facts = {**facts, "steps": exactly(len(steps)), "steps that exist": exactly(there)}
     title = f"{title} on {device_kind()}"
     if costs is None:
+        if there == len(steps):
+            return Plan(title, facts, parts, [])
         note = "what is missing is not known before the model and the data are there; `rds run` gets them"
         return Plan(title, facts, parts, [note])
     return Plan(title, {**facts, **costs.facts}, parts, costs.notes, costs.memory)
@@ -265,7 +266,7 @@ def shown(plan: Plan) -> list[RenderableType]:
     work: dict[str, Any] = {"work": [part.name for part in rows]}
     work[""] = ["exists" if part.there else "to do" for part in rows]
     written: dict[str, Callable[[Any], str]] = {
-        "tokens": _count,
+        "tokens": lambda count: _count(count) if count < 1e8 else f"{count:.3g}",
         "FLOPs": "{:.3g}".format,
         "h:min:s here": _time,
         "disk": _bytes,
@@ -274,7 +275,7 @@ def shown(plan: Plan) -> list[RenderableType]:
         work["samples"] = [_count(part.samples) if part.samples else "" for part in rows]
     for at, (name, write) in enumerate(written.items()):
         # The interval of tokens is that of the pool's, which is shown above.
-        work[name] = [_text(part.costs[at], write, ends=name != "tokens") for part in rows]
+        work[name] = [_short(part.costs[at], write, ends=name != "tokens") for part in rows]
     left = {part.name: part.costs[FLOPS, 0] for part in rows if not part.there and part.costs[FLOPS, 0] > 0}
     hours = {
         gpu: [_count(flops / (peak * 1e12 * UTILISATION) / 3600) for flops in left.values()]
@@ -283,8 +284,9 @@ def shown(plan: Plan) -> list[RenderableType]:
     tables: list[Mapping[str, Any]] = [
         {"": plan.facts, " ": [_text(each, _count) for each in plan.facts.values()]},
         work,
-        {"GPU-hours": left, **hours},
     ]
+    if left:
+        tables.append({"GPU-hours": left, **hours})
     if plan.runs:
         tables.append(plan.runs)
     if plan.memory:
@@ -294,17 +296,29 @@ def shown(plan: Plan) -> list[RenderableType]:
         f"GPU-hours are at {UTILISATION:.0%} of dense bf16 peak ({peaks} TFLOP/s): an assumption, not a "
         "measurement"
     )
-    notes = [line(f"{note[0].upper()}{note[1:]}.") for note in [*plan.notes, assumed]]
-    blocks = [line(plan.title), *(table(each, cut=["work"]) for each in tables), *notes]
+    written_notes = [*plan.notes, assumed] if left else plan.notes
+    notes = [line(f"{note[0].upper()}{note[1:]}.") for note in written_notes]
+    names = ["work", "GPU-hours", "method"]
+    blocks = [line(plan.title), *(table(each, wrapped=names) for each in tables), *notes]
     return [each for block in blocks for each in (block, "")][:-1]
 
 
-def _text(total: Total, write: Callable[[float], str], ends: bool = True) -> str:
+def _text(total: Total, write: Callable[[float], str]) -> str:
     """A number, with its ends if they differ; "-" where it is not known."""
     if np.isnan(total[0]):
         return "-"
     value, low, high = map(write, total)
-    return f"{value} ({low} to {high})" if ends and low != high else value
+    return f"{value} ({low} to {high})" if low != high else value
+
+
+def _short(total: Total, write: Callable[[float], str], ends: bool) -> str:
+    """As `_text`, with the end that is further off as a share, rounded up."""
+    value, low, high = total
+    if not ends or not value > 0 or write(low) == write(high):
+        return "-" if np.isnan(value) else write(value)
+    percent = 100 * max(value - low, high - value) / value
+    step = 10.0 ** min(0, np.floor(np.log10(percent)))
+    return f"{write(value)} ±{np.ceil(percent / step) * step:.10g}%"
 
 
 def _count(value: float) -> str:
@@ -312,7 +326,8 @@ def _count(value: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:,}:{minutes % 60:02}:{rest:02}"
 
 
 def _bytes(size: float) -> str:

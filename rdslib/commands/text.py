@@ -25,10 +25,12 @@ def line(text: object, margin: int = 0) -> RenderableType:
     return Padding(Text(plain(text)), (0, 0, 0, margin))
 
 
-def table(columns: Mapping[str, Iterable[object]], cut: Collection[str] = ()) -> RenderableType:
+def table(
+    columns: Mapping[str, Iterable[object]], cut: Collection[str] = (), wrapped: Collection[str] = ()
+) -> RenderableType:
     """A table by its columns, each row on one line, numbers to the right.
 
-    `cut`: the columns that are cut where the table is too wide.
+    Where the table is too wide, the columns `cut` are cut, and those `wrapped` go on in the next line.
     """
     cells = {name: [plain(value) for value in values] for name, values in columns.items()}
     found = Table(box=None, pad_edge=False, show_header=any(map(str.strip, cells)))
@@ -37,11 +39,16 @@ def table(columns: Mapping[str, Iterable[object]], cut: Collection[str] = ()) ->
         found.add_column(
             Text(plain(name), no_wrap=True, overflow="ellipsis"),
             justify="right" if number else "left",
-            no_wrap=name not in cut,
+            no_wrap=name not in cut and name not in wrapped,
             overflow="ellipsis",
         )
     for row in zip(*cells.values(), strict=True):
-        found.add_row(*(Text(value, no_wrap=True, overflow="ellipsis") for value in row))
+        found.add_row(
+            *(
+                Text(value, no_wrap=name not in wrapped, overflow="fold" if name in wrapped else "ellipsis")
+                for name, value in zip(cells, row, strict=True)
+            )
+        )
     return Padding(found, (0, 0, 0, MARGIN))
 
 

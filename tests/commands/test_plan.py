@@ -30,6 +30,7 @@ from rdslib.models import flops
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.params import ROOT
 from rdslib.pipeline.step import in_order
+from rdslib.pipeline.store import Store
 from rdslib.pipeline.study import Study
 from rdslib.seeds import generator
 from tests.methods.test_embed import tiny_bert  # noqa: F401  # a fixture
@@ -381,6 +382,46 @@ def test_the_text_says_all_of_it(ask, monkeypatch):
     assert "40% of dense bf16 peak" in text
     assert "an assumption, not a measurement" in text
     assert "training and evaluation go at the speed of a forward pass" in text
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_names_and_numbers_are_whole_in_a_narrow_terminal(width):
+    """Of what each column has at its widest."""
+    costs = [[3.1e9] * 3, [2.13e13, 2.12e13, 2.14e13], [86399, 80000, 90000], [190.9e9] * 3]
+    names = [
+        "the pool",
+        "lm features of the small pool for Question answering (12)",
+        "prepare less on the small pool",
+    ]
+    found = plan.Plan("title", {}, [plan.Part(name, False, np.array(costs)) for name in names], [])
+    lines = as_text(shown(found), width).splitlines()
+    assert not [each for each in lines if "…" in each or len(each) > width]
+    numbers = "to do 3.1e+09 2.13e+13 ±0.5% 23:59:59 ±8% 190.9 GB"
+    assert sum(" ".join(each.split()).endswith(numbers) for each in lines) == 3
+    for name in names:
+        assert name.split()[-1] in "".join(lines)
+    assert max(len(each.split("to do")[0].strip()) for each in lines if "to do" in each) > 12
+
+
+@pytest.mark.parametrize(
+    ("total", "text"),
+    [
+        ([200, 199, 200], "200 ±0.5%"),
+        ([1000, 0, 1001], "1,000 ±100%"),
+        ([9, 1, 90], "9 ±900%"),
+        ([7, 7, 7], "7"),
+        ([0, 0, 3], "0"),
+        ([float("nan")] * 3, "-"),
+    ],
+)
+def test_an_interval_is_its_further_end(total, text):
+    assert plan._short(np.array(total, dtype=float), plan._count, ends=True) == text
+
+
+def test_of_what_exists_nothing_is_to_be_spent(tmp_path):
+    assert plan._plan("title", Store(tmp_path), [], None, {}, str).notes == []
+    found = plan.Plan("title", {}, [plan.Part("the pool", True, np.zeros((4, 3)))], [])
+    assert "GPU-hours" not in said(found)
 
 
 def test_a_profile_without_an_experiment_is_the_papers_own_setting(tmp_path, monkeypatch):
