@@ -317,7 +317,7 @@ def test_the_text_says_it_in_100_columns(selected, name):
         titles = [line for line in text.splitlines() if line.startswith("Score and rank in the pool ")]
         assert len(titles) == (3 if name == "tasks" else 1)
         more = f"(the best {SHOWN} of 12)"
-        assert flat.count(more) == (name in ("one task", "tasks", "limited", "response"))
+        assert flat.count(more) == (name in ("one task", "tasks", "limited", "response", "whitened"))
         assert ("Nearest in the pool, by cosine" in text) == (
             found.neighbours is not None and len(found.neighbours) > 0
         )

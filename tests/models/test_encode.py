@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rdslib.data.chat import Tokens, tokenize_chat, tokenize_query, user_assistant
 from rdslib.data.pool import PoolFile
+from rdslib.errors import UserError
 from rdslib.models.encode import FEATURES, LAYERED, POOLINGS, encode, mean_nll, pack, pooling_weights
 from rdslib.models.loading import load_causal_lm, load_tokenizer, make_random
 from rdslib.params import RandomModel
@@ -159,7 +160,7 @@ def test_what_cannot_be_encoded_is_an_error(tiny_model):
     model = load_causal_lm(tiny_model)
     with pytest.raises(ValueError, match="sample 1 has no tokens"):
         encode(model, [Tokens([1], [True], 0), Tokens([], [], 0)], ["nll"], 100)
-    with pytest.raises(ValueError, match="no feature 'mean'"):
+    with pytest.raises(UserError, match="lm.mean: there is no such feature"):
         encode(model, [Tokens([1], [True], 0)], ["mean"], 100)
 
 
