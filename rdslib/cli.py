@@ -33,6 +33,12 @@ def main() -> None:
             raise
         where = error.filename or "RDSLIB_HOME or the output's folder"
         _end(f"{where}: {error.strerror}; correct that, and run the same again to go on", 2)
+    except Exception as error:
+        from rdslib.methods import plugin_line
+
+        if (where := plugin_line(error)) is None:
+            raise
+        _end(f"{where}: {type(error).__name__}: {error}; correct this line of your method", 2)
     except KeyboardInterrupt:
         _end("stopped; run the same command again to go on", INTERRUPTED)
     except SystemExit as ended:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rdslib.commands.run import STUDY, ProfileOption, look_up, processes
+from rdslib.commands.run import STUDY, ProfileOption, folder_beside, look_up, processes
 from rdslib.errors import UserError, needs
 from rdslib.pipeline.runs import by_worth
 
@@ -43,14 +43,13 @@ def compute_command(
     is stopped by Ctrl-C. Figures are drawn by `rds run`.
     """
     needs("study", *STUDY)
-    from rdslib.figures.publish import folder_of
     from rdslib.models import device
     from rdslib.pipeline import records
     from rdslib.pipeline.executors import helpers
     from rdslib.pipeline.study import Study
 
     study = Study.load(profile).whole()
-    path = (out or folder_of(study.profile.name)) / records.NAME
+    path = (out or folder_beside(profile, study.profile.name)) / records.NAME
     if known := [*([path] if path.is_file() else []), *(record or [])]:
         look_up(study.store, known)
         if device.device_kind() != device.this_kind():

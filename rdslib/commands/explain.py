@@ -24,6 +24,7 @@ from rdslib.data.reader import Rejected, Row
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
 from rdslib.methods.base import TILE
+from rdslib.methods.blocks import blocks_of
 from rdslib.selection import get_selector
 from rdslib.selection.topk import Block, Ranked, Ranking
 
@@ -196,7 +197,7 @@ def _lists(opened: _Opened, target: str | None, position: int) -> pd.DataFrame:
     one = opened.pipeline.lists(opened.asked, target) if target and opened.by_task else None
 
     def blocks() -> Iterator[Block]:
-        for start, block in opened.scorer.blocks(inputs):
+        for start, block in blocks_of(opened.scorer, inputs):
             reduce = one and one.reduce
             yield start, np.vstack([block, reduce(start, block)]) if reduce else block
 
@@ -263,6 +264,7 @@ def _neighbours(opened: _Opened, position: int) -> pd.DataFrame | None:
         return None
     (feature,) = opened.scorer.features
     inputs = opened.pipeline.scoring_inputs(opened.asked, opened.asked.targets[0])
+    change = opened.scorer.change(inputs)
 
     def tiles() -> Iterator[Block]:
         for start, shard in inputs.pool(feature):
@@ -272,8 +274,10 @@ def _neighbours(opened: _Opened, position: int) -> pd.DataFrame | None:
     its = next(rows[position - start] for start, rows in tiles() if start <= position < start + len(rows))
     if its.ndim != 1:
         return None
+    its = change(its[None])[0] if its.any() else its
     ranking = Ranking(NEIGHBOURS)
-    for start, rows in tiles():
+    for start, states in tiles():
+        rows = np.where(states.any(axis=1, keepdims=True), change(states), 0)
         lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(its)
         # Row by row: BLAS may give equal rows different sums, and ties would go astray.
         cosines = (rows * its).sum(axis=1) / np.where(lengths > 0, lengths, 1)

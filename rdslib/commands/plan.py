@@ -20,6 +20,7 @@ from rich.filesize import decimal
 
 from rdslib.commands.pool_sample import UNKNOWN, Total, exactly, sample_pool
 from rdslib.commands.request import SelectRequest, use_device, with_options
+from rdslib.commands.run import whole_study
 from rdslib.commands.speed import FLOPS, Costs, passes
 from rdslib.commands.stated import StatedCosts, shown_runs, stage_of
 from rdslib.commands.text import line, show, table
@@ -30,6 +31,7 @@ from rdslib.data.reader import Row
 from rdslib.errors import UserError
 from rdslib.models.flops import PAPER, training_flops
 from rdslib.params import Profile
+from rdslib.pipeline.artifacts import size_of
 from rdslib.pipeline.pipeline import in_turn
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import model_folder
@@ -155,11 +157,10 @@ def plan_profile(profile: str) -> Plan:
         UserError: There is no such profile, or it has a mistake.
     """
     from rdslib import figures
-    from rdslib.pipeline.study import Study
 
     if load_profile(profile).experiment is None:
         return _plan_paper(load_profile(profile))
-    study = Study.load(profile)
+    study = whole_study(profile)
     pipeline, store = study.pipeline, study.store
     steps = in_order([each for name in figures.FIGURES for each in figures.steps(study, name)])
     title, costs = f"profile {study.profile.name}", None
@@ -226,7 +227,7 @@ def _taken(store: Store, group: Sequence[Step]) -> np.ndarray:
     found = [store.manifest(each) for each in group]
     counts = [each["counts"] for each in found]
     tokens = max(each.get("tokens", each.get("training_tokens", 0)) for each in counts)
-    disk = sum(file["bytes"] for each in found for file in each["files"].values())
+    disk = sum(map(size_of, found))
     seconds = max(each["seconds"] for each in found)
     return np.array([exactly(tokens), UNKNOWN, exactly(seconds), exactly(disk)])
 

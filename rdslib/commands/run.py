@@ -82,7 +82,7 @@ def run_command(
     if profile.endswith((".yaml", ".yml")):
         profile = str(Path(profile).resolve())
     study = Study.load(profile, engine=engine)
-    out = out or publish.folder_of(study.profile.name)
+    out = out or folder_beside(profile, study.profile.name)
     if study.profile.partial and (out / records.NAME).is_file():
         record = [out / records.NAME, *(record or [])]
     if record:
@@ -121,6 +121,23 @@ def run_command(
     typer.echo(f"figures are in {out}")
 
 
+def folder_beside(profile: str, name: str) -> Path:
+    """Where the figures of a profile go, of which no other place is named.
+
+    Raises:
+        UserError: A profile that comes with the library has the name too.
+    """
+    from rdslib.figures.publish import folder_of
+
+    ours = ROOT / "params" / f"{name}.yaml"
+    if ours.is_file() and not profile_path(profile).samefile(ours):
+        raise UserError(
+            f"{profile}: has the name {name!r}, as a profile of ours has, whose figures it would write over; "
+            "give it another name, or give --out"
+        )
+    return folder_of(name)
+
+
 def _rehearse(profile: str, out: Path | None, options: Mapping[str, Any]) -> None:
     """Rehearse a profile in the folder `out`, which is kept, or in a temporary one."""
     needs("embed", "sentence_transformers")
@@ -148,6 +165,25 @@ def processes(study: Study, missing: int, wanted: int = 0) -> int:
     alone = study.profile.engine == "ray" or device.device().type != "cpu"
     wanted = wanted or (1 if alone else device.PROCESSES)
     return max(1, min(wanted, os.cpu_count() or 1, missing))
+
+
+def whole_study(profile: str) -> Study:
+    """Load the study of a profile with all its runs, and of a partial one the records beside its figures.
+
+    Raises:
+        UserError: There is no such profile, or it has a mistake.
+    """
+    from rdslib.figures.publish import folder_of
+    from rdslib.pipeline import records
+    from rdslib.pipeline.study import Study
+
+    study = Study.load(profile)
+    if not study.profile.partial:
+        return study
+    if (path := folder_of(study.profile.name) / records.NAME).is_file():
+        look_up(study.store, [path])
+        study = Study.load(profile)  # laid out as it was where the records are from
+    return study.whole()
 
 
 def look_up(store: Store, paths: Sequence[Path]) -> None:

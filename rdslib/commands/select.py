@@ -32,6 +32,7 @@ from rdslib.data.formats import as_messages, form_of, holders
 from rdslib.data.pool import rows_at
 from rdslib.errors import UserError
 from rdslib.methods import get_scorer
+from rdslib.methods.blocks import blocks_of
 from rdslib.pipeline.step import in_order
 from rdslib.selection.topk import Block
 
@@ -255,7 +256,7 @@ def scores_at(
     selection: UserSelection, asked: Request, task: str | None, positions: Sequence[int]
 ) -> np.ndarray:
     """Scores of some samples for a task's queries, as the method gives them: [queries, positions]."""
-    blocks = get_scorer(asked.method).blocks(selection.pipeline.scoring_inputs(asked, task))
+    blocks = blocks_of(get_scorer(asked.method), selection.pipeline.scoring_inputs(asked, task))
     return columns_at(blocks, positions)
 
 

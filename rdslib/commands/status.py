@@ -13,12 +13,13 @@ import filelock
 import typer
 from rich.filesize import decimal
 
-from rdslib.commands.run import ProfileOption, processes
+from rdslib.commands.run import ProfileOption, processes, whole_study
 from rdslib.commands.speed import passes
 from rdslib.commands.text import line, show, table
 from rdslib.data.download import cache_dir, home
 from rdslib.errors import plain
 from rdslib.params import ROOT
+from rdslib.pipeline.artifacts import size_of
 from rdslib.pipeline.step import Step, in_order
 
 if TYPE_CHECKING:
@@ -29,12 +30,11 @@ def status_command(
     profile: ProfileOption = "mini",
     every: Annotated[bool, typer.Option("--all", help="List every step as well.")] = False,
 ) -> None:
-    """Show what a profile's study is made of: what is there, what `rds run` would compute, and how long."""
+    """Show what a profile's study is made of: what is there, what is still to be computed, and how long."""
     from rdslib import figures
     from rdslib.figures import publish
-    from rdslib.pipeline.study import Study
 
-    study = Study.load(profile)
+    study = whole_study(profile)
     # By hash: a step that several figures rest on is one step, and is looked for once.
     of_figures = {
         name: {step.hash: step for step in in_order(figures.steps(study, name))} for name in figures.FIGURES
@@ -72,7 +72,7 @@ def _sums(study: Study, profile: str, here: Sequence[Step], todo: Sequence[Step]
         found.append(f"To run: {', '.join(f'{count:,} {name}' for name, count in kinds.items())}.")
         found.append(f"Time: {time}.")
     manifests = [study.store.manifest(step) for step in here]
-    size = sum(file["bytes"] for each in manifests for file in each["files"].values())
+    size = sum(map(size_of, manifests))
     return [
         *found,
         f"On disk: {decimal(size)} of this profile's artifacts; {decimal(_size(home()))} in all, in",
@@ -133,7 +133,7 @@ def _unneeded(studies: Sequence[Study]) -> dict[Path, int]:
 
     wanted = {
         (step.name, step.hash)
-        for study in studies
+        for study in (each.whole() for each in studies)
         for step in in_order(each for name in figures.FIGURES for each in figures.steps(study, name))
     }
     found = {

@@ -6,6 +6,7 @@ is its interval alone (`rules`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ def _beats_random(e: Evidence) -> Iterator[Margin]:
 
 
 def _beats_all(e: Evidence) -> Iterator[Margin]:
-    for pool, method in e.single:
+    for pool, method in e.places:
         if method in table1() - {RDS}:
             rows = minus(e.single, (pool, RDS), (pool, method))
             yield Margin(f"{method_title(method)} from {human(pool)}", rows)
@@ -105,8 +106,10 @@ def _pool_others(e: Evidence) -> Iterator[Margin]:
 
 def _frontier(e: Evidence) -> Iterator[Margin]:
     ours = (max(pools(e), default=0), RDS)
-    for place in e.single if ours in e.single else ():
-        if place != ours and place[1] in table1() and e.flops[place] <= e.flops[ours]:
+    for place in e.places if ours in e.single else ():
+        # What a run costs that is not there is not known.
+        cheaper = place not in e.flops or e.flops[place] <= e.flops[ours]
+        if place != ours and place[1] in table1() and cheaper:
             of = f"{method_title(place[1])} from {human(place[0])}"
             yield Margin(of, minus(e.single, ours, place))
 
@@ -149,7 +152,7 @@ def _gradients(e: Evidence) -> Iterator[Margin]:
 
 
 def _less(e: Evidence) -> Iterator[Margin]:
-    for pool, method in e.single:
+    for pool, method in e.places:
         if method == "less":
             yield Margin(f"from {human(pool)}", minus(e.single, (pool, "less"), (pool, RDS)))
 
@@ -184,14 +187,14 @@ MARGINS: dict[str, Callable[[Evidence], Iterator[Margin]]] = {
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """Judge the comparisons of one claim: a row each, with `margin` (NaN: not run), `p` and `premise`."""
+    """Judge the comparisons of one claim: rows of `judged`, where a `margin` that was not run is NaN."""
     premises, rows = rows[rows["premise"]], rows[~rows["premise"]]
     run = rows[rows["margin"].notna()]
     if run.empty:
         return NOT_RUN
-    if not ((premises["margin"] > 0) & (premises["p"] < LEVEL)).all():
+    if not ((premises["margin"] > 0) & (premises["p"] < LEVEL) & (premises["units"] != 1)).all():
         return CANNOT_TELL
-    told = holm(run["p"].tolist()) < LEVEL
+    told = (holm(run["p"].tolist()) < LEVEL) & (run["units"] != 1)
     if (told & (run["margin"] < 0)).any():
         return FAILS
     return HOLDS if len(run) == len(rows) and (told & (run["margin"] > 0)).all() else CANNOT_TELL
@@ -212,7 +215,7 @@ def judged(e: Evidence) -> pd.DataFrame:
                     "high": found.high,
                     "p": found.p,
                 }
-                row |= {"n": each.n or e.n, "units": len(each.rows)}
+                row |= {"n": each.n, "units": math.nan} if each.n else {"n": e.n, "units": len(each.rows)}
             rows.append(row)
     columns = ["claim", "of", "premise", "unit", "margin", "low", "high", "p", "n", "units"]
     return pd.DataFrame(rows).reindex(columns=columns)
@@ -258,7 +261,10 @@ def _cell(rows: pd.DataFrame) -> Cell:
         return Cell(DASH)
     least = _corrected(run).sort_values("margin", kind="stable").iloc[0]
     p, of = number(least["p"], 3), least["of"]
-    small = [f"p {p}" if p else "", f"least of {len(run)}: {of}" if len(run) > 1 else of]
+    compared = (~rows["premise"]).sum()
+    count = f"{len(run)} of {compared} that are to be run" if len(run) < compared else f"{len(run)}"
+    alone = "one seed" if least["origin"] == "measured" and least["units"] == 1 else ""
+    small = [f"p {p}" if p else "", f"least of {count}: {of}" if compared > 1 else of, alone]
     for _, premise in rows[rows["premise"] & rows["margin"].notna()].iterrows():
         small.append(f"premise {_in_full(premise)}")
     return Cell(_in_full(least), "; ".join(filter(None, small)))
@@ -290,9 +296,8 @@ def _set(table: pd.DataFrame) -> Tables:
         "mean over five budgets (where the claim is not of budgets), two pools and three seeds of 10k and "
         "less for one task at a time, its uniform random in balanced random's place; intervals over models."
     )
-    scores = measured[measured["unit"] == evidence.BITS]
-    seeds = "Measured with one seed: what another would give is not in the intervals."
-    alone = [seeds] if len(scores) and scores["units"].max() == 1 else []
+    seeds = "Of one seed: what another would give is not in the interval, and no verdict rests on it."
+    alone = [seeds] if (measured["units"] == 1).any() else []
     rules = [f"{claim.says}: {claim.margins}" for claim in CLAIMS.values()]
     return Tables([Part("Claims", [details], header, cells)], [*alone, units, RULE, *rules])
 

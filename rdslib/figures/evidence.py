@@ -7,7 +7,7 @@ has any: a difference of two such tables is paired by both. Scores are turned so
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -47,6 +47,7 @@ class Evidence:
         excess: By method and budget how much the share of the source with most picks exceeds what would not
             be a lean to it, with resamples of picks.
         quantiles: By method the rank correlation of the quantile experiment.
+        asked: The keys that `single` has where all is run.
     """
 
     estimate: Callable[[pd.DataFrame], Estimate]
@@ -61,6 +62,12 @@ class Evidence:
     queries: int = 0
     excess: dict[tuple[str, int], pd.DataFrame] = field(default_factory=dict)
     quantiles: dict[str, pd.DataFrame] = field(default_factory=dict)
+    asked: Sequence[tuple[float, str]] = ()
+
+    @property
+    def places(self) -> list[tuple[float, str]]:
+        """The keys of `single`, and after them those of what was asked for and is not there."""
+        return list(dict.fromkeys([*self.single, *self.asked]))
 
 
 def of_the_paper() -> Evidence:
@@ -145,10 +152,12 @@ def of_a_study(study: Study) -> Evidence:
     grid = study.experiment.grid
     single: dict[tuple[float, str], pd.DataFrame] = {}
     flops: dict[tuple[float, str], float] = {}
+    asked = []
     for pool, methods in grid.single_task.items():
         for method in methods:
+            place = (float(study.pool_size(pool)), method)
+            asked.append(place)
             if those := runs_of(study, method, pool, grid.single_task_budget, multi=False):
-                place = (float(study.pool_size(pool)), method)
                 single[place] = -results.by_seed(study, those)
                 flops[place] = sum(results.measured_flops(study, run) for run in those) / len(those)
     multi = {
@@ -175,6 +184,7 @@ def of_a_study(study: Study) -> Evidence:
         queries=sum(task.queries for task in study.experiment.tasks if task.name in (FIRST, SECOND)),
         excess=_excess(study),
         quantiles=quantiles.by_method(study),
+        asked=asked,
     )
 
 

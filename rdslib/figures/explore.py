@@ -22,6 +22,7 @@ from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
 from rdslib.figures.sources import counted
 from rdslib.methods import ScoringInputs, features, fits, get_extractor, get_scorer
+from rdslib.methods.blocks import blocks_of
 from rdslib.pipeline import steps
 from rdslib.pipeline.pipeline import ALL, Pipeline, Request
 from rdslib.pipeline.step import Step
@@ -310,7 +311,7 @@ class Explorer:
             for each in (None, task):
                 self._made(*self._features(method, pool, each).values())
             inputs = self._inputs(method, pool, task)
-            self._blocks[method, pool, task] = list(get_scorer(method).blocks(inputs))
+            self._blocks[method, pool, task] = list(blocks_of(get_scorer(method), inputs))
         return over(lambda: self._blocks[method, pool, task])
 
     def _inputs(self, method: str, pool: str, task: str | None) -> ScoringInputs:

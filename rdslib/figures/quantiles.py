@@ -183,7 +183,11 @@ def _ranks(axes: Axes, rows: pd.DataFrame) -> None:
                 [place] * len(part), part["low"], part["high"], color=colour, linewidth=2.4, alpha=0.5
             )
     axes.set_yticks(range(len(methods)), map(method_title, methods), fontsize=style.SMALL)
-    axes.set(ylim=(len(methods) - 0.4, -0.6), xlim=(-1.05, 1.05), xlabel="1: rises from part to part")
+    axes.set(
+        ylim=(len(methods) - 0.4, -0.6),
+        xlim=(-1.05, 1.05),
+        xlabel="Rank correlation (1: the loss\nrises from part to part)",
+    )
     axes.grid(axis="x")
 
 

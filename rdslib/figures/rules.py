@@ -14,8 +14,9 @@ RULE = (
     "draws on the other side of 0, corrected by Holm over the claim's comparisons. A claim holds if all its"
     " comparisons were run and every margin is above 0 with p under 0.05; it does not hold if any margin is"
     " below 0 with p under 0.05; otherwise it cannot be told. Nor can it where a premise, a margin without "
-    "which the claim means nothing, is not above 0 with p under 0.05 by itself. A claim without any "
-    "comparison that was run is not run."
+    "which the claim means nothing, is not above 0 with p under 0.05 by itself. No verdict rests on runs "
+    "of a single seed: their margins count as not told. A claim without any comparison that was run is "
+    "not run."
 )
 
 

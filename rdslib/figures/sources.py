@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from rdslib.data.pool import subset
+from rdslib.errors import UserError
 from rdslib.figures import base
 from rdslib.figures.base import RDS, Figure, distinct, human, in_order, method_title, picked, published
 from rdslib.pipeline.runs import runs_of
@@ -176,6 +177,12 @@ def _fig7_runs(study: Study) -> list[Run]:
     grid = study.experiment.grid
     pools: Mapping[str, str] = {method: pool for pool, named in grid.single_task.items() for method in named}
     pools = {**pools, **dict.fromkeys(grid.single_task.get("all", ()), "all")}
+    most = max((study.offered(method, pool) for method, pool in pools.items()), default=0)
+    if (asked := max(grid.source_budgets, default=0)) > most:
+        raise UserError(
+            f"profile {study.profile.name}: source_budgets: asks for {asked:,} samples, and no method has "
+            f"more than {most:,} to offer; lower it"
+        )
     return [
         run
         for budget in grid.source_budgets

@@ -9,6 +9,7 @@ import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
+from traceback import extract_tb
 
 from rdslib.errors import UserError, did_you_mean
 from rdslib.files import sha256_of
@@ -66,6 +67,8 @@ def register(method: Scorer | Extractor) -> None:
     if isinstance(method, Scorer):
         if method.colour is not None and not re.fullmatch("#[0-9A-Fa-f]{6}", method.colour):
             raise UserError(f"{what}: its colour is {method.colour!r}; write it as #RRGGBB")
+        if isinstance(method.features, str):
+            raise UserError(f"{what}: its features are a text; make them a tuple, ({method.features!r},)")
         method.title = method.title or method.name
         SCORERS[method.name] = method
     else:
@@ -142,6 +145,15 @@ def load_plugins(paths: Sequence[Path]) -> None:
         _LOADED[path] = digest
         for name in (SCORERS.keys() | EXTRACTORS.keys()) - before:
             _DIGESTS[name] = digest
+
+
+def plugin_line(error: BaseException) -> str | None:
+    """Return the file and line of a plugin where an error arose, or that led to it; None if none did."""
+    files = set(map(str, _LOADED))
+    lines = [
+        f"{each.filename}:{each.lineno}" for each in extract_tb(error.__traceback__) if each.filename in files
+    ]
+    return lines[-1] if lines else None
 
 
 def digest_of(name: str) -> str | None:

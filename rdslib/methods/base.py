@@ -63,6 +63,7 @@ class ScoringInputs:
         """Yield (start, rows) of each shard of the pool, in order, memory-mapped."""
         kept = self.kept.get(feature)
         _, name = split_feature(feature)
+        self._check(feature, self.pool_folders)
         for start, rows in read_shards(self.pool_folders[feature], name, self.part):
             if kept is None:
                 yield start, rows
@@ -74,7 +75,16 @@ class ScoringInputs:
     def queries(self, feature: str) -> np.ndarray:
         """Read the feature of all query samples of the target task: [queries, ...]."""
         _, name = split_feature(feature)
+        self._check(feature, self.query_folders)
         return read_all(self.query_folders[feature], name)
+
+    @staticmethod
+    def _check(feature: str, folders: Mapping[str, Path]) -> None:
+        if feature not in folders:
+            raise UserError(
+                f"a method reads {feature}, which it does not ask for; add it to its features "
+                f"(there are {', '.join(folders) or 'none'})"
+            )
 
     def rows(self, feature: str, positions: np.ndarray) -> np.ndarray:
         """Read the rows of a feature at some positions of the pool: [samples, ...], in their order."""

@@ -16,6 +16,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rdslib.data.chat import Tokens
+from rdslib.errors import UserError
 from rdslib.models.device import device
 from rdslib.models.loading import running
 from rdslib.models.projection import random_signs
@@ -111,7 +112,7 @@ def encode(
     """
     for name in wanted:
         if name not in FEATURES:
-            raise ValueError(f"there is no feature {name!r}; there are {', '.join(FEATURES)}")
+            raise UserError(f"lm.{name}: there is no such feature; there are {', '.join(FEATURES)}")
     pooled = [name for name in wanted if name in POOLED]
     width = model.get_output_embeddings().weight.shape[1]  # which may be less than the layers'
     result = {name: np.zeros((len(samples), width), dtype=np.float32) for name in pooled}

@@ -62,6 +62,11 @@ def kept_files(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in manifest["files"].items() if name not in manifest["dropped"]}
 
 
+def size_of(manifest: Mapping[str, Any]) -> int:
+    """The bytes that an artifact takes on the disk."""
+    return sum(entry["bytes"] for entry in kept_files(manifest).values())
+
+
 def take_apart(part: Path) -> None:
     """Turn a damaged artifact back into work in progress that keeps its sound shards."""
     manifest = manifest_of(part)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from rdslib.data.chat import Sample
 from rdslib.methods import Extracted, Extraction, Extractor, Scorer, ScoringInputs
+from rdslib.methods.blocks import blocks_of
 from rdslib.selection.topk import Ranker, over
 
 # (start, samples) of each shard that is to be made, made as they are asked for.
@@ -56,7 +57,7 @@ class Local:
 
     def ranker(self, scorer: Scorer, inputs: ScoringInputs) -> Ranker:
         """Ranks blocks as they are made."""
-        return over(lambda: scorer.blocks(inputs))
+        return over(lambda: blocks_of(scorer, inputs))
 
 
 @contextmanager

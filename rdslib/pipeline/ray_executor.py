@@ -29,6 +29,7 @@ from rdslib.methods import (
     get_scorer,
     load_plugins,
 )
+from rdslib.methods.blocks import blocks_of
 from rdslib.models.device import share_threads, threads
 from rdslib.pipeline.executors import Done, Shards
 from rdslib.selection.topk import HELD, Ranked, Ranker, Ranking, Reduce, over
@@ -97,7 +98,7 @@ class RayExecutor:
     def ranker(self, scorer: Scorer, inputs: ScoringInputs) -> Ranker:
         """Ranks a part of the shards at each worker, and merges; alone, where all are needed at once."""
         if not scorer.by_shard:
-            return over(lambda: scorer.blocks(inputs))
+            return over(lambda: blocks_of(scorer, inputs))
         remote = self.ray.remote(max_retries=TRIES, **self.options)(_rank)
         # Of sources, which each worker would be sent a copy, methods that go by shards read none.
         parts = [replace(inputs, sources=(), part=(index, self.workers)) for index in range(self.workers)]
@@ -151,7 +152,7 @@ def _rank(
 ) -> Ranking:
     """The ranking of one part of the pool."""
     _start(plugins)
-    return over(lambda: get_scorer(scorer).blocks(inputs), HELD // workers)(k, reduce, after)
+    return over(lambda: blocks_of(get_scorer(scorer), inputs), HELD // workers)(k, reduce, after)
 
 
 def _check_address(address: str) -> None:

@@ -24,6 +24,7 @@ from rdslib.figures import FIGURES, get_figure
 from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.loading import make_random
 from rdslib.params import ROOT, RandomModel
+from rdslib.profiles import load_profile
 from rdslib.selection import get_selector
 from tests.command import COMMAND, rds, refused
 
@@ -53,15 +54,39 @@ def test_every_notebook_runs_on_published_numbers_alone(tmp_path):
             "mid_ppl 42 of small, but mid_ppl has at most 41 of",
         ),
         ("small: 60", "small: 121", "pool 'small' of 121 samples from 120"),
+        (
+            "source_budgets: [",
+            "source_budgets: [121, ",
+            "asks for 121 samples, and no method has more than 120",
+        ),
     ],
 )
 def test_a_budget_beyond_what_there_is_to_choose_from_is_one_line(old, new, expected, tmp_path, capsys):
     text = (ROOT / "params" / "tiny.yaml").read_text()
     assert old in text
     (tmp_path / "mine.yaml").write_text(text.replace(old, new))
-    line = refused(capsys, "run", "--profile", tmp_path / "mine.yaml", home=tmp_path)
+    asked = "run", "--profile", tmp_path / "mine.yaml", "--out", tmp_path / "out"
+    line = refused(capsys, *asked, home=tmp_path)
     assert expected in line
     assert not (tmp_path / "artifacts").exists(), "nothing is computed before"
+
+
+@pytest.mark.parametrize("command", ["run", "compute"])
+def test_a_copy_that_kept_the_name_of_ours_writes_nothing_over_its_figures(command, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(
+        (ROOT / "params" / "tiny.yaml").read_text().replace("seed: 7", "seed: 8")
+    )
+    line = refused(capsys, command, "--profile", tmp_path / "mine.yaml", home=tmp_path)
+    assert "mine.yaml: has the name 'tiny', as a profile of ours has" in line
+    assert "give it another name, or give --out" in line
+
+
+def test_a_copy_elsewhere_finds_the_listings_of_ours(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        (ROOT / "params" / "lab.yaml").read_text().replace("name: lab", "name: mine")
+    )
+    mine, ours = load_profile(str(tmp_path / "mine.yaml")), load_profile("lab")
+    assert mine.experiment == ours.experiment
 
 
 def test_notebooks_are_committed_without_outputs_and_hold_no_logic():

@@ -66,6 +66,29 @@ def test_the_time_left_is_by_weight_and_kind(study, monkeypatch):
     assert seconds_left(study, here, [study.pool]) is None
 
 
+def test_of_a_partial_study_all_that_is_to_be_run_counts_and_none_of_it_goes(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params" / "tiny.yaml").read_text()
+    text = text.replace("name: tiny", "name: parts\npartial: true", 1)
+    (tmp_path / "parts.yaml").write_text(text)
+    parts = Study.load("parts.yaml")
+    every = in_order(step for name in figures.FIGURES for step in figures.steps(parts.whole(), name))
+    shown = in_order(step for name in figures.FIGURES for step in figures.steps(parts, name))
+    assert len(shown) < len(every)
+    (one,) = (step for step in every if step.name == "model")
+    assert one not in shown
+    parts.store.make(one)
+    (line,) = (
+        each for each in run("status", "--profile", "parts.yaml").stdout.splitlines() if "together" in each
+    )
+    left = len(every) - sum(parts.store.has(step) for step in every)
+    assert line.split() == ["together", str(left), "of", str(len(every))]
+    (tmp_path / "params").mkdir()
+    monkeypatch.setattr("rdslib.commands.status.ROOT", tmp_path)
+    run("clean", "--profile", "parts.yaml", "--yes")
+    assert parts.store.path(one).is_dir()
+
+
 def test_what_no_profile_needs_goes_and_nothing_else(study, tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "tiny.yaml").touch()

@@ -59,11 +59,15 @@ def judge(name, e):
 
 
 LARGE, SMALL = 2000.0, 400.0
+LESS = SMALL, "less"
 CASES = [
     ("beats_random", "holds", {"single": {(LARGE, RDS): 1.1, (LARGE, BASELINE): 1.0}}),
     ("beats_random", "does not hold", {"single": {(LARGE, RDS): 0.9, (LARGE, BASELINE): 1.0}}),
     ("beats_random", "cannot tell", {"single": {(LARGE, RDS): 1.0, (LARGE, BASELINE): 1.002}}),
     ("beats_random", "not run", {"single": {(LARGE, RDS): 1.1}}),
+    # Of what is asked for not all was run.
+    ("beats_all", "cannot tell", {"single": {(LARGE, RDS): 1.1, (LARGE, "ifd"): 1.0}, "asked": [LESS]}),
+    ("frontier", "cannot tell", {"single": {(LARGE, RDS): 1.1, (LARGE, "ifd"): 1.0}, "asked": [LESS]}),
     ("beats_random", "not run", {"single": {(LARGE, RDS): 1.1, (SMALL, RDS): 1.1, (SMALL, BASELINE): 1.0}}),
     ("beats_all", "holds", {"single": {(LARGE, RDS): 1.1, (LARGE, "ifd"): 1.0, (LARGE, "less"): 0.9}}),
     ("beats_all", "does not hold", {"single": {(LARGE, RDS): 1.1, (LARGE, "less"): 1.2}}),
@@ -156,7 +160,7 @@ def test_proxies_keep_more_than_half_of_a_gain_that_there_is(proxy, rds, expecte
 @given(rows=st.lists(st.tuples(st.sampled_from([-1.0, 1.0, math.nan]), st.sampled_from([0.001, 0.02, 0.2]),
                                st.booleans()), max_size=6))  # fmt: skip
 def test_a_verdict_follows_from_margins_and_p(rows):
-    table = pd.DataFrame(rows, columns=["margin", "p", "premise"]).astype({"premise": bool})
+    table = pd.DataFrame(rows, columns=["margin", "p", "premise"]).astype({"premise": bool}).assign(units=3)
     found = claims.verdict(table)
     own = [(margin, p) for margin, p, premise in rows if not premise]
     run = [(margin, p) for margin, p in own if not math.isnan(margin)]
@@ -170,6 +174,8 @@ def test_a_verdict_follows_from_margins_and_p(rows):
         assert found == "does not hold"
     else:
         assert found == ("holds" if told == [1] * len(own) else "cannot tell")
+    alone = claims.verdict(table.assign(units=1))
+    assert alone == ("cannot tell" if run else "not run")
 
 
 def test_seeds_that_one_side_has_not_are_left_out():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from rdslib import methods
+from rdslib import cli, methods
 from rdslib.data.chat import Sample, user_assistant
 from rdslib.errors import UserError
 from rdslib.methods import (
@@ -18,13 +18,17 @@ from rdslib.methods import (
     Extraction,
     InnerProduct,
     Preparation,
+    Scorer,
+    ScoringInputs,
     digest_of,
     get_extractor,
     get_scorer,
     load_plugins,
+    plugin_line,
     register,
 )
-from rdslib.methods.features import split_feature
+from rdslib.methods.blocks import blocks_of
+from rdslib.methods.features import shard_name, split_feature, write
 from rdslib.models.flops import PAPER, one_pass_flops
 from rdslib.models.loading import load_causal_lm, load_tokenizer, non_embedding_parameters
 from rdslib.params import NO_MODEL, Encode, Settings
@@ -126,6 +130,13 @@ def test_a_plugin_that_cannot_be_run_is_named(tmp_path, code):
         load_plugins([tmp_path / "absent.py"])
 
 
+def test_features_are_a_tuple():
+    bad = Blocks()
+    bad.features = "counts.words"
+    with pytest.raises(UserError, match=r"its features are a text; make them a tuple, \('counts.words',\)"):
+        register(bad)
+
+
 def test_names_are_taken_once_and_colours_are_colours():
     with pytest.raises(UserError, match="there is a 'rds' already"):
         register(InnerProduct("rds", "lm.weighted_all"))
@@ -159,3 +170,97 @@ def test_the_plan_of_the_language_model_is_what_it_takes(tiny_model, wanted):
         np.testing.assert_array_equal(made.rows[COST], flops)
         assert use.row_bytes == sum(made.rows[name].nbytes for name in wanted) / len(SAMPLES)
     assert use.logits == ("nll" in wanted)
+
+
+class Blocks(Scorer):
+    """Gives the blocks that it was made with."""
+
+    name = "given"
+
+    def __init__(self, *blocks, needs_queries=True):
+        self.given, self.needs_queries = blocks, needs_queries
+
+    def blocks(self, inputs):
+        yield from self.given
+
+
+@pytest.fixture
+def three_queries(tmp_path):
+    """Inputs of five samples and three queries."""
+    write(tmp_path / shard_name("words", 0), np.zeros((3, 1)))
+    return ScoringInputs(["s"] * 5, 0, query_folders={"counts.words": tmp_path})
+
+
+GOOD = (0, np.zeros((3, 2))), (2, np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        (
+            [(0, np.zeros((2, 3))), (2, np.zeros((3, 3)))],
+            "the block at 0 has 2 rows of 3 samples, and the task",
+        ),
+        (
+            [(0, np.zeros((1, 5)))],
+            "has 1 rows of 5 samples, and the task has 3 queries; give each query a row",
+        ),
+        ([(0, np.zeros(5))], r"the block at 0 has shape \(5,\); make it \[queries, samples\]"),
+        (GOOD[:1], r"do not cover each of the 5 samples once \(see position 2\)"),
+        (GOOD[1:], r"do not cover each of the 5 samples once \(see position 0\)"),
+        ([*GOOD, (0, np.zeros((3, 2)))], "do not cover each of the 5 samples once"),
+        ([GOOD[0], (3, np.zeros((3, 2)))], r"once \(see position 2\)"),
+        ([], r"once \(see position 0\)"),
+    ],
+)
+def test_blocks_that_are_not_of_every_query_and_sample_are_refused(blocks, said, three_queries):
+    with pytest.raises(UserError, match=f"^method given: .*{said}"):
+        list(blocks_of(Blocks(*blocks), three_queries))
+
+
+def test_blocks_that_are_as_they_should_be_pass(three_queries):
+    assert list(blocks_of(Blocks(*GOOD), three_queries)) == list(GOOD)
+    assert len(list(blocks_of(Blocks(*GOOD[::-1]), three_queries))) == 2
+    # Without queries there may be any number of rows, and of a part of a pool any samples.
+    assert len(list(blocks_of(Blocks((0, np.zeros((2, 5))), needs_queries=False), three_queries))) == 1
+    part = ScoringInputs([], 0, query_folders=three_queries.query_folders, part=(1, 2))
+    assert len(list(blocks_of(Blocks(GOOD[1]), part))) == 1
+
+
+def test_a_feature_that_was_not_asked_for_is_one_line(three_queries):
+    with pytest.raises(UserError, match=r"reads lm.nll, which it does not ask for; add it to its features"):
+        three_queries.queries("lm.nll")
+    with pytest.raises(UserError, match=r"which it does not ask for; .* \(there are none\)"):
+        next(three_queries.pool("lm.nll"))
+
+
+BAD = """
+from rdslib.methods import Scorer, register
+
+class Bad(Scorer):
+    name = "bad"
+
+    def blocks(self, inputs):
+        yield 0, undefined
+register(Bad())
+"""
+
+
+def test_a_mistake_in_a_plugin_is_one_line_that_names_it(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "bad.py"
+    path.write_text(BAD)
+
+    def app():
+        load_plugins([path])
+        list(blocks_of(get_scorer("bad"), ScoringInputs(["s"], 0)))
+
+    monkeypatch.setattr("rdslib.commands.app.app", app)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = f"rds: {path}:8: NameError: name 'undefined' is not defined; correct this line of your method\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, said)
+    # Any other mistake is ours, and keeps its traceback.
+    monkeypatch.setattr("rdslib.commands.app.app", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as ours:
+        cli.main()
+    assert plugin_line(ours.value) is None
