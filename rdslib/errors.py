@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 
@@ -23,6 +25,14 @@ def reason_of(error: Exception) -> str:
     """Return what an error says, on one line of at most 200 characters."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return a hint at the name nearest to one that is unknown, or of which one begins with the other."""
+    known = list(known)
+    near = difflib.get_close_matches(given, known, n=1)
+    near += [each for each in known if given and (each.startswith(given) or given.startswith(each))]
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def needs(extra: str, *packages: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from pydantic import (
     ValidationError,
 )
 
-from rdslib.errors import UserError
+from rdslib.errors import UserError, did_you_mean
 from rdslib.params import ROOT, Download, Model, Profile
 
 
@@ -25,7 +23,7 @@ def profile_path(name_or_path: str) -> Path:
         return path
     known = {each.stem: each for each in sorted((ROOT / "params").glob("*.yaml"))}
     if name_or_path not in known:
-        hint = _did_you_mean(name_or_path, known)
+        hint = did_you_mean(name_or_path, known)
         raise UserError(f"unknown profile {name_or_path!r}{hint} Profiles: {', '.join(known)}")
     return known[name_or_path]
 
@@ -43,11 +41,6 @@ def find_model(name: str) -> tuple[Model, dict[str, Download]]:
             used = given.model.download
             return given.model, {used: given.downloads[used]} if used is not None else {}
     return Model(title=name, path=name), {}
-
-
-def _did_you_mean(given: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(given, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def load_profile(name_or_path: str) -> Profile:
@@ -88,7 +81,7 @@ def _explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1])
-        message = f"is not a known key{_did_you_mean(str(first['loc'][-1]), known)}"
+        message = f"is not a known key{did_you_mean(str(first['loc'][-1]), known)}"
         message += f" Keys here: {', '.join(known)}" if known else ""
     elif first["type"] == "missing":
         message = "is missing; add it"

@@ -51,7 +51,7 @@ class SelectRequest(BaseModel):
         ),
     ] = None
     method: Annotated[
-        str, typer.Option(help="How to choose: rds, less, embed_gtr, top_ppl, ifd, random_balanced, ...")
+        str, typer.Option(help="How to choose: rds, random, embed_minilm, less, top_ppl, ...")
     ] = "rds"
     selector: Annotated[
         str, typer.Option(help=f"How queries pick by their scores: {', '.join(SELECTORS)}.")

@@ -241,7 +241,11 @@ def compute(selection: UserSelection) -> Request:
     step = pipeline.selection(asked)
     if not selection.request.resume:
         selection.store.forget(*in_order([step]))
-    pipeline.compute([step])
+    try:
+        pipeline.compute([step])
+    except UserError as error:
+        # A step's label says which of a study's it is; here there is one.
+        raise UserError(str(error).replace(f"{step.label}: ", f"-k {asked.k}: ", 1)) from error
     return asked
 
 

@@ -277,7 +277,8 @@ def select(
         rankers = [executor.ranker(scorer, each) for each in inputs]
         picked = choose(method, inputs[0], rankers, k, limits, selector, max_similarity)
     except ValueError as error:
-        raise UserError(f"{work.label}: {error}; ask for fewer") from error
+        limit = "" if max_similarity is None else f" with --max-similarity {max_similarity}"
+        raise UserError(f"{work.label}: {error}{limit}; ask for fewer") from error
     table = pa.table(
         {
             "position": picked.indices if samples.kept is None else samples.kept[picked.indices],

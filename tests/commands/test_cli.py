@@ -19,10 +19,13 @@ from typer.testing import CliRunner
 
 from rdslib.commands.app import COMMANDS, app, load
 from rdslib.data.chat import user_assistant
-from rdslib.figures import FIGURES
+from rdslib.errors import UserError
+from rdslib.figures import FIGURES, get_figure
+from rdslib.methods import SCORERS, get_scorer
 from rdslib.models.loading import make_random
 from rdslib.params import ROOT, RandomModel
 from rdslib.profiles import load_profile
+from rdslib.selection import get_selector
 from tests.command import COMMAND, rds, refused
 
 
@@ -103,6 +106,29 @@ BAD = [
     (["run", "--profile", "tiny", "--show", "all"], "use measured, published or both"),
     (["run", "--profile", "paper", "--show", "measured"], "measures nothing"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("find", "given", "meant"),
+    [
+        (get_scorer, "rds_plus", "rds"),
+        (get_scorer, "rds+", "rds"),
+        (get_scorer, "random_ballanced", "random_balanced"),
+        (get_selector, "round-robin", "round_robin"),
+        (get_figure, "fig6", "fig6_"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(find, given, meant):
+    with pytest.raises(UserError, match=f"^unknown .*; did you mean {meant}"):
+        find(given)
+    with pytest.raises(UserError, match=r"^unknown \w+ 'qqq'; \w+: "):
+        find("qqq")
+
+
+def test_the_methods_that_the_help_names_are_there():
+    (option,) = [each for each in load("select").params if each.name == "method"]
+    named = option.help.removeprefix("How to choose: ").removesuffix(", ...").split(", ")
+    assert {"random", "embed_minilm"} <= set(named) <= set(SCORERS)
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)

@@ -127,7 +127,7 @@ BAD = {
     "no model": ({"model": "no/such-model"}, "model no/such-model: is no folder here"),
     "no folder": ({"out": "nowhere/out.jsonl"}, "no such folder"),
     "an output that is a folder": ({"out": "folder.jsonl"}, "is a folder"),
-    "no method": ({"method": "rsd"}, "unknown method 'rsd'; methods: "),
+    "no method": ({"method": "rsd"}, "unknown method 'rsd'; did you mean rds? methods: "),
     "no queries": ({"queries": None}, "--method rds: needs --queries"),
     "no experiment": ({"profile": "paper"}, "has no experiment to take parameters from"),
 }

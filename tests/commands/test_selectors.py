@@ -76,7 +76,10 @@ def test_no_pick_is_too_like_an_earlier_one(ask, tmp_path):  # noqa: F811
     assert "Offered by" in again.why
     assert "but it is too like an earlier pick." in again.why
     assert explore(written.path).selection("rds", 9)["position"].tolist() == picks
-    with pytest.raises(UserError, match=r"9 samples are asked for, but there are only . to choose from; ask"):
+    few = (
+        r"^-k 9: 9 samples are asked for, but there are only . to choose from with --max-similarity 0.0; ask"
+    )
+    with pytest.raises(UserError, match=few):
         ask(pool=pool, max_similarity=0.0)
 
 

@@ -152,7 +152,7 @@ def test_every_feature_has_an_extractor_and_every_method_its_own_title():
         assert all(get_extractor(feature) for feature in extractor.prepare_features)
     titles = [scorer.title for scorer in SCORERS.values()]
     assert len(set(titles)) == len(titles) == 18
-    with pytest.raises(UserError, match=r"unknown method 'rsd'; methods: .*rds"):
+    with pytest.raises(UserError, match=r"unknown method 'rsd'; did you mean rds\? methods: .*rds"):
         get_scorer("rsd")
     with pytest.raises(UserError, match=r"unknown extractor of 'ml.nll'; extractors: .*lm"):
         get_extractor("ml.nll")

@@ -160,7 +160,7 @@ def test_what_cannot_be_encoded_is_an_error(tiny_model):
     model = load_causal_lm(tiny_model)
     with pytest.raises(ValueError, match="sample 1 has no tokens"):
         encode(model, [Tokens([1], [True], 0), Tokens([], [], 0)], ["nll"], 100)
-    with pytest.raises(UserError, match="lm.mean: there is no such feature"):
+    with pytest.raises(UserError, match=r"lm\.mean: there is no such feature"):
         encode(model, [Tokens([1], [True], 0)], ["mean"], 100)
 
 
