@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 # What a study imports, sooner or later.
 STUDY = ("ipykernel", "lm_eval", "matplotlib", "nbconvert", "papermill", "seaborn", "sklearn", "tabulate")
 
+OURS = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
 ProfileOption = Annotated[
     str,
-    typer.Option(help="A profile: tiny, mini, tulu2, tulu3, paper, or the path of a YAML file of your own."),
+    typer.Option(help=f"A profile: {', '.join(OURS)}, or the path of a YAML file of your own."),
 ]
 
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # Fields that trainers read as they are.
 TRAINED = {"messages", "prompt", "completion"}
+# The options by which rows are left out.
+TAKEN_BY = {"rejected": "--on-error quarantine", "contaminated": "--exclude", "duplicate": "--dedup"}
 # What is added to each picked row.
 FIELDS = ("rds_score", "rds_rank", "rds_id", "rds_source", "rds_task", "rds_query")
 
@@ -362,6 +364,12 @@ def write_selection(request: SelectRequest, out: Path) -> Written:
     asked = compute(selection)
     counts, pool = counts_of(selection), selection.pipeline.pool
     counts = {**counts, "selected": asked.k, "left": counts["kept"] - asked.k}
+    for kind, option in TAKEN_BY.items():
+        if counts[kind] * 5 > counts["read"]:
+            selection.store.progress.note(
+                f"{option}: leaves out {counts[kind]:,} of {counts['read']:,} rows, more than a fifth; "
+                f"{left_out_of(out)} lists them, with the reasons"
+            )
     record = {
         "request": request.model_dump(),
         "pool": pool.hash,

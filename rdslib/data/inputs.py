@@ -106,7 +106,7 @@ def find_input(name: str | Path) -> Input:
     if ignored and not files:
         raise UserError(f"{path}: holds no data; give a folder with {KINDS}")
     if files and kind_of(files[0]) is None:
-        raise UserError(f"{path}: is of no known kind; give {KINDS}")
+        raise UserError(f"{path}: is of no known kind; give {KINDS}; save a spreadsheet as CSV")
     if files and path.is_dir():
         kept, others = _one_split(path, sorted(files), split)
         return Input(str(name), kept, tuple(sorted(ignored)), None, path, others)

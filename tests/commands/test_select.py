@@ -431,6 +431,14 @@ def test_what_a_test_set_holds_is_left_out(ask, tmp_path):
     assert all(secret not in str(each) for each in rows)
 
 
+@pytest.mark.parametrize("repeated", [9, 10])
+def test_more_than_a_fifth_left_out_is_said_with_its_option(ask, tmp_path, capsys, repeated):
+    pool = write(tmp_path / "repeated.jsonl", [*POOL, *POOL[:repeated]])
+    ask(pool=pool, method="random", k="3", dedup="exact")
+    said = f"--dedup: leaves out {repeated} of {36 + repeated} rows, more than a fifth; {tmp_path}/out.jsonl."
+    assert (said in " ".join(capsys.readouterr().err.split())) == (repeated == 10)
+
+
 def test_limits_per_source(ask):
     rows, _ = ask(k="12", max_per_source=4)
     assert max(Counter(r["source"] for r in rows).values()) <= 4

@@ -322,6 +322,7 @@ BAD_FILES = {
         ":2: is not valid JSON (Extra data, column 1); correct it, or"),
     "JSON that is not UTF-8": ("a.json", b'[\n{"prompt": "\xff"}]', ":2: is not UTF-8 (byte 14 of it)"),
     "an unknown kind": ("a.txt", b"q", ": is of no known kind; give .jsonl, .ndjson, .json, .parquet, .arr"),
+    "a spreadsheet": ("a.xlsx", b"q", ": is of no known kind; give .jsonl, .ndjson, .json, .parquet, .arr"),
     "an archive": ("a.tar.gz", b"q", ": is of no known kind"),
 }
 BAD_FILES |= {
