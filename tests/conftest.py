@@ -24,8 +24,10 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    """The file that takes longest first, so that no process waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_study.py")
+    """The files that take longest first, so that no process waits for one at the end."""
+    longest = ("test_study.py", "test_rehearsal.py", "test_installed.py", "test_browser.py")
+    place = {name: at for at, name in enumerate(longest)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="module", autouse=True)
