@@ -5,6 +5,7 @@ A sample's text is anyone's: what is shown as HTML is escaped.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from rdslib.figures.base import human, method_title, styled
 from rdslib.figures.explore import Explorer
 from rdslib.figures.publish import csv_link
 from rdslib.figures.typeset import Cell, Part, Tables
-from rdslib.files import write_json
+from rdslib.files import canonical, write_json
 
 # A dropdown whose value is None has nothing chosen, so all tasks together are another value.
 ALL = ""
@@ -224,7 +225,7 @@ def _with_budget(
 def _part(explorer: Explorer, name: str, show: Callable[..., str], **controls: Any) -> widgets.VBox:
     """Controls over the HTML that `show` makes of their values; an error is one line of it.
 
-    They begin with what was chosen in the part `name` of this pool last, and while `show` works, a line says
+    They begin with what was chosen in the part `name` last, and while `show` works, a line says
     for what.
     """
     # Not ipywidgets.interactive: its Output makes papermill's client send while it waits, and hang at times.
@@ -256,7 +257,7 @@ def _part(explorer: Explorer, name: str, show: Callable[..., str], **controls: A
 
 
 def _remembered(explorer: Explorer) -> dict[str, dict[str, Any]]:
-    """What was chosen last in each part, of this pool."""
+    """What was chosen last in each part, of what is looked at."""
     try:
         return dict(json.loads(_choices(explorer).read_bytes()))
     except (OSError, ValueError, TypeError):  # nothing yet; or it is damaged, and no result hangs on it
@@ -271,7 +272,11 @@ def _remember(explorer: Explorer, part: str, values: Mapping[str, Any]) -> None:
 
 
 def _choices(explorer: Explorer) -> Path:
-    return explorer.pipeline.store.folder.parent / "explore" / f"{explorer.pipeline.pool.hash}.json"
+    # Of what is looked at: another selection from the same pool opens on itself.
+    e = explorer
+    about = [e.pipeline.pool.hash, e.first, e.budget, e.limits, e.selector, e.max_similarity, *e.tasks]
+    name = hashlib.sha256(canonical(about).encode()).hexdigest()[:16]
+    return e.pipeline.store.folder.parent / "explore" / f"{name}.json"
 
 
 def _choice(explorer: Explorer, with_queries: bool = False) -> widgets.Dropdown:
