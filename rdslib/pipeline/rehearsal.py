@@ -71,7 +71,9 @@ def rehearse(profile: Profile, folder: Path, home: Path) -> Path:
 
     def trained(train: Train) -> Train:
         # On one device, whatever the profile has several for.
-        alone = {"accelerate": None, "batch_size": small(train.batch_size), "micro_batch_size": 1}
+        batch = small(train.batch_size)
+        # Two micro-batches an update: gradients are added up, and there are few passes.
+        alone = {"accelerate": None, "batch_size": batch, "micro_batch_size": -(-batch // 2)}
         return train.model_copy(update=alone)
 
     grid = e.grid
