@@ -27,6 +27,13 @@ def reason_of(error: Exception) -> str:
     return " ".join(text.split())[:200]
 
 
+def unknown(what: str, given: str, known: Iterable[str]) -> UserError:
+    """Make the error of a name that is not among those known, which it lists."""
+    known = list(known)
+    hint = did_you_mean(given, known) or ";"
+    return UserError(f"unknown {what} {given!r}{hint} {what}s: {', '.join(known)}")
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return a hint at the name nearest to one that is unknown, or of which one begins with the other."""
     known = list(known)

@@ -55,10 +55,13 @@ PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 def _in_full(value: str | None, info: ValidationInfo) -> str | None:
     """What a profile names, from the profile's folder, else from the working folder; a hub name as it is."""
     if value and info.context and not Path(value).expanduser().is_absolute():
-        for folder in (info.context["folder"], Path()):
-            if (folder / value).exists():
-                return os.path.abspath(folder / value)
+        return os.path.abspath(found) if (found := _there(value, info.context["folder"], Path())) else value
     return value
+
+
+def _there(value: str, *folders: Path) -> Path | None:
+    """A path in the first of some folders that has it; None if none has."""
+    return next((folder / value for folder in folders if (folder / value).exists()), None)
 
 
 class Download(Strict):
@@ -90,8 +93,8 @@ class Download(Strict):
         if not info.context:
             raise ValueError("a listing is read in a profile alone; give a mapping of paths to checksums")
         # A copy of one of our profiles, elsewhere, names our listings.
-        places = info.context["folder"] / value, ROOT / "params" / value
-        return read_pins(places[not places[0].is_file() and places[1].is_file()])
+        folder = info.context["folder"]
+        return read_pins(_there(value, folder, ROOT / "params") or folder / value)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Download:

@@ -28,15 +28,27 @@ def end_with_parent() -> None:
 
 def acquire(lock: filelock.BaseFileLock, note: Callable[[str], object]) -> None:
     """Wait for a lock; after a while `note` gets a line that says for whom, and since when."""
-    since, told = time.monotonic(), ""
+    waiting = Waiting(note)
     while True:
         try:
             lock.acquire(timeout=PATIENCE)
             return
         except filelock.Timeout:
-            if (text := waits_for([Path(lock.lock_file)], since)) != told:
-                note(text)
-                told = text
+            waiting.tell([Path(lock.lock_file)])
+
+
+class Waiting:
+    """What is waited for: `note` gets a line after a while, and another when that changes."""
+
+    def __init__(self, note: Callable[[str], object]) -> None:
+        self._note, self._since, self._told = note, time.monotonic(), ""
+
+    def tell(self, locks: Sequence[Path]) -> None:
+        """Say for whom, if there is anything to say, where these locks are waited for."""
+        long = time.monotonic() - self._since >= PATIENCE
+        if long and (text := waits_for(locks, self._since)) != self._told:
+            self._note(text)
+            self._told = text
 
 
 def waits_for(locks: Sequence[Path], since: float) -> str:

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from rdslib.errors import UserError, did_you_mean
 from rdslib.params import ROOT, Download, Model, Profile

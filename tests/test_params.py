@@ -98,15 +98,15 @@ def test_lock_environment_and_pyproject_agree():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("model", "{0}/profiles/model"), ("../work/other", "{0}/work/other"), ("other", "{0}/work/other"),
+        ("model", "{0}/profiles/model"), ("../here/other", "{0}/here/other"), ("other", "{0}/here/other"),
         ("{0}/absolute", "{0}/absolute"), ("~/mine", "~/mine"), ("owner/name", "owner/name"),
     ],
 )  # fmt: skip
 def test_a_path_means_the_same_from_any_folder(given, expected, tmp_path, monkeypatch):
     """That of a model, an embedder or a file; of the profile's folder, else of the working folder."""
-    for name in ("profiles/model", "work/other"):
+    for name in ("profiles/model", "here/other"):
         (tmp_path / name).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     given, expected = (each.format(tmp_path) for each in (given, expected))
 
     def change(raw):

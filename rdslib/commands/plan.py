@@ -24,7 +24,7 @@ from rdslib.commands.run import whole_study
 from rdslib.commands.speed import FLOPS, Costs, passes
 from rdslib.commands.stated import StatedCosts, shown_runs, stage_of
 from rdslib.commands.text import line, show, table
-from rdslib.commands.user_data import check_kept, sort_out
+from rdslib.commands.user_data import Tally, sort_out
 from rdslib.commands.user_selection import UserSelection
 from rdslib.data.chat import Sample
 from rdslib.data.reader import Row
@@ -105,32 +105,28 @@ def plan_request(request: SelectRequest) -> Plan:
         raise UserError("rds plan: give --model, whose tokens are counted, or --profile")
     selection, started = UserSelection(request), time.monotonic()
     pipeline = selection.pipeline
-    counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
     sources: list[str] = []
-    first = ""
+    tally = Tally()
 
     def kept(scratch: Path) -> Iterator[Sample]:
-        nonlocal first
         given = request.format, request.on_error, request.dedup
         for kind, row, reason in sort_out(selection.pool, selection.tests, *given, scratch):
-            counts.update(["read", kind])
+            tally.add(kind, row, reason)
             if kind == "kept" and isinstance(row, Row):
                 sources.append(row.source)
                 yield row.sample
-            else:
-                first = first or f"{row.where}: {reason}"
 
     with tempfile.TemporaryDirectory(prefix="rds-plan-") as folder:
         pool = sample_pool(kept(Path(folder)), request.seed)
         reading = time.monotonic() - started
-        check_kept(selection.pool.name, counts, first)
-        asked = selection.asked(counts, sources)
+        tally.check(selection.pool.name)
+        asked = selection.asked(tally.counts, sources)
         steps = in_order([pipeline.selection(asked)])
         samples = {
             (pipeline.queries[task].hash, QUERIES): [row.sample for row in rows]
             for task, rows in selection.queries.items()
         }
-        facts = {f"rows {kind}": exactly(count) for kind, count in counts.items()}
+        facts = {f"rows {kind}": exactly(count) for kind, count in tally.counts.items()}
         facts["seconds to read the pool"] = exactly(reading)
         title = f"{request.method}: {asked.k:,} of {request.pool}, {pipeline.settings.model.title}"
         model = Path(pipeline.settings.model.path or "")
@@ -145,7 +141,7 @@ def plan_request(request: SelectRequest) -> Plan:
         plan = _plan(title, pipeline.store, steps, costs, facts, lambda step: step.label)
     if request.dedup != "near":
         return plan
-    memory = {**plan.memory, "near duplicates": float(NEAR_DUPLICATE * counts["kept"])}
+    memory = {**plan.memory, "near duplicates": float(NEAR_DUPLICATE * tally.counts["kept"])}
     note = f"near duplicates: {NEAR_DUPLICATE:,} bytes a row that stays; their time is in that of the pool"
     return replace(plan, memory=memory, notes=[*plan.notes, note])
 
@@ -215,10 +211,8 @@ def _plan(
     facts = {**facts, "steps": exactly(len(steps)), "steps that exist": exactly(there)}
     title = f"{title} on {device_kind()}"
     if costs is None:
-        if there == len(steps):
-            return Plan(title, facts, parts, [])
         note = "what is missing is not known before the model and the data are there; `rds run` gets them"
-        return Plan(title, facts, parts, [note])
+        return Plan(title, facts, parts, [note] if there < len(steps) else [])
     return Plan(title, {**facts, **costs.facts}, parts, costs.notes, costs.memory)
 
 

@@ -6,25 +6,17 @@ import heapq
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rdslib.data.chat import Sample, format_chat
-from rdslib.methods import (
-    EXTRACTORS,
-)
+from rdslib.methods import EXTRACTORS
 from rdslib.pipeline.reuse import digests_of
 from rdslib.seeds import generator
 
-if TYPE_CHECKING:
-    pass
-
-
 # Rows of the pool that are looked at.
 SAMPLE = 512
-
-
 # A number and its two ends (float64 [3]): an estimate in its 95% interval, or a measurement in its range.
 # The ends of a sum are the sums of the ends, which is wider than independence would give.
 Total = np.ndarray

@@ -167,38 +167,48 @@ def user_pool(
     Returns:
         How many rows were read, kept, rejected, contaminated and duplicate.
     """
-    counts = Counter(dict.fromkeys(("read", "kept", "rejected", "contaminated", "duplicate"), 0))
-    numbers = array("q")
-    first = ""
+    numbers, tally = array("q"), Tally()
     writer = PoolWriter(work.path / POOL, work.path / RECORDS, ("record", "where"))
     with (
         (work.path / LEFT_OUT).open("w", encoding="utf-8") as left_out,
         work.progress.bar(work.label, 0, "row") as bar,
     ):
         for kind, row, reason in sort_out(pool, tests, form, on_error, dedup, work.path):
-            counts.update(["read", kind])
+            tally.add(kind, row, reason)
             bar.update()
             if isinstance(row, Row) and kind == "kept":
                 numbers.append(row.number)
                 record = json.dumps(row.record, ensure_ascii=False)
                 writer.add(row.sample, record, row.where)
             else:
-                first = first or f"{row.where}: {reason}"
                 found = row.raw if isinstance(row, Rejected) else row.record
                 about = {"where": row.where, "id": getattr(row, "id", None), "kind": kind, "reason": reason}
                 left_out.write(json.dumps({**about, "row": found}, ensure_ascii=False) + "\n")
     writer.close()
     np.save(work.path / NUMBERS, np.array(numbers, dtype=np.int64))
-    check_kept(pool.name, counts, first)
-    return dict(counts)
+    tally.check(pool.name)
+    return dict(tally.counts)
 
 
-def check_kept(pool: str, counts: Mapping[str, int], first: str) -> None:
-    """Raise UserError if nothing is left of a pool; `first`: where its first row is, and why it is not."""
-    if not counts["kept"]:
-        cure = "" if counts["rejected"] else "; give a larger pool, or leave less out"
-        rows = f"{counts['read']:,} rows{left_out(counts)}"
-        raise UserError(f"{pool}: no sample is left of its {rows}, first {first}{cure}")
+class Tally:
+    """How many rows of a pool were read, kept, and left out by kind; and why the first of these was."""
+
+    def __init__(self) -> None:
+        self.counts = Counter(dict.fromkeys(("read", "kept", *KINDS), 0))
+        self._first = ""
+
+    def add(self, kind: str, row: Row | Rejected, reason: str) -> None:
+        """Count what `sort_out` gives."""
+        self.counts.update(["read", kind])
+        if kind != "kept":
+            self._first = self._first or f"{row.where}: {reason}"
+
+    def check(self, pool: str) -> None:
+        """Raise UserError if nothing is left of the pool."""
+        if not self.counts["kept"]:
+            cure = "" if self.counts["rejected"] else "; give a larger pool, or leave less out"
+            rows = f"{self.counts['read']:,} rows{left_out(self.counts)}"
+            raise UserError(f"{pool}: no sample is left of its {rows}, first {self._first}{cure}")
 
 
 def left_out(counts: Mapping[str, int]) -> str:

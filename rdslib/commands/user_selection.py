@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rdslib.commands.request import SelectRequest
 from rdslib.commands.task_queries import TaskQueries, of_tasks
+from rdslib.commands.user_data import UserData, left_out, query_step, read_queries, user_pool
 from rdslib.data.download import home
-from rdslib.data.reader import (
-    Row,
-)
+from rdslib.data.reader import Row
 from rdslib.data.streams import is_stream
 from rdslib.errors import UserError, needs
 from rdslib.methods import check_selector, get_extractor, get_scorer, load_plugins
@@ -25,13 +24,10 @@ from rdslib.selection.quota import per_source
 if TYPE_CHECKING:
     from rdslib.data.reader import Table
     from rdslib.pipeline.pipeline import Request
-from rdslib.commands.user_data import UserData, left_out, query_step, read_queries, user_pool
 
 # The paper's parameters (sections 2 and 5), where no profile gives others.
 # What is stopped goes on after its last whole shard: on a processor these take a minute or so.
 ENCODE = Encode(max_length=2048, shard_size=256)
-
-
 FULL = Train(
     method="full",
     epochs=1,
@@ -41,8 +37,6 @@ FULL = Train(
     micro_batch_size=1,
     max_length=2048,
 )
-
-
 LORA = FULL.model_copy(
     update={
         "method": "lora",
@@ -53,8 +47,6 @@ LORA = FULL.model_copy(
         "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
     }
 )
-
-
 # Brief, and of little capacity; ours. At 1e-4 a few queries moved NLL by 0.2%, no more than bfloat16 does.
 BRIEF = FULL.model_copy(
     update={"method": "lora", "epochs": 4, "learning_rate": 1e-3, "batch_size": 8, "lora_rank": 8}

@@ -10,7 +10,7 @@ from typing import cast
 
 import pandas as pd
 
-from rdslib.errors import UserError, did_you_mean, needs
+from rdslib.errors import UserError, needs, unknown
 from rdslib.figures import base, claims, everything, quantiles, replication, scores, sources, spread, tables
 from rdslib.figures.base import Drawn, Figure, visible
 from rdslib.params import Show
@@ -104,8 +104,7 @@ def checked(show: str) -> Show:
 def get_figure(name: str) -> Figure:
     """Return a figure by name; raises UserError with the names there are."""
     if name not in FIGURES:
-        hint = did_you_mean(name, FIGURES) or ";"
-        raise UserError(f"unknown figure {name!r}{hint} figures: {', '.join(FIGURES)}")
+        raise unknown("figure", name, FIGURES)
     return FIGURES[name]
 
 

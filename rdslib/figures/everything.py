@@ -5,6 +5,7 @@ A cell is a score; its colour is what it gains over balanced random at the same 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,23 +61,15 @@ def _measured(study: Study) -> pd.DataFrame:
     others = {(run.method, run.pool, run.selector) for run in selector_runs(study)}
     rows: list[dict[str, Any]] = []
     for setting, pool, budget, methods in settings(study):
-        for method in methods:
-            for selector in selectors:
-                first = selector == ROUND_ROBIN.name
-                if not first and (setting == MULTI or (method, pool, selector) not in others):
-                    continue
-                multi = setting == MULTI
-                if runs := runs_of(study, method, pool, budget, multi, selector=selector):
-                    place = {"setting": setting, "pool_size": study.pool_size(pool), "budget": budget}
-                    rows.append(
-                        {
-                            **place,
-                            "method": method,
-                            "selector": selector,
-                            **measured_score(study, runs),
-                            **difference(study, runs, BASELINE, BASELINE in methods, DIFFERENCE[0]),
-                        }
-                    )
+        multi = setting == MULTI
+        place = {"setting": setting, "pool_size": study.pool_size(pool), "budget": budget}
+        for method, selector in itertools.product(methods, selectors):
+            if selector != ROUND_ROBIN.name and (multi or (method, pool, selector) not in others):
+                continue
+            if runs := runs_of(study, method, pool, budget, multi, selector=selector):
+                compared = difference(study, runs, BASELINE, BASELINE in methods, DIFFERENCE[0])
+                line = {"method": method, "selector": selector}
+                rows.append({**place, **line, **measured_score(study, runs), **compared})
     columns = [*PLACE, "method", "selector", "score", "low", "high", "n", "metric", "better", *DIFFERENCE]
     return pd.DataFrame(rows, columns=columns).assign(note=measured_note(study))
 

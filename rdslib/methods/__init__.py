@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from traceback import extract_tb
 
-from rdslib.errors import UserError, did_you_mean
+from rdslib.errors import UserError, unknown
 from rdslib.files import sha256_of
 from rdslib.methods.base import (
     COST,
@@ -86,8 +86,7 @@ for _each in (
 def get_scorer(name: str) -> Scorer:
     """Return the method that goes by a name; raises UserError with the names there are."""
     if name not in SCORERS:
-        hint = did_you_mean(name, SCORERS) or ";"
-        raise UserError(f"unknown method {name!r}{hint} methods: {', '.join(sorted(SCORERS))}")
+        raise unknown("method", name, sorted(SCORERS))
     return SCORERS[name]
 
 

@@ -22,7 +22,7 @@ from rdslib.pipeline.executors import Executor, Local
 from rdslib.pipeline.step import Step, in_order
 from rdslib.pipeline.steps import POOL, Draw
 from rdslib.pipeline.store import Store
-from rdslib.processes import PATIENCE
+from rdslib.processes import Waiting
 from rdslib.selection import get_selector
 from rdslib.selection.base import Lists
 from rdslib.selection.round_robin import ROUND_ROBIN
@@ -248,20 +248,15 @@ class Pipeline:
                     self.store.drop(each)
             return True
 
-        passes, since, told = list(groups.values()), time.monotonic(), ""
+        passes, waiting = list(groups.values()), Waiting(self.store.progress.note)
         while passes:
             before, passes = len(passes), [group for group in passes if not made(group)]
             if len(passes) < before:
-                since = time.monotonic()
+                waiting = Waiting(self.store.progress.note)
                 continue
             self.store.progress.wait(passes[0])
             time.sleep(0.2)
-            if (
-                time.monotonic() - since > PATIENCE
-                and (text := self.store.waits_for(passes[0], since)) != told
-            ):
-                self.store.progress.note(text)
-                told = text
+            waiting.tell(self.store.locks(passes[0]))
         self.store.progress.clear()
 
     # Reading.

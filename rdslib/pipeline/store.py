@@ -42,7 +42,7 @@ from rdslib.pipeline.artifacts import (
 )
 from rdslib.pipeline.progress import Progress
 from rdslib.pipeline.step import File, Step, artifacts_changed, in_order, map_arguments
-from rdslib.processes import acquire, waits_for
+from rdslib.processes import acquire
 
 # How the system says that a folder can only be read.
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -239,9 +239,9 @@ class Store:
             return False
         return True
 
-    def waits_for(self, steps: Sequence[Step], since: float) -> str:
-        """Say for whom the steps of one group are waited for, since a time of `time.monotonic`."""
-        return waits_for([self.path(each).with_name(f"{each.hash}.lock") for each in steps], since)
+    def locks(self, steps: Sequence[Step]) -> list[Path]:
+        """The locks that are held while steps are made, in the order in which they are taken."""
+        return [path.with_name(f"{path.name}.lock") for path in sorted(self.path(each) for each in steps)]
 
     def _make(self, steps: Sequence[Step], wait: bool, whole: bool) -> None:
         """Make what is missing; unless it must be `whole`, an artifact whose files were dropped is there."""
@@ -277,10 +277,10 @@ class Store:
         # In one order everywhere, so that no two processes wait for each other. As the umask says, whatever
         # the version of filelock, since a group may share the store.
         with contextlib.ExitStack() as locks:
-            for path in sorted(self.path(each) for each in steps):
+            for path in self.locks(steps):
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    lock = filelock.FileLock(f"{path}.lock", mode=0o666 & ~_umask())
+                    lock = filelock.FileLock(path, mode=0o666 & ~_umask())
                     if wait:
                         acquire(lock, self.progress.note)
                     else:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from rdslib.errors import UserError, did_you_mean
+from rdslib.errors import unknown
 from rdslib.selection.base import Selector
 from rdslib.selection.greedy import MAX
 from rdslib.selection.knn import KNN_KDE, KNN_UNIFORM
@@ -18,6 +18,5 @@ SELECTORS: dict[str, Selector] = {each.name: each for each in (ROUND_ROBIN, MAX,
 def get_selector(name: str) -> Selector:
     """Return the selector that goes by a name; raises UserError with the names there are."""
     if name not in SELECTORS:
-        hint = did_you_mean(name, SELECTORS) or ";"
-        raise UserError(f"unknown selector {name!r}{hint} selectors: {', '.join(SELECTORS)}")
+        raise unknown("selector", name, SELECTORS)
     return SELECTORS[name]

@@ -24,7 +24,7 @@ from rdslib import cli, processes
 from rdslib.commands import compute
 from rdslib.data.chat import user_assistant
 from rdslib.errors import UserError
-from rdslib.pipeline import pipeline, store
+from rdslib.pipeline import store
 from rdslib.pipeline.step import step
 from rdslib.pipeline.store import Store
 from rdslib.pipeline.study import Study
@@ -118,7 +118,7 @@ def test_who_waits_says_for_whom_and_that_it_stands_still(tmp_path, monkeypatch)
 
 
 def test_steps_that_others_are_at_are_waited_for_aloud(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "PATIENCE", 0.1)
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
     study, asked, real = Study.load("tiny", tmp_path), [], Store.try_make
 
     def busy(store, steps):
