@@ -10,6 +10,7 @@ import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,37 +76,71 @@ def forward(
             yield [members[i] for i in batch], prefix, passed.last_hidden_state.to(rows.device)
 
 
+@dataclass
+class _Branch:
+    """The texts that have their first `depth` tokens in common: some that part there, and further branches.
+
+    Attributes:
+        depth: How many tokens.
+        parts: Positions of texts, and branches.
+        apart: The most saved without a group here, for each worth of a text that is in no group yet.
+        grouped: The most saved with one, which takes all those texts.
+    """
+
+    depth: int
+    parts: list[int | _Branch] = field(default_factory=list)
+    apart: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    grouped: float = 0
+
+    def close(self, worth: np.ndarray) -> None:
+        """Weigh a group here, when all parts are known; `worth` has the depths of all branches, ascending."""
+        texts = [worth for part in self.parts if isinstance(part, int)]
+        below = [np.maximum(part.apart, part.grouped) for part in self.parts if isinstance(part, _Branch)]
+        self.apart = np.sum([*texts, *below], axis=0)
+        self.grouped = self.apart[np.searchsorted(worth, self.depth)] - self.depth - PASS
+
+
 def groups(ids: Sequence[Sequence[int]], shareable: Sequence[int]) -> list[tuple[int, list[int]]]:
     """Group texts by the tokens that they begin with, so that as few as possible are computed.
 
     A group of n texts whose first p tokens are the same, all of them `shareable`, saves (n - 1) p tokens, and
     costs `PASS`. Each group has p and the positions of its texts; those that are better off alone are the
     group whose p is 0.
+
+    A group takes all texts below its branch that no longer prefix has taken, since each saves as many tokens
+    as the group is deep: whether to form it depends on no more than how deep the next group above lies.
     """
+    if not ids:
+        return []
     order = sorted(range(len(ids)), key=lambda i: (ids[i][: shareable[i]], i))
     beginnings = [ids[i][: shareable[i]] for i in order]
-    # Of the texts before each end in this order: the most that is saved, and where the last group starts.
-    best, starts = np.zeros(len(ids) + 1), np.full(len(ids) + 1, -1)
-    # How many tokens the texts from each start to the end have in common.
-    common = np.full(len(ids), np.iinfo(np.int64).max)
-    for end in range(2, len(ids) + 1):
-        two = _in_common(beginnings[end - 2], beginnings[end - 1])
-        common[: end - 1] = np.minimum(common[: end - 1], two)
-        saved = best[: end - 1] + np.arange(end - 1, 0, -1) * common[: end - 1] - PASS
-        start = int(saved.argmax())
-        best[end] = best[end - 1]
-        if saved[start] > best[end]:
-            best[end], starts[end] = saved[start], start
-    found, alone, end = [], [], len(ids)
-    while end:
-        if (start := int(starts[end])) < 0:
-            end -= 1
-            alone.append(order[end])
-        else:
-            prefix = _in_common(beginnings[start], beginnings[end - 1])
-            found.append((prefix, order[start:end]))
-            end = start
-    return [*found[::-1], *([(0, sorted(alone))] if alone else [])]
+    common = [_in_common(one, other) for one, other in itertools.pairwise(beginnings)]
+    worth = np.unique([0, *common])
+    root = _Branch(0)
+    path = [root]
+    for i, depth in zip(order, [*common, -1], strict=True):
+        part: int | _Branch = i
+        while path and path[-1].depth > depth:
+            path[-1].parts.append(part)
+            path[-1].close(worth)
+            part = path.pop()
+        if path and path[-1].depth == depth:
+            path[-1].parts.append(part)
+        elif path:
+            path.append(_Branch(depth, [part]))
+    found: list[tuple[int, list[int]]] = []
+    alone: list[int] = []
+    left: list[tuple[int | _Branch, int, list[int]]] = [(root, 0, alone)]
+    while left:
+        part, above, members = left.pop()
+        if isinstance(part, int):
+            members.append(part)
+            continue
+        if part.grouped > part.apart[np.searchsorted(worth, above)]:
+            above, members = part.depth, []
+            found.append((above, members))
+        left += [(each, above, members) for each in reversed(part.parts)]
+    return [*found, *([(0, sorted(alone))] if alone else [])]
 
 
 def _in_common(one: Sequence[int], other: Sequence[int]) -> int:

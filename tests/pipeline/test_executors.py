@@ -118,18 +118,20 @@ def test_a_killed_worker_costs_its_shard(cluster, slow):
 
     extractor, path, given = slow
     log = Path(given.model, "log")
-    killed = []
+    found = {}
 
     def kill():
-        while len(lines := log.read_text().split("\n") if log.exists() else []) < 6:
+        """Kill who makes the newest shard, once all that it made before has arrived."""
+        while True:
+            made = [tuple(map(int, line.split())) for line in log.read_text().splitlines()] if log.exists() else []
+            if len(made) > 4 and all(start in found for worker, start in made[:-1] if worker == made[-1][0]):
+                return os.kill(made[-1][0], signal.SIGKILL)
             time.sleep(0.02)
-        killed.append(int(lines[4].split()[0]))
-        os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     shards = ((start, samples_of(start, start + 1)) for start in range(0, 24, 2))
-    found = dict(RayExecutor([path]).extract(extractor, given, shards, lambda more: None))
+    found.update(RayExecutor([path]).extract(extractor, given, shards, lambda more: None))
     killer.join()
     assert sorted(found) == list(range(0, 24, 2))
     for start, made in found.items():
