@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ def kernel(sockets: Path) -> AsyncKernelManager:
     return AsyncKernelManager(**({"transport": "ipc", "ip": str(sockets)} if ipc else {}))
 
 
-def end(one: AsyncKernelManager) -> None:
-    """Kill a kernel, if it was started."""
-    if one.has_kernel:
-        asyncio.run(one.shutdown_kernel(now=True))
+def end(kernels: Iterable[AsyncKernelManager]) -> None:
+    """Kill those kernels that were started."""
+
+    async def kill() -> None:
+        for each in kernels:
+            if each.has_kernel:
+                await each.shutdown_kernel(now=True)
+
+    asyncio.run(kill())

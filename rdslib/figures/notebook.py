@@ -93,8 +93,7 @@ def run_notebooks(names: Sequence[str], profile: str, show: str, out: Path) -> I
                 while not all(done.done() for done in running):  # an error elsewhere, or Ctrl-C
                     _kill_kernels()
                     time.sleep(0.05)
-                for each in kernels:
-                    kernel.end(each)
+                kernel.end(kernels)
 
 
 def _kill_kernels() -> None:
