@@ -50,8 +50,7 @@ from tests.gguf_file import write_gguf
 ABOUT = """# Inputs read, and what went wrong
 
 By `make fuzz` (see `tests/faults/fuzz.py`): changed valid inputs, each read with an end to memory and time.
-Wrong is any end but a result or a `UserError` of one line. Of Parquet it is pyarrow, which ends the process
-where what a file says of itself is contradictory.
+Wrong is any end but a result or a `UserError` of one line.
 
 | reader | inputs | kinds of fault |
 |---|---:|---:|
