@@ -34,6 +34,7 @@ from rdslib.models.folder import check_files, folder_of
 from rdslib.params import RandomModel
 
 if TYPE_CHECKING:
+    from gguf import GGUFReader
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
@@ -280,9 +281,12 @@ def convert_gguf(file: Path, folder: Path) -> None:
     # Its bar, which no setting turns off.
     modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)  # type: ignore[attr-defined, assignment]
     try:
+        header = _gguf_header(file)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        _check_size(config, header)
         with checked_weights(file):
             source = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
+                file.parent, config=config, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
             )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except UserError:
@@ -294,7 +298,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         raise UserError(f"model {file}: is a GGUF of {type(source).__name__}, not of a Llama; give a folder")
     config = LlamaConfig(**{k: v for k, v in source.config.to_dict().items() if k != "quantization_config"})
     config._name_or_path = ""
-    _scale_positions(config, file)
+    _scale_positions(config, file, header)
     model = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]
     model.load_state_dict(source.state_dict())
     model.tie_weights()
@@ -302,22 +306,46 @@ def convert_gguf(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _scale_positions(config: LlamaConfig, file: Path) -> None:
+def _gguf_header(file: Path) -> GGUFReader:
+    """Read the header of a GGUF file; one that says it goes on beyond its end raises ValueError."""
+    from gguf import GGUFReader
+
+    class Bounded(GGUFReader):  # which itself finds as many values there as it is told there are
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            found = super()._get(offset, dtype, count, override_order)
+            if len(found) < count:
+                raise ValueError("it is cut short")
+            return found
+
+    return Bounded(file)
+
+
+def _check_size(config: PretrainedConfig, header: GGUFReader) -> None:
+    """Raise ValueError if a model asks for far more memory than its file has weights."""
+    blocks = {tensor.name.split(".")[1] for tensor in header.tensors if tensor.name.startswith("blk.")}
+    if config.num_hidden_layers > len(blocks):
+        raise ValueError(f"it is said to have {config.num_hidden_layers} blocks, and has {len(blocks)}")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    asked, there = model.num_parameters(), sum(tensor.n_elements for tensor in header.tensors)
+    if asked > 2 * there:  # what is missing otherwise is named as it is loaded
+        raise ValueError(f"it is said to have {asked:,} weights, and has {there:,}")
+
+
+def _scale_positions(config: LlamaConfig, file: Path, header: GGUFReader) -> None:
     """Put in how a GGUF file scales rotary positions, which transformers does not read.
 
     Llama 3.1 and 3.2 have a divisor for each frequency; which parameters give these is tried, and checked.
     """
-    from gguf import GGUFReader
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    reader = GGUFReader(file)
     unknown = UserError(
         f"model {file}: scales positions in a way that is not read from a GGUF file; give the model's folder"
     )
-    kind = reader.fields.get("llama.rope.scaling.type")
+    kind = header.fields.get("llama.rope.scaling.type")
     if kind is not None and kind.contents() != "none":
         raise unknown
-    for divisors in (each.data for each in reader.tensors if each.name == "rope_freqs.weight"):
+    for divisors in (each.data for each in header.tensors if each.name == "rope_freqs.weight"):
         given: dict[str, Any] = dict(config.rope_parameters or {})
         size = config.head_dim or config.hidden_size // config.num_attention_heads
         plain = given["rope_theta"] ** -(torch.arange(0, size, 2) / size)

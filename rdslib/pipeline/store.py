@@ -210,9 +210,10 @@ class Store:
         if manifest_of(path) is not None:
             return
         part = path.with_name(f"{digest}.part")
-        for each in (path, part):
-            remove(each)
-        part.mkdir(parents=True)
+        with _writing(self.folder):
+            for each in (path, part):
+                remove(each)
+            part.mkdir(parents=True)
         files = dict(manifest["files"])
         for name, table in tables.items():
             pq.write_table(table, part / name)
@@ -278,7 +279,7 @@ class Store:
         # the version of filelock, since a group may share the store.
         with contextlib.ExitStack() as locks:
             for path in self.locks(steps):
-                try:
+                with _writing(path.parent):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     lock = filelock.FileLock(path, mode=0o666 & ~_umask())
                     if wait:
@@ -286,13 +287,6 @@ class Store:
                     else:
                         lock.acquire(blocking=False)
                     locks.callback(lock.release)
-                except OSError as error:
-                    if error.errno not in READ_ONLY:
-                        raise
-                    raise UserError(
-                        f"{path.parent}: cannot be written to ({reason_of(error)}); make it writable, or set "
-                        "RDSLIB_HOME to a folder of yours"
-                    ) from error
             yield
 
     def _is_readable(self, step: Step, whole: bool) -> bool:
@@ -386,6 +380,20 @@ class Store:
     def _part(self, step: Step) -> Path:
         """Where the step's artifact is while it is being made."""
         return self.path(step).with_name(f"{step.hash}.part")
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Name a folder of artifacts that can only be read, where it is written to."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        raise UserError(
+            f"{folder}: cannot be written to ({reason_of(error)}); make it writable, or set RDSLIB_HOME to a "
+            "folder of yours"
+        ) from error
 
 
 @functools.cache

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -29,6 +32,8 @@ from rdslib.pipeline.step import step
 from rdslib.pipeline.store import Store
 from rdslib.pipeline.study import Study
 from tests.command import COMMAND, rds, refused
+from tests.faults.ground import preload
+from tests.faults.process import UNDRAWN, Process
 
 
 @pytest.mark.parametrize("where", ["a file", "in a file", "a link to nothing"])
@@ -84,6 +89,50 @@ def test_what_is_whole_in_a_home_that_can_only_be_read_is_read(number, tmp_path,
             UserError, match=r"text: cannot be written to .*; make it writable, or set RDSLIB_HOME"
         ):
             there.make(steps[letter])
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match="cannot be written to"):  # records of what is not there
+        there.take("text", "0" * 16, {}, {})
+
+
+def without_rights():
+    """Let modes of files hold for this process, though it be root's; nothing is started from it."""
+    version, none = (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(version, none) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs capset")
+@pytest.mark.slow
+def test_all_that_a_home_has_is_shown_where_it_can_only_be_read(tiny_home, tmp_path):
+    preload()
+    home = shutil.copytree(tiny_home, tmp_path / "home")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "pool.jsonl").write_text(
+        "".join(f"{json.dumps({'prompt': str(i), 'answer': 'x'})}\n" for i in range(9))
+    )
+    best = tmp_path / "best.jsonl"
+    select = ["select", "--pool", tmp_path / "pool.jsonl", "--method", "random", "-k", 3, "--out"]
+    tiny = ["--profile", "tiny"]
+    assert Process([*select, best], home).end().code == 0
+    there = sorted([home, *home.rglob("*")])
+    for each in there:
+        each.chmod(each.stat().st_mode & 0o555)
+    given = [
+        ["explain", best, "--sample=#0"],
+        ["verify", home / "figures"],
+        ["status", *tiny],
+        ["plan", *tiny],
+        ["run", *tiny, "--workers", 1, "--out", tmp_path / "figures", UNDRAWN],
+        [*select, tmp_path / "again.jsonl"],
+    ]
+    ended = [Process(each, home, without_rights).end() for each in given]
+    refused = Process([*select, best, "--seed", 5], home, without_rights).end()
+    for each in there:
+        each.chmod(each.stat().st_mode | 0o200)
+    assert [each.code for each in ended] == [0] * len(given), [each.text for each in ended]
+    assert sorted([home, *home.rglob("*")]) == there
+    assert best.read_bytes() == (tmp_path / "again.jsonl").read_bytes()
+    assert refused.code == 2
+    assert "select: cannot be written to (Permission denied); make it writable" in refused.lines[0]
 
 
 STOPPED = r"waiting since \d\d:\d\d for process {0}, which is at text/ab and is stopped; `kill -CONT {0}`"

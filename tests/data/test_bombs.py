@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import tracemalloc
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -126,3 +128,21 @@ def test_a_page_of_parquet_that_expands_without_measure_is_one_line(tmp_path, mo
     monkeypatch.setattr(containers, "MAX_COLUMN", 2**20)
     with pytest.raises(UserError, match="row 1 and after: expand to more than 100 times their size; write"):
         list(read_rows(path))
+
+
+def test_parquet_that_contradicts_itself_ends_no_process(tmp_path):
+    """Some byte of all that a file says of itself is changed: pyarrow would abort at some of them."""
+    path, rows = tmp_path / "x.parquet", pa.table({"prompt": ["Why?", "Who?"], "answer": ["So.", "I."]})
+    pq.write_table(rows, path)
+    data = path.read_bytes()
+    size = int.from_bytes(data[-8:-4], "little")
+    if (child := os.fork()) == 0:
+        try:
+            for at in range(len(data) - 8 - size, len(data) - 8):
+                path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+                with suppress(UserError):
+                    list(read_rows(path, on_error="quarantine"))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -8,6 +8,7 @@ what it read or raise UserError; any other end is a finding, whose input is kept
 from __future__ import annotations
 
 import argparse
+import gc
 import gzip
 import hashlib
 import io
@@ -20,12 +21,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rdslib.commands.outputs import read_record, record_of
 from rdslib.data.chat import user_assistant
@@ -33,18 +38,19 @@ from rdslib.data.reader import read_rows
 from rdslib.errors import UserError
 from rdslib.files import MANIFEST, read_manifest, write_manifest
 from rdslib.methods.features import read_all
+from rdslib.models.loading import convert_gguf, load_causal_lm, make_random
 from rdslib.params import ROOT, RandomModel
 from rdslib.pipeline import records
 from rdslib.pipeline.artifacts import damage, journal_line, read_journal
 from rdslib.pipeline.store import Store
 from rdslib.profiles import load_profile
 from tests.faults.shortages import starve
+from tests.gguf_file import write_gguf
 
 ABOUT = """# Inputs read, and what went wrong
 
 By `make fuzz` (see `tests/faults/fuzz.py`): changed valid inputs, each read with an end to memory and time.
-Wrong is any end but a result or a `UserError` of one line. Of Parquet it is pyarrow, which ends the process
-where what a file says of itself is contradictory.
+Wrong is any end but a result or a `UserError` of one line.
 
 | reader | inputs | kinds of fault |
 |---|---:|---:|
@@ -52,6 +58,8 @@ where what a file says of itself is contradictory.
 RESULTS = Path(__file__).parent / "fuzz.md"
 # Seconds of a processor and bytes that one input may take beside what this process has; inputs in one fork.
 SECONDS, BYTES, BATCH = 10, 2**30, 500
+# Seconds after which the system ends a fork that stands still in a native library.
+HANGS = 60
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "messages": user_assistant("What is 1 + 1?", "2")},
     {"id": "b", "prompt": "Sag etwas: é \u2028", "answer": "😀", "source": "x/y", "score": 1.5, "n": None},
@@ -141,15 +149,11 @@ def selected(folder: Path, data: bytes) -> None:
 
 
 def gguf(folder: Path, data: bytes) -> None:
-    from rdslib.models.loading import convert_gguf
-
     (folder / "x.gguf").write_bytes(data)
     convert_gguf(folder / "x.gguf", folder / "out")
 
 
 def safetensors(folder: Path, data: bytes) -> None:
-    from rdslib.models.loading import load_causal_lm
-
     (folder / "model" / "model.safetensors").write_bytes(data)
     load_causal_lm(folder / "model")
 
@@ -177,26 +181,11 @@ def _npy(rows: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _gguf() -> bytes:
-    from gguf import GGUFWriter
-
+def _gguf(**extra: Any) -> bytes:
+    sizes = {"vocab_size": 40, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, num_attention_heads=1, num_key_value_heads=1)
     with tempfile.TemporaryDirectory() as folder:
-        writer = GGUFWriter(Path(folder, "x.gguf"), "llama")
-        writer.add_block_count(1)
-        writer.add_context_length(64)
-        writer.add_embedding_length(8)
-        writer.add_feed_forward_length(16)
-        writer.add_head_count(2)
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_tokenizer_model("gpt2")
-        writer.add_token_list(["a", "b", "</s>"])
-        writer.add_token_merges(["a b"])
-        writer.add_eos_token_id(2)
-        writer.add_tensor("token_embd.weight", np.zeros((3, 8), np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_gguf(Path(folder, "x.gguf"), LlamaForCausalLM(config), **extra)
         return Path(folder, "x.gguf").read_bytes()
 
 
@@ -248,9 +237,7 @@ def seeds_of(name: str, folder: Path) -> list[bytes]:
         request = {"pool": "x", "k": "3", "method": "random"}
         return [json.dumps({"request": request, "output_sha256": "0", "counts": {}}).encode()]
     if name == "GGUF":
-        return [_gguf()]
-    from rdslib.models.loading import make_random
-
+        return [_gguf(), _gguf(divisors=np.array([1, 8]))]
     make_random(RandomModel(layers=1, hidden_size=4, heads=1), 0, folder / "model")
     return [(folder / "model" / "model.safetensors").read_bytes()]
 
@@ -261,7 +248,7 @@ READERS: dict[str, tuple[Read, float]] = {
     "parquet": (pool("parquet"), 5), "jsonl.gz": (pool("jsonl.gz"), 7), "jsonl.zst": (pool("jsonl.zst"), 7),
     "queries": (pool("jsonl", queries=True), 9), "profile": (profile, 0.5), "manifest": (manifest, 15),
     "journal": (journal, 11), "shard": (shard, 4), "records": (recorded, 1.4),
-    "selection record": (selected, 3), "GGUF": (gguf, 0.05), "safetensors": (safetensors, 0.05),
+    "selection record": (selected, 3), "GGUF": (gguf, 0.5), "safetensors": (safetensors, 0.5),
 }  # fmt: skip
 
 
@@ -273,8 +260,8 @@ def _too_long(*_: object) -> None:
     raise TooLong
 
 
-def batch(name: str, seeds: list[bytes], folder: Path, first: int, count: int, seed: int) -> None:
-    """Read some inputs; the one at work lies in a file, and so does what has gone wrong with it."""
+def batch(name: str, seeds: list[bytes], folder: Path, at: mmap, first: int, count: int, seed: int) -> None:
+    """Read some inputs; which one is at work is `at`, and what has gone wrong with it lies in a file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sink = os.open(os.devnull, os.O_WRONLY)
     for place in (1, 2):
@@ -282,9 +269,10 @@ def batch(name: str, seeds: list[bytes], folder: Path, first: int, count: int, s
     signal.signal(signal.SIGPROF, _too_long)
     starve(BYTES)
     for number in range(first, first + count):
-        data = mutate(random.Random(f"{seed}/{name}/{number}"), seeds)
-        (folder / "input").write_bytes(data)
+        at[:] = number.to_bytes(len(at))
+        data = nearly(name, seeds, number, seed)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, HANGS)
         try:
             READERS[name][0](folder, data)
         except UserError as error:
@@ -298,35 +286,41 @@ def batch(name: str, seeds: list[bytes], folder: Path, first: int, count: int, s
     os._exit(0)
 
 
-def fuzz(name: str, runs: int, seed: int, found: Path, first: int = 0) -> tuple[int, list[str]]:
+def nearly(name: str, seeds: list[bytes], number: int, seed: int) -> bytes:
+    """An input of a reader, by its number."""
+    return mutate(random.Random(f"{seed}/{name}/{number}"), seeds)
+
+
+def fuzz(name: str, runs: int, seed: int, found: Path) -> tuple[int, list[str]]:
     """Read so many inputs with a reader; how many were read, and what went wrong, each kind once."""
     wrong: dict[str, str] = {}
-    done, place = 0, "/dev/shm" if Path("/dev/shm").is_dir() else None
+    done, at, place = 0, mmap(-1, 8), "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         folder = Path(scratch)
         seeds = seeds_of(name, folder)
+        for each in seeds:  # so that what is imported at need is there before each fork
+            with suppress(UserError):
+                READERS[name][0](folder, each)
+        gc.freeze()
         while done < runs:
             count = min(BATCH, runs - done)
             child = os.fork()
             if child == 0:
-                batch(name, seeds, folder, first + done, count, seed)
+                batch(name, seeds, folder, at, done, count, seed)
             _, status = os.waitpid(child, 0)
             code = os.waitstatus_to_exitcode(status)
             if code == 0:
                 done += count
                 continue
-            data = (folder / "input").read_bytes()
+            done = int.from_bytes(at[:]) + 1
+            data = nearly(name, seeds, done - 1, seed)
             told = (folder / "wrong").read_text() if (folder / "wrong").exists() else f"ended with {code}"
             (folder / "wrong").unlink(missing_ok=True)
             if told.partition(":")[0] not in wrong or len(wrong) < 5:
                 found.mkdir(parents=True, exist_ok=True)
-                (found / f"{name.replace(' ', '-')}-{hashlib.sha256(data).hexdigest()[:12]}").write_bytes(
-                    data
-                )
+                kept = f"{name.replace(' ', '-')}-{hashlib.sha256(data).hexdigest()[:12]}"
+                (found / kept).write_bytes(data)
             wrong.setdefault(told.partition(":")[0] + told.partition(":")[2][:60], told)
-            # Which of the batch it was, to go on after it.
-            inputs = (mutate(random.Random(f"{seed}/{name}/{first + done + i}"), seeds) for i in range(count))
-            done += 1 + next((i for i, each in enumerate(inputs) if each == data), 0)
     return done, list(wrong.values())
 
 
@@ -336,24 +330,34 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(READERS), help="a reader; may be repeated")
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs for all readers together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the table")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="the table; rows of what is run are replaced"
+    )
     parser.add_argument("--found", type=Path, default=Path("build/fuzz"), help="where inputs of findings go")
     given = parser.parse_args()
-    import rdslib.models.loading  # noqa: F401  # before forks
-
-    rows, failed = [], False
+    torch.set_num_threads(1)  # others are lost in forks
+    rows, failed = read(given.out), False
     for name in given.only or READERS:
         started = time.monotonic()
         done, wrong = fuzz(name, int(given.runs * READERS[name][1] / 100), given.seed, given.found)
         failed |= bool(wrong)
-        rows.append((name, done, len(wrong)))
+        rows[name] = done, len(wrong)
         print(f"{name}: {done} in {time.monotonic() - started:.0f} s", *wrong, sep="\n  ", flush=True)
-        given.out.write_text(
-            ABOUT
-            + "".join(f"| {name} | {done:,} | {kinds} |\n" for name, done, kinds in rows)
-            + f"| all | {sum(row[1] for row in rows):,} | {sum(row[2] for row in rows)} |\n"
-        )
+        there = {"all": tuple(map(sum, zip(*rows.values(), strict=True)))}
+        lines = [f"| {name} | {done:,} | {kinds} |\n" for name, (done, kinds) in (rows | there).items()]
+        given.out.write_text(ABOUT + "".join(lines))
     return int(failed)
+
+
+def read(path: Path) -> dict[str, tuple[int, int]]:
+    """The rows of a table that there is, but for their sum."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    cells = [[cell.strip().replace(",", "") for cell in line.strip("|").split("|")] for line in lines]
+    return {
+        name: (int(done), int(kinds))
+        for name, done, kinds in (each for each in cells if len(each) == 3)
+        if name in READERS
+    }
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rdslib.models import folder as folders
 from rdslib.models.folder import contents_of, folder_of, point_to, pointed
 from rdslib.models.loading import convert_gguf, load_adapter, load_causal_lm, load_tokenizer
 from tests.command import refused
+from tests.gguf_file import write_gguf
 
 GPTQ = {"quant_method": "gptq", "bits": 4}
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -288,52 +289,6 @@ def test_contents_are_what_files_hold(copy):
     assert len({str(each) for each in seen}) == len(seen)
 
 
-def write_gguf(path, model, **extra):
-    """A model in GGUF's form, as llama.cpp writes it."""
-    import gguf
-
-    config, writer = model.config, gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    if "scaling" in extra:
-        writer.add_rope_scaling_type(extra["scaling"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*(chr(33 + i) for i in range(config.vocab_size - 1)), "AB"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
-    writer.add_token_merges(["A B"])
-    writer.add_eos_token_id(0)
-    names = {
-        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down", "post_attention_layernorm": "ffn_norm", "input_layernorm": "attn_norm",
-        "model.layers": "blk",
-    }  # fmt: skip
-    for name, weight in model.state_dict().items():
-        values = weight.float().numpy()
-        if "q_proj" in name or "k_proj" in name:  # rotary pairs lie side by side there
-            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-            pairs = values.reshape(heads, 2, len(values) // heads // 2, -1)
-            values = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
-        for theirs, short in names.items():
-            name = name.replace(theirs, short)
-        writer.add_tensor(name, values)
-    if "divisors" in extra:
-        writer.add_tensor("rope_freqs.weight", extra["divisors"].astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 @pytest.fixture(scope="module")
 def llama_3():
     """A tiny model with Llama 3.1's scaling of positions, and the divisors that its GGUF file has."""
@@ -379,4 +334,29 @@ def test_a_gguf_whose_scaling_is_not_known_is_refused(llama_3, tmp_path, extra):
         extra = {"scaling": gguf.RopeScalingType.LINEAR}
     write_gguf(tmp_path / "m.gguf", llama_3[0], **extra)
     with pytest.raises(UserError, match="scales positions in a way that is not read from a GGUF file"):
+        convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
+
+
+def change_gguf(path, key, skip, value):
+    """Put other bytes behind a key of a header; where they end."""
+    data = path.read_bytes()
+    at = data.index(key.encode()) + len(key) + skip
+    path.write_bytes(data[:at] + value + data[at + len(value) :])
+    return at + len(value)
+
+
+@pytest.mark.parametrize("key", ["block_count", "feed_forward_length"])
+def test_a_gguf_that_says_it_is_larger_than_it_is_takes_no_memory(llama_3, tmp_path, key):
+    write_gguf(tmp_path / "m.gguf", llama_3[0])
+    change_gguf(tmp_path / "m.gguf", f"llama.{key}", 4, (2**30).to_bytes(4, "little"))
+    with pytest.raises(UserError, match=r"it is said to have (1073741824 blocks|412,3.* weights), and has"):
+        convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
+
+
+def test_a_gguf_whose_list_goes_on_beyond_its_end_is_not_read_for_ever(llama_3, tmp_path):
+    write_gguf(tmp_path / "m.gguf", llama_3[0])
+    bytes_without_end = bytes(4) + (2**60).to_bytes(8, "little")
+    end = change_gguf(tmp_path / "m.gguf", "tokenizer.ggml.token_type", 4, bytes_without_end)
+    os.truncate(tmp_path / "m.gguf", end + 10)
+    with pytest.raises(UserError, match="it is cut short"):
         convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
