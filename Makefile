@@ -2,16 +2,20 @@
 # make test: set up, run the fast tests.   make test-all: all of them.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: setup figures test test-all lint lowest bench faults fuzz lab site lock clean
 
 setup: .venv/ready
 
-# Exact versions from the lock file; then this project itself, without looking anything up.
-.venv/ready: requirements.lock pyproject.toml
+# Exact files, by their hashes, and torch, of which each machine has its own build; then this project itself,
+# without looking anything up.
+.venv/ready: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) install --no-compile --no-deps --require-hashes --requirement requirements.lock
+	$(PIP) install --no-compile --requirement requirements-torch.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	touch $@
 
 PROFILE ?= mini
@@ -58,7 +62,7 @@ site: setup
 	for each in lab paper; do $(BIN)/rds report --profile $$each --figures build/figures/$$each || exit 1; done
 	$(BIN)/python -m tests.docs.site
 
-# Re-make the lock file and environment.yml from the newest versions that pyproject.toml allows.
+# Re-make the lock files and environment.yml from the newest versions that pyproject.toml allows.
 lock:
 	$(PYTHON) tests/lock.py
 
