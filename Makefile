@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup figures test test-all lint lowest bench faults fuzz lab site lock clean
+.PHONY: setup figures test test-all lint lowest bench faults fuzz lab site lock audit clean
 
 setup: .venv/ready
 
@@ -66,5 +66,14 @@ site: setup
 lock:
 	$(PYTHON) tests/lock.py
 
+# What is in the lock files: as a list for machines (CycloneDX), and which of it has a known vulnerability.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom pip-audit
+	mkdir -p build
+	cat requirements.lock requirements-torch.lock | .venv-audit/bin/cyclonedx-py requirements --output-file build/sbom.json -
+	grep -ho '^[^ #]*==[^ ]*' requirements.lock requirements-torch.lock > build/pins.txt
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/pins.txt
+
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-audit .venv-lowest

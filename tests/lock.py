@@ -36,11 +36,14 @@ def direct_requirements(dev: bool = True) -> list[str]:
     return [each for each in project["dependencies"] + of_extras if name_of(each) != project["name"]]
 
 
-def locked() -> dict[str, str]:
-    """Every package that the lock files have, by its normalised name, with its version."""
+def locked(anywhere: bool = False) -> dict[str, str]:
+    """Every package of the lock files by its normalised name, with its version.
+
+    Without those that some systems alone need, unless they are for `anywhere`.
+    """
     text = LOCK.read_text() + TORCH_LOCK.read_text()
-    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
-    return {name_of(name): version for name, version in pins}
+    pins = re.findall(r"^([\w.-]+)==(\S+)( ;)?", text, re.MULTILINE)
+    return {name_of(name): version for name, version, condition in pins if anywhere or not condition}
 
 
 def install(folder: Path, requirements: list[str]) -> list[str]:
