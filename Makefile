@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup figures test test-all lint lowest bench faults fuzz lab site lock audit clean
+.PHONY: setup figures test test-all lint lowest bench faults fuzz determinism lab site lock audit clean
 
 setup: .venv/ready
 
@@ -51,6 +51,10 @@ faults: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.faults.fuzz
+
+# The selections of mini, made again in other surroundings, which takes hours; a table of what changes.
+determinism: setup
+	$(BIN)/python -m tests.faults.determinism
 
 lab: setup
 	$(BIN)/jupyter lab --preferred-dir notebooks

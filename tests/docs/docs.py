@@ -246,6 +246,28 @@ def others() -> str:
     )
 
 
+# The same selections again.
+
+
+def determinism() -> str:
+    """Of each setting of the audit, the methods whose picks were others than at first, and how many."""
+    lines = (ROOT / "tests" / "faults" / "determinism.md").read_text(encoding="utf-8").splitlines()
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")
+    ]
+    found = [
+        (
+            setting,
+            runs,
+            ", ".join(
+                f"{name} {share}" for name, share in zip(head[2:], shares, strict=True) if share != "0"
+            ),
+        )
+        for setting, runs, *shares in rows
+    ]
+    return table(("changed", "runs", "picks that changed"), [(*row, each or "none") for *row, each in found])
+
+
 # Licences of packages.
 
 # What classifiers and free texts call a licence, as an expression has it.
@@ -295,6 +317,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "claims": claims,
     "lab": lab,
     "others": others,
+    "determinism": determinism,
     "licences": licences,
 }
 
