@@ -58,7 +58,7 @@ FIRST = "the first run"
 SETTINGS = {
     FIRST: Setting(),
     "the same again": Setting(),
-    "two processes": Setting(processes=2, times=3),
+    "two processes": Setting(processes=2, times=4),
     "SIGKILLs on the way": Setting(killed=True),
     "Ray": Setting(engine="ray"),
     "2 threads": Setting(threads=2, replaced={"rdslib.models.device.PROCESSES": 1}),
