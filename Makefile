@@ -2,16 +2,20 @@
 # make test: set up, run the fast tests.   make test-all: all of them.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup figures test test-all lint lowest bench faults fuzz lab site lock clean
+.PHONY: setup figures test test-all lint lowest bench faults fuzz determinism lab site lock audit clean
 
 setup: .venv/ready
 
-# Exact versions from the lock file; then this project itself, without looking anything up.
-.venv/ready: requirements.lock pyproject.toml
+# Exact files, by their hashes, and torch, of which each machine has its own build; then this project itself,
+# without looking anything up.
+.venv/ready: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) install --no-compile --no-deps --require-hashes --requirement requirements.lock
+	$(PIP) install --no-compile --requirement requirements-torch.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	touch $@
 
 PROFILE ?= mini
@@ -48,6 +52,10 @@ faults: setup
 fuzz: setup
 	$(BIN)/python -m tests.faults.fuzz
 
+# The selections of mini, made again in other surroundings, which takes hours; a table of what changes.
+determinism: setup
+	$(BIN)/python -m tests.faults.determinism
+
 lab: setup
 	$(BIN)/jupyter lab --preferred-dir notebooks
 
@@ -58,9 +66,18 @@ site: setup
 	for each in lab paper; do $(BIN)/rds report --profile $$each --figures build/figures/$$each || exit 1; done
 	$(BIN)/python -m tests.docs.site
 
-# Re-make the lock file and environment.yml from the newest versions that pyproject.toml allows.
+# Re-make the lock files and environment.yml from the newest versions that pyproject.toml allows.
 lock:
 	$(PYTHON) tests/lock.py
 
+# What is in the lock files: as a list for machines (CycloneDX), and which of it has a known vulnerability.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom pip-audit
+	mkdir -p build
+	cat requirements.lock requirements-torch.lock | .venv-audit/bin/cyclonedx-py requirements --output-file build/sbom.json -
+	grep -ho '^[^ #]*==[^ ]*' requirements.lock requirements-torch.lock > build/pins.txt
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/pins.txt
+
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-audit .venv-lowest

@@ -40,6 +40,8 @@ def main() -> None:
             _end("stopped; run the same command again to go on", int(ended.code))
         raise
     except Exception as error:
+        if (stopped := _stopped(error)) is not None:
+            _end("stopped; run the same command again to go on", stopped)
         if (refusal := _refusal(error)) is not None:
             _end(f"{refusal}, and run the same again to go on", 2)
         from rdslib.methods import plugin_line
@@ -47,6 +49,15 @@ def main() -> None:
         if (where := plugin_line(error)) is None:
             raise
         _end(f"{where}: {type(error).__name__}: {error}; correct this line of your method", 2)
+
+
+def _stopped(error: Exception) -> int | None:
+    """The exit code, where a library made an error of its own of a stop, as pydantic does in a serializer."""
+    if isinstance(error.__cause__, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error.__cause__, SystemExit) and error.__cause__.code == TERMINATED:
+        return TERMINATED
+    return None
 
 
 def _refusal(error: Exception) -> str | None:
@@ -72,7 +83,8 @@ def _open_streams() -> None:
 
 
 def _terminate(*_: object) -> NoReturn:
-    """End as by Ctrl-C, so that temporary files and helping processes go."""
+    """End as by Ctrl-C, so that temporary files and helping processes go; a second signal is too late."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(TERMINATED)
 
 

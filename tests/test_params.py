@@ -12,7 +12,7 @@ import yaml
 from rdslib.errors import UserError
 from rdslib.params import ROOT
 from rdslib.profiles import load_profile
-from tests.lock import direct_requirements, name_of
+from tests.lock import LOCK, TORCH_LOCK, direct_requirements, locked, name_of
 
 
 @pytest.mark.parametrize("name", ["lab", "mini", "paper", "tasks", "tiny"])
@@ -81,10 +81,11 @@ def test_unknown_profile_and_broken_files(tmp_path):
 
 
 def test_lock_environment_and_pyproject_agree():
-    lock = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0] != "#"]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lock), "every line is an exact version"
-    locked = dict(line.split("==") for line in lock)
-    versions = {name_of(name): version for name, version in locked.items()}
+    lock = re.sub(r"^#.*\n", "", LOCK.read_text(), flags=re.MULTILINE).replace("\\\n", "").splitlines()
+    hashed = re.compile(r"[\w.-]+==[\w.]+( ; [^\\]+?)?( +--hash=sha256:[0-9a-f]{64})+")
+    assert all(hashed.fullmatch(line.strip()) for line in lock), "exact versions, with hashes"
+    assert re.fullmatch(r"#.*\ntorch==[\w.]+\n", TORCH_LOCK.read_text())
+    versions = locked()
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pins = [line for line in environment[-1]["pip"] if line != "-e ."]
     assert {name_of(pin) for pin in pins} == {name_of(each) for each in direct_requirements()}

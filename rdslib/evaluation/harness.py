@@ -104,15 +104,16 @@ def questions(
     is known, that is what leads to the answer in the exemplars (the protocol's `lead`).
     """
     needs("study", "lm_eval")
-    from lm_eval.utils import apply_template
+    from lm_eval.utils import env
 
     from rdslib.evaluation.likelihood import Question
 
+    prompt_of, lead_of = (env.from_string(form[name]) for name in ("prompt", "lead"))
     asked = []
     for sample in samples:
         row = _row(sample, tokenizer, form["context_tokens"])
         choices = None if sample.choices is None else [form["delimiter"] + each for each in sample.choices]
-        prompt, lead = (apply_template(form[name], row) for name in ("prompt", "lead"))
+        prompt, lead = prompt_of.render(row), lead_of.render(row)
         gold = sample.gold or sample.messages[-1]["content"].strip()
         asked.append(Question(sample.id, prompt.strip(), lead, gold, choices, sample.answer))
     return asked

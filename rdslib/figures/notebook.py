@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -20,6 +22,9 @@ from rdslib.errors import UserError, reason_of
 from rdslib.files import write_whole
 from rdslib.params import ROOT
 from rdslib.pipeline.study import Study
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
 
 
 def open_study(profile: str) -> Study:
@@ -62,6 +67,8 @@ def run_notebooks(names: Sequence[str], profile: str, show: str, out: Path) -> I
     Raises:
         UserError: If a cell fails, with the notebook's message, or a kernel dies.
     """
+    from rdslib.figures import kernel
+
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     # Python's -P for kernels: a file of the working folder that is named like a module is not that module.
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -69,18 +76,24 @@ def run_notebooks(names: Sequence[str], profile: str, show: str, out: Path) -> I
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     folder = out.resolve() / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    # Threads, as kernels are processes already.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, ThreadPoolExecutor(2) as threads:
-        run = partial(_run, profile=profile, show=show, folder=folder, scratch=Path(scratch))
-        running = [threads.submit(run, name) for name in names]
-        try:
-            for name, each in zip(names, running, strict=True):
-                yield name, each.result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-            while not all(each.done() for each in running):  # an error elsewhere, or Ctrl-C
-                _kill_kernels()
-                time.sleep(0.05)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        kernels = [kernel.kernel(Path(scratch, str(i))) for i in range(2)]
+        idle: SimpleQueue[AsyncKernelManager] = SimpleQueue()
+        for each in kernels:
+            idle.put(each)
+        run = partial(_run, profile=profile, show=show, folder=folder, scratch=Path(scratch), idle=idle)
+        # Threads, as kernels are processes already.
+        with ThreadPoolExecutor(len(kernels)) as threads:
+            running = [threads.submit(run, name) for name in names]
+            try:
+                for name, done in zip(names, running, strict=True):
+                    yield name, done.result()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+                while not all(done.done() for done in running):  # an error elsewhere, or Ctrl-C
+                    _kill_kernels()
+                    time.sleep(0.05)
+                kernel.end(kernels)
 
 
 def _kill_kernels() -> None:
@@ -91,30 +104,33 @@ def _kill_kernels() -> None:
                 child.kill()
 
 
-def _run(name: str, profile: str, show: str, folder: Path, scratch: Path) -> float:
+def _run(
+    name: str, profile: str, show: str, folder: Path, scratch: Path, idle: SimpleQueue[AsyncKernelManager]
+) -> float:
     import papermill
-    from traitlets.config import Config
+
+    from rdslib.figures import kernel
 
     started = time.monotonic()
     source, executed = str(ROOT / "notebooks" / f"{name}.ipynb"), scratch / f"{name}.ipynb"
     given = {"profile": profile, "show": show, "out": str(folder.parent)}
     known = papermill.inspect_notebook(source)
-    # Sockets in a folder of this notebook alone, where another kernel's cannot be met; of so many characters.
-    sockets = str(scratch / f"{name}.kernel")
-    ipc = {"transport": "ipc", "ip": sockets} if os.name == "posix" and len(os.fsencode(sockets)) < 90 else {}
+    free = idle.get()
     try:
         papermill.execute_notebook(
             source,
             str(executed),
             parameters={key: value for key, value in given.items() if key in known},
             progress_bar=False,
-            config=Config(KernelManager=ipc),
-            extra_arguments=["--log-level=CRITICAL", "--InteractiveShellApp.ignore_cwd=True"],
+            engine_name=kernel.NAME,
+            km=free,
         )
     except papermill.PapermillExecutionError as error:
         message = " ".join(str(error.evalue).split())
         raise UserError(f"{name}.ipynb: {error.ename}: {message}") from error
     except RuntimeError as error:  # a kernel that was killed, as where memory ends
         raise UserError(f"{name}.ipynb: {reason_of(error)}; run the same command again") from error
+    finally:
+        idle.put(free)
     write_whole(folder / f"{name}.ipynb", executed.read_bytes())
     return time.monotonic() - started

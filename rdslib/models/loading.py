@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from tqdm import tqdm
 from transformers import (
@@ -36,6 +35,7 @@ from rdslib.params import RandomModel
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
 transformers.utils.logging.set_verbosity_error()
@@ -238,6 +238,8 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str = "
     Raises:
         UserError: They cannot be loaded, or are not those that the folder's configuration asks for.
     """
+    from peft import PeftModel, get_peft_model_state_dict  # which selection by states does without
+
     cure = "train it again"
     try:
         if isinstance(model, PeftModel):

@@ -98,6 +98,7 @@ class Pipeline:
         self.draws: Mapping[str, Draw] = {ALL: None, **(draws or {})}
         self.size = size
         self._made: int | None = None  # the size of the pool, once it is known
+        self._keys: dict[Extractor, dict[str, Any]] = {}
 
     @cached_property
     def model(self) -> Step:
@@ -181,9 +182,11 @@ class Pipeline:
     def _marks(self, extractor: str) -> dict[str, Any]:
         """What features depend on besides the model and the samples."""
         maker = get_extractor(extractor)
+        if maker not in self._keys:  # that of a model in a folder looks at all its files
+            self._keys[maker] = dict(maker.key(self.settings))
         return {
             "version": maker.version,
-            "parameters": dict(maker.key(self.settings)),
+            "parameters": self._keys[maker],
             "plugin": digest_of(extractor),
             "device": device_kind(),
         }

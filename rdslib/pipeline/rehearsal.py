@@ -1,6 +1,6 @@
 """A rehearsal: every step of a profile's study, in minutes, on made-up files and with tiny random models.
 
-Every count of the profile becomes its cube root, rounded up (`small`): of samples, queries, tests, budgets,
+Every count of the profile becomes its fourth root, rounded up (`small`): of samples, queries, tests, budgets,
 batches, shards, clusters and LESS's dimensions; that of a smaller pool twice as many. A budget of the whole
 pool stays one. Learning rates, epochs, ranks, lengths, the grid and its methods stay as they are.
 """
@@ -37,8 +37,8 @@ TINY, CONTEXT = 64, 2048
 
 
 def small(count: int) -> int:
-    """Return the cube root of a count, rounded up."""
-    return math.ceil(round(count ** (1 / 3), 9))
+    """Return the fourth root of a count, rounded up."""
+    return math.ceil(round(count ** (1 / 4), 9))
 
 
 def rehearse(profile: Profile, folder: Path, home: Path) -> Path:

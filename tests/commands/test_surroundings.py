@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import BaseModel, model_serializer
 from safetensors.numpy import save_file
 
 from rdslib import cli, processes
@@ -254,6 +255,38 @@ def test_a_study_that_is_stopped_before_its_first_step_says_so(tmp_path, monkeyp
     monkeypatch.setattr(compute, "_compute", stop)
     with pytest.raises(KeyboardInterrupt):
         compute.compute_command(profile="tiny", minutes=None, out=tmp_path / "out", workers=1, record=None)
+
+
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_stop_within_a_library_is_a_stop(capsys, monkeypatch, raised, code):
+    """pydantic makes an error of its own of what ends a serializer."""
+
+    class Stopped(BaseModel):
+        @model_serializer
+        def stop(self) -> dict:
+            raise raised
+
+    monkeypatch.setattr("rdslib.commands.app.app", lambda: Stopped().model_dump())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == "rds: stopped; run the same command again to go on\n"
+
+
+def test_a_second_signal_does_not_cut_a_stop_short():
+    program = (
+        "import os, signal; import rdslib.commands.app as commands; from rdslib import cli\n"
+        "def stop():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); print('tidied')\n"
+        "commands.app = stop; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "tidied\n")
+    assert done.stderr == "rds: stopped; run the same command again to go on\n"
 
 
 def test_a_clock_that_jumps_ends_no_study(tmp_path, monkeypatch):

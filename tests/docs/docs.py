@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ from rdslib.figures import key_numbers
 from rdslib.figures.base import BASELINE, human, in_order, method_title
 from rdslib.params import ROOT
 from tests.docs import architecture
+from tests.lock import direct_requirements, locked, name_of
 
 DOCS = ROOT / "docs"
 RENEW = "python -m tests.docs.docs"
@@ -244,6 +246,70 @@ def others() -> str:
     )
 
 
+# The same selections again.
+
+
+def determinism() -> str:
+    """Of each setting of the audit, the methods whose picks were others than at first, and how many."""
+    lines = (ROOT / "tests" / "faults" / "determinism.md").read_text(encoding="utf-8").splitlines()
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")
+    ]
+    found = [
+        (
+            setting,
+            runs,
+            ", ".join(
+                f"{name} {share}" for name, share in zip(head[2:], shares, strict=True) if share != "0"
+            ),
+        )
+        for setting, runs, *shares in rows
+    ]
+    return table(("changed", "runs", "picks that changed"), [(*row, each or "none") for *row, each in found])
+
+
+# Licences of packages.
+
+# What classifiers and free texts call a licence, as an expression has it.
+_LICENCES = {
+    r"(The )?MIT License( \(MIT\))?": "MIT",
+    r"Apache Software License|Apache 2\.0( License)?|Apache License, Version 2\.0": "Apache-2.0",
+    r"3-Clause BSD License": "BSD-3-Clause",
+    r"BSD License": "BSD",
+    r"ISC License \(ISCL\)": "ISC",
+    r"Python Software Foundation License": "PSF",
+    r"Mozilla Public License 2\.0 \(MPL 2\.0\)": "MPL-2.0",
+    r"GNU Lesser General Public License v2 or later \(LGPLv2\+\)": "LGPL-2.0-or-later",
+}
+
+
+def licences() -> str:
+    """The licences of the lock's packages: of those that are asked for, and of what these bring."""
+    direct = {name_of(each) for each in direct_requirements()}
+    by_licence: dict[str, list[str]] = {}
+    for name in sorted(locked()):
+        by_licence.setdefault(_licence(name), []).append(name)
+    rows = [
+        (licence, ", ".join(filter(direct.__contains__, names)), ", ".join(sorted(set(names) - direct)))
+        for licence, names in sorted(by_licence.items(), key=lambda each: (-len(each[1]), each[0]))
+    ]
+    elsewhere = ", ".join(sorted(locked(anywhere=True).keys() - locked()))
+    return table(("licence", "asked for", "comes with these"), [*rows, ("not seen here", "", elsewhere)])
+
+
+def _licence(name: str) -> str:
+    """What an installed package says of its licence."""
+    stated = metadata(name)
+    classes = [each.split(" :: ") for each in stated.get_all("Classifier", [])]
+    kinds = ", ".join(each[-1] for each in classes if each[0] == "License")
+    found = (
+        (stated["License-Expression"] or kinds or stated["License"] or "not stated").strip().splitlines()[0]
+    )
+    for called, short in _LICENCES.items():
+        found = re.sub(called, short, found)
+    return found
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "costs": costs,
@@ -251,6 +317,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "claims": claims,
     "lab": lab,
     "others": others,
+    "determinism": determinism,
+    "licences": licences,
 }
 
 

@@ -20,17 +20,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
 import yaml
 
 from rdslib.methods import SCORERS, digest_of
 from rdslib.params import ROOT
+from rdslib.profiles import load_profile
 from rdslib.selection import SELECTORS
 from tests.docs import architecture
 from tests.docs.docs import DOCS, PARTS, RENEW, renewed
+from tests.lock import locked
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 # What cannot be run here, and why.
@@ -212,15 +216,26 @@ def test_commands_of_a_block_are_kept_apart():
     assert list(commands(text)) == ["a b\nc | d", "e --f"]
 
 
+LICENCES = DOCS / "licences.md"
 MADE = [
     DOCS / "commands.md",
     *(path for path in PAGES if "<!-- made: " in path.read_text(encoding="utf-8")),
 ]
 
 
+def is_locked() -> bool:
+    """Whether what is installed is the lock's."""
+    try:
+        return all(version(name).split("+")[0] == pinned for name, pinned in locked().items())
+    except PackageNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
 def test_what_is_made_from_code_and_results_is_up_to_date(path):
     assert path.is_file(), f"make it: {RENEW}"
+    if path == LICENCES and not is_locked():
+        pytest.skip("others than the packages of the lock are installed")
     assert path.read_text(encoding="utf-8") == renewed(path), f"renew it: {RENEW}"
 
 
@@ -250,6 +265,19 @@ def test_every_method_and_selector_is_described_as_it_is():
         for name, scorer in SCORERS.items()
         if digest_of(name) is None
     }
+
+
+def test_the_licence_of_every_source_task_and_model_is_there():
+    wanted = set(pd.read_csv(ROOT / "rdslib" / "figures" / "published" / "tab5.csv")["source"])
+    for profile in ("mini", "lab", "tulu2", "tulu3"):
+        e = load_profile(profile).experiment
+        wanted |= {e.model.title, *(each.name for each in [*e.pool.sources, *e.tasks])}
+        methods = {name for named in e.grid.single_task.values() for name in named}
+        wanted |= {name.removeprefix("embed_") for name in methods if name.startswith("embed_")}
+    data = LICENCES.read_text(encoding="utf-8").partition("\n## Data\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1].strip() for line in data.splitlines() if line.startswith("| ")]
+    named = {name for cell in cells for name in cell.split(", ")}
+    assert named - {"source", "task", "model"} == wanted
 
 
 def test_links_lead_somewhere():

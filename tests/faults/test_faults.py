@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.faults.determinism import FIRST, table
 from tests.faults.fuzz import READERS, fuzz
 from tests.killing import WITH_TESTS
 
@@ -37,3 +38,15 @@ def test_no_reader_breaks_at_what_is_nearly_right(name, tmp_path):
     done, wrong = fuzz(name, runs, 1, tmp_path / "found")
     assert done == runs
     assert not wrong
+
+
+def test_what_changes_between_selections_is_counted_by_method():
+    def found(rds, random, kills=0):
+        return {"picks": {"rds": {"a": list(rds), "b": ["x"]}, "random": {"a": list(random)}}, "kills": kills}
+
+    first = found("abc", "123")
+    again = [first, found("bac", "123", 2), found("abd", "123", 1)]
+    assert table({FIRST: [first], "again": again, "swapped": again[1:2], "not run": []}).splitlines()[2:] == [
+        "| again (3) | 3 | 0 | 25.0% |",
+        "| swapped (2) | 1 | 0 | 0.0% |",
+    ]

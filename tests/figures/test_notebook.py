@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import papermill
 import psutil
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from rdslib import figures
 from rdslib.commands.verify import verify
 from rdslib.errors import UserError
+from rdslib.figures import kernel
 from rdslib.figures.notebook import refuse_unknown_parameters
 from rdslib.figures.publish import publish
 from rdslib.params import ROOT
@@ -69,6 +71,30 @@ def test_no_file_of_the_working_folder_is_a_module(tmp_path):
     assert not (tmp_path / "executed").exists()
     assert "Warning" not in done.stderr
     assert "IPKernelApp" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_notebook_sees_nothing_of_the_one_before_in_its_kernel(tmp_path):
+    kept = kernel.kernel(tmp_path / "sockets")
+    first = ["import os", "x, pid = 1, os.getpid()\nprint(pid)"]
+    second = ["assert 'x' not in globals() and 'os' not in globals()", "import os\nprint(os.getpid())"]
+    printed = []
+    for name, cells in (("first", first), ("second", second)):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        done = papermill.execute_notebook(
+            tmp_path / f"{name}.ipynb",
+            tmp_path / "x.ipynb",
+            progress_bar=False,
+            engine_name=kernel.NAME,
+            km=kept,
+        )
+        assert [cell.execution_count for cell in done.cells] == [1, 2]
+        printed.append(done.cells[1].outputs[0].text)
+    kernel.end([kept])
+    assert printed[0] == printed[1]
+    assert not psutil.pid_exists(int(printed[0]))
 
 
 class Large:

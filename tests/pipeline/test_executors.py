@@ -123,7 +123,8 @@ def test_a_killed_worker_costs_its_shard(cluster, slow):
     def kill():
         """Kill who makes the newest shard, once all that it made before has arrived."""
         while True:
-            made = [tuple(map(int, line.split())) for line in log.read_text().splitlines()] if log.exists() else []
+            lines = log.read_text().splitlines() if log.exists() else []
+            made = [tuple(map(int, line.split())) for line in lines]
             if len(made) > 4 and all(start in found for worker, start in made[:-1] if worker == made[-1][0]):
                 return os.kill(made[-1][0], signal.SIGKILL)
             time.sleep(0.02)

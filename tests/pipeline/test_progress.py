@@ -183,6 +183,7 @@ def test_two_processes_show_one_line(tmp_path):
     assert all(cell_len(line) < 80 for line in of_steps)
     numbers = [int(line[1:].split("/")[0]) for line in of_steps]
     assert numbers == sorted(numbers)
+    arguments[arguments.index("fig4_scaling")] = "fig5_score_histogram"
     piped = rds(*arguments, home=tmp_path / "other")
     assert piped.returncode == 0
     assert "\r" not in piped.stderr
