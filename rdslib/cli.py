@@ -8,14 +8,13 @@ import signal
 import sys
 from typing import NoReturn
 
-from rdslib.errors import UserError, plain, reason_of
+from rdslib.errors import MEMORY, UserError, plain, reason_of
 
 # A full disk or a folder without rights, wherever it was met; other errors of the system are faults of ours.
 OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 # What libraries say, in errors of their own, of a full disk (the last two numpy and torch, of a file that was
-# not written to its end), and where memory ends.
+# not written to its end).
 FULL = (*(os.strerror(number) for number in OF_THE_USER), "requested and", "unexpected pos")
-MEMORY = (os.strerror(errno.ENOMEM), "out of memory", "bad_alloc", "can't start new thread")
 PLACES = "RDSLIB_HOME or the output's folder"
 # Exit codes of what is stopped by Ctrl-C, and by `kill` or a batch system.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM

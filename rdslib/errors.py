@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import unicodedata
 from collections.abc import Iterable
 from importlib.util import find_spec
+
+# What libraries say where memory ends, the last two of them Arrow and oneDNN.
+MEMORY = (
+    os.strerror(errno.ENOMEM),
+    "out of memory",
+    "bad_alloc",
+    "can't start new thread",
+    "Failed to launch worker thread",
+    "could not create a primitive",
+)
 
 
 class UserError(Exception):

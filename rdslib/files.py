@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 # Says what made an artifact, and lists its files.
 MANIFEST = "manifest.json"
 # Of an artifact in the making: the folder of what a killed training goes on from.
@@ -20,6 +23,12 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_table(file: Path | pa.BufferReader) -> pa.Table:
+    """Read a file of Parquet; pyarrow's own `read_table`, with threads, waits for ever where memory ends."""
+    with pq.ParquetFile(file) as opened:
+        return opened.read(use_threads=False)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from sklearn.decomposition import PCA
 
 from rdslib.data.chat import Message, Sample, shortened, text_of
@@ -21,6 +20,7 @@ from rdslib.data.pool import subset
 from rdslib.errors import UserError
 from rdslib.figures.base import RDS, distinct, human, in_order, method_title
 from rdslib.figures.sources import counted
+from rdslib.files import read_table
 from rdslib.methods import ScoringInputs, features, fits, get_extractor, get_scorer
 from rdslib.methods.blocks import blocks_of
 from rdslib.pipeline import steps
@@ -107,7 +107,7 @@ class Explorer:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """The whole pool: id, source and messages of each sample, by its position."""
-        return pq.read_table(self._made(self.pipeline.pool)[0] / steps.POOL).to_pandas()
+        return read_table(self._made(self.pipeline.pool)[0] / steps.POOL).to_pandas()
 
     @cached_property
     def sources(self) -> list[str]:

@@ -28,7 +28,7 @@ from transformers import (
     modeling_gguf_pytorch_utils,
 )
 
-from rdslib.errors import UserError, reason_of
+from rdslib.errors import MEMORY, UserError, reason_of
 from rdslib.models.device import compute_dtype, device, keep_freed_memory
 from rdslib.models.folder import check_files, folder_of
 from rdslib.params import RandomModel
@@ -61,7 +61,8 @@ CURES = {
     "give the model that is not quantised",
     "does not recognize|model type|architecture": "pip install -U transformers, or give a causal language "
     "model",
-    "(?i)memory": "use a device with more memory, smaller batches (encode.token_budget) or a smaller model",
+    f"(?i)memory|{'|'.join(MEMORY)}": "use a device with more memory, smaller batches (encode.token_budget) "
+    "or a smaller model",
 }
 LOADABLE = "give the folder of a saved model, or a hub name while online"
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdslib.errors import UserError, reason_of
-from rdslib.files import write_whole
+from rdslib.files import read_table, write_whole
 from rdslib.models.device import device_kind
 from rdslib.pipeline.step import Step, hash_of, in_order
 from rdslib.pipeline.store import Store
@@ -46,7 +46,7 @@ def write(store: Store, steps: Iterable[Step], path: Path) -> None:
     }
     for name in sorted({each.record for each in laid_out if each.record is not None}):
         columns[name] = _nested(
-            [pq.read_table(store.path(each) / name) if each.record == name else None for each in laid_out]
+            [read_table(store.path(each) / name) if each.record == name else None for each in laid_out]
         )
     table = pa.table(columns).replace_schema_metadata({DEVICE: device_kind()})
     sink = pa.BufferOutputStream()
@@ -59,7 +59,7 @@ def write(store: Store, steps: Iterable[Step], path: Path) -> None:
 def _untimed(file: Path | pa.BufferReader) -> str | None:
     """All that a file of records holds, without the seconds of its steps; None if it cannot be read."""
     try:
-        table = pq.read_table(file)
+        table = read_table(file)
         rows = table.to_pylist()
         for row in rows:
             row["manifest"] = {**json.loads(row["manifest"]), "seconds": None}
@@ -94,7 +94,7 @@ def take(store: Store, path: Path) -> str:
         UserError: The file cannot be read, or is of no records.
     """
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
         kind = (table.schema.metadata or {}).get(DEVICE.encode(), b"").decode()
         # A file may come from anybody: names are looked at before they are those of folders and files.
         if not {*FIXED} <= {*table.column_names} or not kind:

@@ -27,6 +27,7 @@ from rdslib.data.chat import Sample
 from rdslib.data.download import cache_dir
 from rdslib.data.pool import PoolFile, build_pool, differences, subset, wanted_members, write_pool
 from rdslib.errors import UserError
+from rdslib.files import read_table
 from rdslib.methods import COST, Extracted, Extraction, Preparation, ScoringInputs, get_extractor, get_scorer
 from rdslib.methods import features as shards
 from rdslib.params import Download, Model, Pool, Settings, Task
@@ -363,7 +364,7 @@ def picked_by(
 
 def read_selection(artifact: Path) -> pa.Table:
     """The picks of a selection artifact, in order of picking."""
-    return pq.read_table(artifact / SELECTION)
+    return read_table(artifact / SELECTION)
 
 
 def give_back_memory() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from rdslib.data import download
 from rdslib.errors import UserError
 from rdslib.evaluation import harness
+from rdslib.files import read_table
 from rdslib.methods import get_scorer, load_plugins
 from rdslib.models.device import device_kind, share_threads, token_budget
 from rdslib.params import ROOT, Experiment, Profile, Task
@@ -355,7 +355,7 @@ class Study:
     def table(self, step: Step, name: str) -> pd.DataFrame:
         """A Parquet file of a step's artifact, which is made if it is missing."""
         self.compute([step])
-        return pq.read_table(self.store.make(step) / name).to_pandas()
+        return read_table(self.store.make(step) / name).to_pandas()
 
     def pool_table(self) -> pd.DataFrame:
         """The pool: id, source, messages."""
@@ -364,7 +364,7 @@ class Study:
     def pool_sources(self) -> pd.Series:
         """The source of each sample of the pool."""
         self.compute([self.pool])
-        found = pq.read_table(self.store.path(self.pool) / steps.SOURCES)["source"]
+        found = read_table(self.store.path(self.pool) / steps.SOURCES)["source"]
         return found.to_pandas().astype(object)
 
     def task_counts(self, name: str) -> dict[str, Any]:

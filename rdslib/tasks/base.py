@@ -20,6 +20,7 @@ from rdslib.data.archives import Archives
 from rdslib.data.chat import Sample
 from rdslib.data.pool import SCHEMA, from_rows, to_table
 from rdslib.errors import UserError, reason_of
+from rdslib.files import read_table
 from rdslib.params import Task
 from rdslib.seeds import generator
 
@@ -226,11 +227,11 @@ def write_task(data: TaskData, folder: Path) -> None:
 
 def read_queries(folder: Path) -> list[Sample]:
     """Read the query samples of what `write_task` wrote."""
-    return from_rows(pq.read_table(folder / QUERIES, schema=SCHEMA).to_pylist())
+    return from_rows(read_table(folder / QUERIES).to_pylist())
 
 
 def read_task(folder: Path) -> TaskData:
     """Read what `write_task` wrote."""
     about = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    rows = pq.read_table(folder / TEST, schema=TEST_SCHEMA).to_pylist()
+    rows = read_table(folder / TEST).to_pylist()
     return TaskData(about["name"], read_queries(folder), [TaskSample(**row) for row in rows], about["note"])

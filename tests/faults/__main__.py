@@ -19,8 +19,8 @@ ABOUT = """# Faults tried, and survived
 
 By `make faults` (see `tests/faults`), on a small study. Survived: the process ended as it should and said why
 in one line, and a rerun ended in the same files as without a fault, with nothing left lying about. Where
-memory ends a native library may abort, which leaves no line. Scores are folded into selections as they come,
-and so are killed with them.
+memory ends a native library may abort, or fault itself (SIGSEGV), which leaves no line. Scores are folded
+into selections as they come, and so are killed with them.
 
 """
 HEAD = "| kind | fault | stage | trials | survived |\n|---|---|---|---:|---:|\n"

@@ -103,8 +103,9 @@ def memory(ground: Ground, stage: str, rng: random.Random) -> list[str]:
     """One trial: memory ends."""
     with ground.home(stage) as home:
         done = ground.start(stage, home, partial(starve, rng.randrange(2**25, 2**27))).end()
-        # A native library may abort, which leaves no line.
-        problems = [] if done.code in (0, -signal.SIGABRT) else refused(done, ("memory",))
+        # A native library may end the process, which leaves no line.
+        native = (-signal.SIGABRT, -signal.SIGSEGV)
+        problems = [] if done.code in (0, *native) else refused(done, ("memory",))
         shutil.rmtree(home.parent / "tmp", ignore_errors=True)
         return problems + ground.recover(stage, home)
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from rdslib.errors import UserError
+from rdslib.errors import MEMORY, UserError
 from rdslib.models import folder as folders
 from rdslib.models.folder import contents_of, folder_of, point_to, pointed
-from rdslib.models.loading import convert_gguf, load_adapter, load_causal_lm, load_tokenizer
+from rdslib.models.loading import convert_gguf, fault, load_adapter, load_causal_lm, load_tokenizer
 from tests.command import refused
 from tests.gguf_file import write_gguf
 
@@ -360,3 +360,8 @@ def test_a_gguf_whose_list_goes_on_beyond_its_end_is_not_read_for_ever(llama_3, 
     os.truncate(tmp_path / "m.gguf", end + 10)
     with pytest.raises(UserError, match="it is cut short"):
         convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", MEMORY)
+def test_a_model_that_memory_does_not_hold_says_so(text):
+    assert "use a device with more memory" in str(fault("model x: cannot be loaded", RuntimeError(text)))
