@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-# Before torch is imported: two test processes share the cores, and so do the processes that they start.
+# Before torch is imported: test processes share the cores, and so do the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import filelock
