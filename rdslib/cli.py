@@ -18,6 +18,7 @@ FULL = (*(os.strerror(number) for number in OF_THE_USER), "requested and", "unex
 PLACES = "RDSLIB_HOME or the output's folder"
 # Exit codes of what is stopped by Ctrl-C, and by `kill` or a batch system.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+STOPPED = "stopped; run the same command again to go on"
 
 
 def main() -> None:
@@ -34,14 +35,14 @@ def main() -> None:
     except UserError as error:
         _end(error, 2)
     except KeyboardInterrupt:
-        _end("stopped; run the same command again to go on", INTERRUPTED)
+        _end(STOPPED, INTERRUPTED)
     except SystemExit as ended:
         if ended.code in (INTERRUPTED, TERMINATED):  # typer makes an exit of a KeyboardInterrupt
-            _end("stopped; run the same command again to go on", int(ended.code))
+            _end(STOPPED, int(ended.code))
         raise
     except Exception as error:
         if (stopped := _stopped(error)) is not None:
-            _end("stopped; run the same command again to go on", stopped)
+            _end(STOPPED, stopped)
         if (refusal := _refusal(error)) is not None:
             _end(f"{refusal}, and run the same again to go on", 2)
         from rdslib.methods import plugin_line

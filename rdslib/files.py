@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_table(file: Path | pa.BufferReader) -> pa.Table:
+def read_table(file: Path | BinaryIO | pa.BufferReader) -> pa.Table:
     """Read a file of Parquet; pyarrow's own `read_table`, with threads, waits for ever where memory ends."""
     with pq.ParquetFile(file) as opened:
         return opened.read(use_threads=False)

@@ -15,16 +15,16 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdslib.data.footer import check_metadata
 from rdslib.data.formats import FIELDS
 from rdslib.data.values import is_plain, plain
 from rdslib.errors import UserError, reason_of
@@ -311,7 +311,7 @@ def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
         stream.seek(0)
         if kind_of(path) == ".parquet":
             file = pq.ParquetFile(stream)
-            _check_metadata(stream, file.metadata)
+            check_metadata(stream, file.metadata)
             names, batches = file.schema_arrow.names, file.iter_batches(_rows_at_once(path, file.metadata))
         elif start == b"ARROW1":
             ipc = pa.ipc.open_file(stream)
@@ -323,30 +323,6 @@ def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for at in range(0, len(batch), BATCH):
                 yield batch.slice(at, BATCH)
-
-
-class _Asked(Exception):
-    """Data of a `_Footer` is asked for."""
-
-
-class _Footer(mmap):
-    """A file of Parquet without its data."""
-
-    def read(self, size: int | None = None) -> bytes:
-        raise _Asked
-
-
-def _check_metadata(stream: BinaryIO, metadata: pq.FileMetaData) -> None:
-    """Raise what pyarrow does where what columns say of themselves is contradictory.
-
-    As it begins to read rows it looks at that of each column, before any data. Where it is asked for it, by
-    `RowGroupMetaData.column`, it ends the process.
-    """
-    file = _Footer(stream.fileno(), 0, access=ACCESS_READ)
-    rows = pq.ParquetFile(file, metadata=metadata, buffer_size=2**12)  # read as it is needed, not in whole
-    for group in range(metadata.num_row_groups):
-        with suppress(_Asked):
-            next(rows.iter_batches(1, row_groups=[group]), None)
 
 
 def _rows_at_once(path: Path, metadata: pq.FileMetaData) -> int:

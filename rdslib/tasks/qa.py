@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from rdslib.data.chat import user_assistant
 from rdslib.errors import UserError
+from rdslib.files import read_table
 from rdslib.params import Task
 from rdslib.seeds import generator
 from rdslib.tasks.base import Candidates, Files, TaskSample, exemplar, malformed, only, register, text_of
@@ -33,7 +32,7 @@ def read_questions(task: Task, path: str, data: bytes) -> list[TaskSample]:
     """
     with malformed(task, path):
         if path.endswith(".parquet"):
-            rows = pq.read_table(io.BytesIO(data)).to_pylist()
+            rows = read_table(io.BytesIO(data)).to_pylist()
         else:
             rows = [
                 {"title": "", **article, **paragraph, **qa}
