@@ -82,9 +82,10 @@ class Drawing(Figure):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.named: list[Named] = []
+        self._png = b""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        return png(self), {"width": round(96 * self.get_figwidth())}
+        return self.png(), {"width": round(96 * self.get_figwidth())}
 
     def _repr_html_(self) -> str | None:
         titles = distinct(axes.get_title(loc="left") for axes in self.axes)
@@ -92,7 +93,7 @@ class Drawing(Figure):
 
     def html(self, alt: str) -> str:
         """The figure as HTML: a PNG, under points that say on hover what they are."""
-        data = base64.b64encode(png(self)).decode("ascii")
+        data = base64.b64encode(self.png()).decode("ascii")
         # A CSS inch has 96 pixels: the picture's are finer.
         width = f"width: {96 * self.get_figwidth():.0f}px"
         image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
@@ -112,7 +113,16 @@ class Drawing(Figure):
 
     def files(self) -> dict[str, bytes]:
         """The figure as PNG (200 dpi) and SVG; the same figure gives the same bytes."""
-        return {"png": png(self), "svg": svg(self)}
+        files = {"png": self.png(), "svg": svg(self)}
+        self.stale = False  # which saving sets, though it changes nothing
+        return files
+
+    def png(self) -> bytes:
+        """The figure as PNG, drawn again only where it has changed: a notebook asks for it three times."""
+        if self.stale or not self._png:
+            self._png = png(self)
+            self.stale = False
+        return self._png
 
 
 def png(figure: Figure) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,9 +24,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def home():
+def home(request):
+    """A user who has all of `tiny` but its selections, which notebooks then make."""
     browser.programs()
+    artifacts = request.getfixturevalue("tiny_home") / "artifacts"
     with browser.home() as home:
+        there = Path(home.environment["RDSLIB_HOME"]) / artifacts.name
+        shutil.copytree(artifacts, there, ignore=shutil.ignore_patterns("select"))
         yield home
 
 

@@ -367,6 +367,14 @@ NAMES = [
 ]
 
 
+def test_a_changed_figure_is_drawn_again():
+    figure = draw("fig4_scaling", FIGURES["fig4_scaling"].published())
+    before = figure.files()
+    assert figure._repr_png_()[0] == before["png"] == style.png(figure)
+    figure.axes[0].get_lines()[0].set_linewidth(9)
+    assert figure._repr_png_()[0] == figure.files()["png"] != before["png"]
+
+
 @pytest.mark.parametrize("name", ["fig2_pools", "fig6_sources_by_task", "tab5_pool_sources"])
 def test_any_name_is_drawn_and_counted_as_it_is(name):
     rows = [{"origin": "measured", "pool": "$p$", "selection": "$p$", "source": each, "count": 10 + place}

@@ -19,17 +19,21 @@ pytestmark = pytest.mark.slow
 
 SHARDS, KILLS = 200, 20
 
-# One process loads the libraries, and a fork of it computes until it is killed: after a random number of more
-# shards, and a random part of the next one's time.
+# Each fork is killed after a random number of more shards, and a random part of the next one's time.
 PROGRAM = textwrap.dedent(
     """
-    import os, random, signal, sys, time
+    import sys
     from pathlib import Path
     from rdslib.models import encode
     from rdslib.models import loading as models
     from rdslib.models import train
+    from tests.killing import forks_with_kills
     from tests.pipeline.test_resume import KILLS, features, study
     home = Path(sys.argv[1])
+
+    def work():
+        made = study(home)
+        made.compute(features(made))
 
     def shards():
         # Lines of the journal, in which each whole shard has one.
@@ -37,26 +41,7 @@ PROGRAM = textwrap.dedent(
 
     made = study(home)
     made.compute([made.pipeline.model, made.pool])
-    rng = random.Random(0)
-    kills = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            child_study = study(home)
-            child_study.compute(features(child_study))
-            os._exit(0)
-        if kills < KILLS:
-            until = shards() + rng.randint(1, 8)
-            while shards() < until:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.02))
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            kills += 1
-        else:
-            print(kills, os.waitstatus_to_exitcode(status))
-            break
+    print(*forks_with_kills(work, shards, KILLS, 8, 0.02))
     """
 )
 
@@ -96,7 +81,7 @@ def homes(tmp_path_factory):
         timeout=600,
         env={**os.environ, **WITH_TESTS},
     )
-    assert done.stdout.split() == [str(KILLS), "0"], done.stderr[-2000:]
+    assert done.stdout.split() == ["0", str(KILLS)], done.stderr[-2000:]
     calm = study(whole)
     calm.compute(features(calm))
     return killed, whole
