@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ class _KeptKernel(Engine):  # type: ignore[misc]
 
 
 papermill_engines.register(NAME, _KeptKernel)
+
+# A child by vfork() that Ctrl-C meets dies while it is still in this process's group. jupyter_client then
+# takes this for the kernel's and kills it, and with it this process. A child by fork() lives on.
+subprocess._USE_VFORK = False  # type: ignore[misc]
 
 
 def kernel(sockets: Path) -> AsyncKernelManager:
